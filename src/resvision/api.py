@@ -1,0 +1,271 @@
+"""The verbs as functions: each composes the floors below and returns what it made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resvision import recipe as recipes
+from resvision import zoo
+from resvision.classifier import Classifier, Picture, Prediction
+from resvision.cost import cost
+from resvision.data import sources
+from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.pictures import DataSet, Split, listed
+from resvision.data.statistics import facts
+from resvision.errors import DataError, RecipeError, RunError
+from resvision.evaluation import Evaluation
+from resvision.evaluation import evaluate as evaluate_session
+from resvision.progress import Reporter
+from resvision.recipe import SMALL_PICTURE, Recipe
+from resvision.report import card, plots
+from resvision.training import RunFolder
+from resvision.training import train as run_training
+from resvision.training.run import read_recipe
+
+Data = str | Path | sources.Arrays
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What `train` made: the classifier, the folder it lies in, and what result.json holds."""
+
+    classifier: Classifier
+    folder: Path
+    result: dict[str, Any]
+
+
+def models(
+    name: str | None = None, *, classes: int | None = None, size: int | None = None, channels: int = 3
+) -> list[dict[str, Any]]:
+    """The networks of the zoo and what each costs; nothing is built.
+
+    Args:
+        name: one of them, or any `resnet{6n+2}_cifar`; None lists all.
+        classes: logits at the end; None takes the papers' own, 1000 or 10.
+        size: height and width of the pictures, in pixels; None takes the papers' own, 224 or 32.
+        channels: 1 for grey, 3 for colour.
+
+    Returns:
+        For each its name, depth (layers), params, macs (one picture) and activation_bytes (one picture, float32, kept
+        for the backward pass), with the size and classes they hold for.
+
+    Raises:
+        SpecError: the name is unknown, or a number is out of range.
+    """
+
+    def row(name: str) -> dict[str, Any]:
+        spec = dataclasses.replace(zoo.get(name), in_channels=channels)
+        if classes is not None:
+            spec = dataclasses.replace(spec, num_classes=classes)
+        pixels = spec.natural_size if size is None else size
+        return {
+            "name": name,
+            "depth": spec.depth,
+            **dataclasses.asdict(cost(spec, pixels)),
+            "size": pixels,
+            "classes": spec.num_classes,
+            "channels": channels,
+        }
+
+    return [row(name)] if name is not None else [row(name) for name in zoo.names()]
+
+
+def train(
+    data: Data | None = None,
+    *,
+    validation: sources.Arrays | None = None,
+    classes: Sequence[str] | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    tensorboard: bool = False,
+    reporter: Reporter | None = None,
+    **fields: Any,
+) -> TrainingResult:
+    """Trains a network and leaves it, with all its figures, in a run folder.
+
+    Args:
+        data: a built-in name, a folder, an archive or a manifest (see `data.sources.load`), or a pair (pictures, labels)
+            of arrays. With `resume` it may be left out unless it was arrays.
+        validation: a pair of arrays to evaluate on.
+        classes: the names of integer labels in arrays.
+        path_column: manifest column of the files.
+        label_column: manifest column of the class names.
+        split_column: manifest column of the splits.
+        recipe: a Recipe or the recipe.yaml of an earlier run; None takes the default for the data.
+        out: the run folder; None takes the next number under runs/.
+        resume: the folder of an interrupted run; it goes on as it was begun.
+        tensorboard: also write TensorBoard's event files.
+        reporter: told about the progress; None is silent.
+        **fields: any field of `Recipe`, in place of the recipe's own.
+
+    Raises:
+        InputError: the data, the recipe or the folder cannot be used.
+        DivergedError: the loss is not a finite number.
+        Interrupted: a signal came; the state is saved.
+    """
+    reporter = reporter or Reporter()
+    columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
+    run = None
+    if resume is not None:
+        if out is not None or recipe is not None or fields:
+            changed = [n for n, v in (("out", out), ("recipe", recipe)) if v is not None] + sorted(fields)
+            raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
+        run = RunFolder.open(resume)
+        source = run.read_data()["source"]
+        if data is None:
+            if not source:
+                raise RunError(f"{run.path}: was trained on arrays in memory; give the same arrays again")
+            data, columns = source["data"], source["columns"]
+    if data is None:
+        raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
+    if isinstance(data, (str, Path)):
+        source = {"data": str(data if str(data) in sources.builtin.NAMES else Path(data).resolve()), "columns": columns}
+        dataset = sources.load(data, **columns, progress=reporter.download)
+    else:
+        source, dataset = {}, sources.from_arrays(data, validation, classes)
+
+    if run is not None:
+        chosen = run.read_recipe()
+    else:
+        chosen = _recipe(dataset, recipe, fields)
+        zoo.get(chosen.model)
+        run = RunFolder.create(out, "train")
+    reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
+    classifier, result, evaluation = run_training(
+        dataset, chosen, run, reporter, source=source, resume=resume is not None, tensorboard=tensorboard
+    )
+    _report(run, classifier, result, evaluation)
+    return TrainingResult(classifier=classifier, folder=run.path, result=result)
+
+
+def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> TrainingResult:
+    """Trains a small ResNet on the handwritten digits that ship with the package: the same weights each time."""
+    reporter = reporter or Reporter()
+    run = RunFolder.create(out, "demo")
+    dataset = sources.load("digits")
+    reporter.note(f"digits: 1,797 handwritten digits of 8 x 8 pixels; training in {run.path}")
+    source = {"data": "digits", "columns": {"path_column": "path", "label_column": "label", "split_column": None}}
+    classifier, result, evaluation = run_training(dataset, recipes.demo(), run, reporter, source=source)
+    _report(run, classifier, result, evaluation)
+    return TrainingResult(classifier=classifier, folder=run.path, result=result)
+
+
+def evaluate(
+    classifier: Classifier | str | Path,
+    data: Data,
+    *,
+    split: str | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+) -> dict[str, Any]:
+    """Measures a classifier on a split of a data set.
+
+    Args:
+        classifier: a Classifier or the folder of one.
+        data: as in `train`.
+        split: "train", "val", "test", or "all" pictures whatever their split. None takes test, else val; a set without
+            splits is divided as training divides it, and its validation part is taken.
+        path_column: manifest column of the files.
+        label_column: manifest column of the class names.
+        split_column: manifest column of the splits.
+
+    Returns:
+        The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by class,
+        and the confusion counts (rows are true classes).
+
+    Raises:
+        InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
+    """
+    if not isinstance(classifier, Classifier):
+        classifier = Classifier.load(classifier)
+    if isinstance(data, (str, Path)):
+        dataset = sources.load(data, path_column=path_column, label_column=label_column, split_column=split_column)
+        source = dataset.name
+        name, chosen = _choose_split(dataset, split)
+        chosen = _with_labels_of(classifier, dataset, chosen)
+    else:
+        source, name = "arrays", "all"
+        chosen = sources.array_split(data, classifier.classes, source)
+    batches = EvaluationBatches(chosen, classifier.preprocess, default_workers())
+    evaluation = evaluate_session(classifier.session, batches, classifier.classes, classifier.temperature)
+    return {"data": source, "split": name, **evaluation.to_dict()}
+
+
+def predict(
+    classifier: Classifier | str | Path, pictures: Picture | Iterable[Picture], *, top: int = 5
+) -> Iterator[Prediction]:
+    """Classifies pictures one batch after the other; one that cannot be read gives a prediction with its error.
+
+    Args:
+        classifier: a Classifier or the folder of one.
+        pictures: as in `Classifier.predict`.
+        top: how many classes to name.
+    """
+    if not isinstance(classifier, Classifier):
+        classifier = Classifier.load(classifier)
+    return classifier.predictions(pictures, top=top)
+
+
+def _recipe(dataset: DataSet, base: Recipe | str | Path | None, fields: dict[str, Any]) -> Recipe:
+    """The recipe of a run: the default or a given one, with single fields replaced."""
+    if base is None:
+        found = facts(dataset)
+        chosen = recipes.default(found, fields)
+        workers = 0 if found.side <= SMALL_PICTURE else default_workers()
+        return dataclasses.replace(chosen, workers=workers) if chosen.workers is None else chosen
+    if not isinstance(base, Recipe):
+        base = read_recipe(Path(base))
+    values = dataclasses.asdict(base)
+    lengths = {"epochs", "max_steps", "minutes"}
+    if lengths & fields.keys():  # a new length replaces the recorded one and the steps that came of it
+        values |= dict.fromkeys((*lengths, "steps"))
+    chosen = recipes.make(values | fields)
+    return dataclasses.replace(
+        chosen,
+        workers=default_workers() if chosen.workers is None else chosen.workers,
+        channels=facts(dataset).channels if chosen.channels is None else chosen.channels,
+    )
+
+
+def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation) -> None:
+    plots.curves(run.path / "curves.png", run.read_metrics(), f"{result['model']} on {result['data']}")
+    title = f"{result['model']} on {result['data']}, {result['split']}: {evaluation.accuracy:.2%}"
+    plots.confusion(run.path / "confusion.png", evaluation.confusion, evaluation.classes, title)
+    card.write(run.path / "README.md", result, classifier, str(run.path))
+
+
+def _choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
+    splits = dict(dataset.splits)
+    if split == "all":
+        parts = list(splits.values())
+        if len(parts) > 1:
+            raise DataError(f"{dataset.name}: is divided into {', '.join(splits)}; name one of these with --split")
+        return "all", parts[0]
+    if len(splits) == 1:
+        splits |= sources.prepare(dataset).splits
+    if split is None:
+        split = "test" if "test" in splits else "val"
+    if split not in splits:
+        raise DataError(f"{dataset.name}: there is no split {split!r}; there are {', '.join(sorted(splits))}")
+    return split, splits[split]
+
+
+def _with_labels_of(classifier: Classifier, dataset: DataSet, split: Split) -> Split:
+    """The split with labels that index the classifier's classes, matched by name."""
+    if unknown := sorted(set(dataset.classes) - set(classifier.classes)):
+        raise DataError(
+            f"{dataset.name}: has classes that the classifier does not know: {listed(unknown)}; "
+            f"it knows {listed(list(classifier.classes))}"
+        )
+    index = np.array([classifier.classes.index(name) for name in dataset.classes], dtype=np.int64)
+    return Split(split.pictures, index[split.labels])

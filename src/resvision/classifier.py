@@ -1,0 +1,278 @@
+"""Classifier: a network with all that is needed to use it rightly, its preprocessing, class names and calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as save_weights
+
+from resvision.data import images
+from resvision.errors import ClassifierError, InputError, PictureError
+from resvision.evaluation.metrics import log_softmax
+from resvision.files import parse, read_json, replacing, storage, write_json
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.runtime import TorchSession, device
+from resvision.spec import ResNetSpec
+
+FORMAT = "resvision-classifier"
+VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+HEADER_FILE = "model.json"
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8] | torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What model.json holds."""
+
+    format: str
+    version: int
+    spec: ResNetSpec
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float
+    sha256: str
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a classifier says of one picture.
+
+    Args:
+        path: the file, or the picture's place in the list.
+        label: the most probable class; None if the picture could not be read.
+        score: its probability, 0..1.
+        top: the most probable classes and their probabilities, best first.
+        error: why the picture could not be read.
+    """
+
+    path: str
+    label: str | None = None
+    score: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
+        top = [{"label": label, "score": score} for label, score in self.top]
+        return {"path": self.path, "label": self.label, "score": self.score, "top": top}
+
+
+@dataclass(kw_only=True)
+class Classifier:
+    """A network together with its preprocessing, class names and calibration.
+
+    Args:
+        network: its spec has as many classes as `classes` and as many channels as `preprocess`.
+        preprocess: from a picture to the network's input.
+        classes: the name of each logit.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017, section 4.2).
+        provenance: where the classifier comes from: data, recipe, versions.
+        metrics: what was measured of it.
+
+    Raises:
+        ClassifierError: the parts do not fit together.
+    """
+
+    network: ResNet
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    temperature: float = 1.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_parts(self.network.spec, self.preprocess, self.classes, self.temperature)
+        self.session = TorchSession(self.network, self.preprocess)
+
+    def predict(self, pictures: Picture | Iterable[Picture], *, top: int = 5) -> list[Prediction]:
+        """Classifies one picture or many.
+
+        Args:
+            pictures: a path, a PIL image, a uint8 array (H, W) or (H, W, C), a uint8 tensor (C, H, W), or any iterable
+                of these; an array (N, H, W, C) or a tensor (N, C, H, W) is a batch.
+            top: how many classes to name.
+
+        Returns:
+            One prediction a picture, in order.
+
+        Raises:
+            PictureError: a picture cannot be read. `predictions` records the error and goes on.
+        """
+        results = list(self.predictions(pictures, top=top))
+        for result in results:
+            if result.error is not None:
+                raise PictureError(result.path, result.error)
+        return results
+
+    def predictions(
+        self, pictures: Picture | Iterable[Picture], *, top: int = 5, batch_size: int = 64
+    ) -> Iterator[Prediction]:
+        """Like `predict`, one batch after the other; a picture that cannot be read gives a prediction with its error."""
+        if top < 1:
+            raise InputError(f"top={top} must be at least 1")
+        named = _named(pictures)
+        while chunk := list(islice(named, batch_size)):
+            squares, places, results = [], [], []
+            for place, (name, picture) in enumerate(chunk):
+                try:
+                    squares.append(self._square(name, picture))
+                    places.append(place)
+                    results.append(Prediction(path=name))
+                except PictureError as error:
+                    results.append(Prediction(path=name, error=error.reason))
+            if squares:
+                scores = np.exp(log_softmax(self.logits(np.stack(squares)) / self.temperature))
+                for place, row in zip(places, scores, strict=True):
+                    results[place] = self._prediction(results[place].path, row, top)
+            yield from results
+
+    def logits(self, squares: npt.NDArray[np.uint8] | torch.Tensor) -> npt.NDArray[np.float32]:
+        """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K)."""
+        return self.session(torch.as_tensor(squares))
+
+    def _square(self, name: str, picture: Picture) -> images.UInt8Array:
+        if isinstance(picture, (str, Path)):
+            try:
+                data = Path(picture).read_bytes()
+            except OSError as error:
+                raise PictureError(name, f"cannot be read ({error.strerror or error})") from error
+            return images.square(images.decode(data, name, self.preprocess), self.preprocess)
+        if not isinstance(picture, Image.Image):
+            if not isinstance(picture, (np.ndarray, torch.Tensor)):
+                raise PictureError(
+                    name, f"is a {type(picture).__name__}: give a path, a PIL image, an array or a tensor"
+                )
+            picture = images.from_array(picture, name)
+        return images.square(images.upright(picture, name, self.preprocess), self.preprocess)
+
+    def _prediction(self, name: str, scores: npt.NDArray[np.float64], top: int) -> Prediction:
+        best = np.argsort(-scores, kind="stable")[:top]
+        pairs = tuple((self.classes[i], float(scores[i])) for i in best)
+        return Prediction(path=name, label=pairs[0][0], score=pairs[0][1], top=pairs)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes model.safetensors and model.json into `folder`.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        weights = save_weights(state, metadata={"format": "pt"})
+        header = Header(
+            format=FORMAT,
+            version=VERSION,
+            spec=self.network.spec,
+            classes=self.classes,
+            preprocess=self.preprocess,
+            temperature=self.temperature,
+            sha256=hashlib.sha256(weights).hexdigest(),
+            provenance=self.provenance,
+            metrics=self.metrics,
+        )
+        with replacing(folder / WEIGHTS_FILE) as temporary:
+            temporary.write_bytes(weights)
+        write_json(folder / HEADER_FILE, dataclasses.asdict(header))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Classifier:
+        """Reads a classifier, or the run folder that holds one, onto the device at hand.
+
+        Raises:
+            ClassifierError: the folder holds none, or its weights are not those that its header describes.
+        """
+        folder = Path(folder)
+        path = folder / HEADER_FILE
+        if not path.is_file():
+            raise ClassifierError(
+                f"{folder}: there is no classifier here ({HEADER_FILE} is missing); give a run folder"
+            )
+        header = parse(Header, read_json(path), str(path))
+        if header.format != FORMAT or header.version != VERSION:
+            raise ClassifierError(
+                f"{path}: is {header.format} version {header.version}; this program reads {FORMAT} version {VERSION}"
+            )
+        _check_parts(header.spec, header.preprocess, header.classes, header.temperature)
+        with storage(folder / WEIGHTS_FILE):
+            weights = (folder / WEIGHTS_FILE).read_bytes()
+        if hashlib.sha256(weights).hexdigest() != header.sha256:
+            raise ClassifierError(f"{folder / WEIGHTS_FILE}: not the weights that {HEADER_FILE} was written with")
+        network = ResNet(header.spec)
+        _fill(network, weights, folder / WEIGHTS_FILE)
+        return cls(
+            network=network.to(device(), memory_format=torch.channels_last).eval(),
+            preprocess=header.preprocess,
+            classes=header.classes,
+            temperature=header.temperature,
+            provenance=header.provenance,
+            metrics=header.metrics,
+        )
+
+
+def _check_parts(spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, ...], temperature: float) -> None:
+    if len(classes) != spec.num_classes or len(set(classes)) != len(classes):
+        raise ClassifierError(f"{len(set(classes))} different class names for a network of {spec.num_classes} classes")
+    if preprocess.channels != spec.in_channels:
+        raise ClassifierError(
+            f"the preprocessing gives {preprocess.channels} channels, the network takes {spec.in_channels}"
+        )
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ClassifierError(f"temperature={temperature} must be a number above 0")
+
+
+def _fill(network: ResNet, weights: bytes, path: Path) -> None:
+    """Loads weights whose names, shapes and types must all be the network's own."""
+    try:
+        state = load_weights(weights)
+    except SafetensorError as error:
+        raise ClassifierError(f"{path}: not a safetensors file ({error})") from error
+    expected = network.state_dict()
+    if set(state) != set(expected):
+        different = sorted(set(state) ^ set(expected))
+        raise ClassifierError(
+            f"{path}: not the weights of this network: {different[0]} and {len(different) - 1} more differ"
+        )
+    for key, value in state.items():
+        if value.shape != expected[key].shape or value.dtype != expected[key].dtype:
+            raise ClassifierError(
+                f"{path}: {key} is {value.dtype} {tuple(value.shape)}, "
+                f"the network has {expected[key].dtype} {tuple(expected[key].shape)}"
+            )
+    network.load_state_dict(state)
+
+
+def _named(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
+    """Pictures with the name that messages give them: the path, or the place in the list."""
+    single = isinstance(pictures, (str, Path, Image.Image)) or (
+        isinstance(pictures, np.ndarray | torch.Tensor)
+        and (pictures.ndim == 2 or (pictures.ndim == 3 and not _is_grey_batch(pictures)))
+    )
+    many: Iterable[Picture] = [pictures] if single else pictures  # type: ignore[list-item,assignment]
+    for place, picture in enumerate(many):
+        yield str(picture) if isinstance(picture, (str, Path)) else f"picture {place}", picture
+
+
+def _is_grey_batch(pictures: npt.NDArray[np.uint8] | torch.Tensor) -> bool:
+    """Whether three dimensions are (N, H, W), a batch of grey pictures, rather than one picture with channels."""
+    channels = pictures.shape[-1] if isinstance(pictures, np.ndarray) else pictures.shape[0]
+    return channels not in (1, 3, 4)

@@ -1,0 +1,337 @@
+"""The command line: one short function a verb, which parses, calls the library, and prints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from cyclopts import App, CycloptsError, Parameter
+
+from resvision import __version__
+from resvision.errors import InputError, ResvisionError
+from resvision.recipe import Recipe
+
+if TYPE_CHECKING:
+    from resvision.api import TrainingResult
+
+app = App(
+    name="resvision",
+    help="From a folder of pictures to a residual network that can be trusted, understood and deployed.",
+    version=f"resvision {__version__}",
+    version_flags=["--version"],
+    help_format="plaintext",
+    help_epilogue="Begin with: resvision demo",
+)
+
+if TYPE_CHECKING:
+
+    class Hyperparameters:
+        """Any field of a Recipe, None where it stays as it is."""
+
+else:
+    # Every field of Recipe but what a run derives is an option, with the field's own description.
+    Hyperparameters = make_dataclass(
+        "Hyperparameters",
+        [(name, kind | None, None) for name, kind in get_type_hints(Recipe).items() if name != "steps"],
+        frozen=True,
+    )
+    Hyperparameters.__doc__ = Recipe.__doc__
+    Hyperparameters.__module__ = __name__  # without a home of its own it would pass for a builtin
+
+NO_CHANGES = Hyperparameters()
+
+JSON = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one verb and leaves with its exit status: 0 done, 2 wrong input, 1 a fault of ours, 130/143 interrupted."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()) + " (see --help)", 2)
+    except ResvisionError as error:
+        _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing was saved yet", 130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Closing here keeps Python from complaining about it at exit.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"resvision: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+@app.command(help_epilogue="Example: resvision demo")
+def demo(*, out: Path | None = None, as_json: JSON = False) -> None:
+    """Train, evaluate and save a small network on handwritten digits, in less than a minute.
+
+    Parameters
+    ----------
+    out
+        Folder for the run; without it runs/demo-001, runs/demo-002, ...
+    """
+    from resvision import api
+    from resvision.progress import ConsoleReporter
+
+    made = api.demo(out=out, reporter=ConsoleReporter())
+    _print_training(made, as_json)
+
+
+@app.command(help_epilogue="Example: resvision models resnet50 --classes 10 --size 128")
+def models(
+    name: str | None = None,
+    /,
+    *,
+    classes: int | None = None,
+    size: int | None = None,
+    channels: int = 3,
+    as_json: JSON = False,
+) -> None:
+    """List the networks: layers, parameters, multiply-adds and activation memory of one picture.
+
+    Parameters
+    ----------
+    name
+        One network; without it all are listed. resnet{6n+2}_cifar works for every n.
+    classes
+        Classes at the end; by default 1000, or 10 for the CIFAR networks.
+    size
+        Height and width of the pictures, in pixels; by default 224, or 32 for the CIFAR networks.
+    channels
+        1 for grey pictures, 3 for colour.
+    """
+    from resvision import api
+
+    rows = api.models(name, classes=classes, size=size, channels=channels)
+    if as_json:
+        _print_json(rows)
+        return
+    titles = ["network", "layers", "classes", "px", "parameters", "MACs (M)", "activations (MB)"]
+    cells = [
+        [
+            *(r["name"], r["depth"], r["classes"], r["size"]),
+            *(f"{r['params']:,}", f"{r['macs'] / 1e6:,.1f}", f"{r['activation_bytes'] / 1e6:,.2f}"),
+        ]
+        for r in rows
+    ]
+    _print_table(titles, cells, f"one picture of {channels} channels; activations in float32, kept for training")
+
+
+@app.command(help_epilogue="Example: resvision train photos/ --model resnet18 --size 128 --epochs 5")
+def train(
+    data: str | None = None,
+    /,
+    *,
+    recipe: Path | None = None,
+    hyperparameters: Annotated[Hyperparameters, Parameter(name="*")] = NO_CHANGES,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    tensorboard: Flag = False,
+    as_json: JSON = False,
+) -> None:
+    """Train a network on DATA and save it, with all its figures, in a run folder.
+
+    Parameters
+    ----------
+    data
+        digits, fashion-mnist, cifar10, cifar100; a folder (train|val|test/<class>/... or <class>/...); a tar or zip
+        archive of one; or a CSV manifest.
+    recipe
+        The recipe.yaml of an earlier run, to repeat it; other options replace single fields.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column with train, val or test, or with true where a row is for validation.
+    out
+        Folder for the run; without it runs/train-001, runs/train-002, ...
+    resume
+        Go on with the interrupted run in this folder.
+    tensorboard
+        Also write TensorBoard's event files.
+    """
+    from resvision import api
+    from resvision.progress import ConsoleReporter
+
+    made = api.train(
+        data,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        recipe=recipe,
+        out=out,
+        resume=resume,
+        tensorboard=tensorboard,
+        reporter=ConsoleReporter(),
+        **{name: value for name, value in vars(hyperparameters).items() if value is not None},
+    )
+    _print_training(made, as_json)
+
+
+@app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")
+def evaluate(
+    run: Path,
+    data: str,
+    /,
+    *,
+    split: str | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure a trained network on a split of DATA.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    data
+        As in `resvision train`.
+    split
+        train, val, test, or all; without it test, else val.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column of the splits.
+    """
+    from resvision import api
+
+    columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
+    result = api.evaluate(run, data, split=split, **columns)
+    if as_json:
+        _print_json(result)
+        return
+    low, high = result["accuracy_ci95"]
+    _print_table(
+        ["class", "precision", "recall", "pictures"],
+        [[n, _percent(c["precision"]), _percent(c["recall"]), c["pictures"]] for n, c in result["per_class"].items()],
+        f"{result['data']}, split {result['split']}, {result['pictures']:,} pictures",
+    )
+    print(f"accuracy {result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
+    print(f"NLL {result['nll']:.4f}, ECE {result['ece']:.4f}")
+    print(_mistakes(result["confusion"], list(result["per_class"])))
+
+
+@app.command(help_epilogue="Example: resvision predict runs/train-001 photo.jpg holiday/*.png")
+def predict(
+    run: Path,
+    paths: Annotated[list[Path], Parameter(negative="")],
+    /,
+    *,
+    top: int = 5,
+    as_json: JSON = False,
+    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print one CSV row a picture.")] = False,
+) -> None:
+    """Classify pictures. One that cannot be read is named with its error, and the rest go on.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    paths
+        Picture files, or folders whose pictures are all taken.
+    top
+        How many classes to name for each picture.
+    """
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other: give one")
+    from resvision import api
+    from resvision.data.sources import picture_paths
+
+    results = [r.to_dict() for r in api.predict(run, picture_paths(paths), top=top)]
+    if as_json:
+        _print_json(results)
+    elif as_csv:
+        columns = ["path", "label", "score", "error"]
+        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(results)
+    else:
+        cells = [
+            [r["path"], r.get("label", "-"), _percent(r.get("score")), r.get("error") or _runners_up(r["top"])]
+            for r in results
+        ]
+        _print_table(["picture", "label", "score", "then"], cells)
+
+
+# ---- printing: the document or table on stdout, everything else on stderr ----
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_table(titles: list[str], rows: list[list[Any]], caption: str | None = None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*titles, title=caption, title_justify="left", box=box.SIMPLE_HEAD)
+    for row, column in enumerate(table.columns):
+        if rows and all(str(cells[row])[:1].isdigit() for cells in rows):
+            column.justify = "right"
+    for cells in rows:
+        table.add_row(*map(str, cells))
+    # A pipe has no width: then nothing is cut or wrapped.
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 10_000)
+    console.print(table, soft_wrap=not sys.stdout.isatty())
+
+
+def _print_training(made: TrainingResult, as_json: bool) -> None:
+    result = made.result
+    if as_json:
+        _print_json({"run": str(made.folder), **result})
+        return
+    low, high = result["accuracy_ci95"]
+    rows = [
+        ["network", f"{result['model']}, {result['params']:,} parameters"],
+        [f"{result['split']} accuracy", f"{result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"],
+        ["NLL, ECE", f"{result['loss']:.4f}, {result['ece']:.4f}"],
+        ["trained", f"{result['epochs']} epochs in {result['seconds']:.0f} s, stopped by {result['stopped']}"],
+        ["speed", f"{result['images_per_second']:,.0f} pictures/s, {result['precision']}"],
+        ["saved in", made.folder],
+    ]
+    _print_table([result["data"], ""], rows)
+    print(f"Look at {made.folder / 'curves.png'} and {made.folder / 'confusion.png'}. Next:")
+    print(f"  resvision evaluate {made.folder} {result['data']}")
+    print(f"  resvision predict {made.folder} PICTURE.jpg")
+    if result["data"] == "digits":
+        print("  resvision train YOUR_PICTURES/   (one folder a class)")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _runners_up(top: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{t['label']} {t['score']:.1%}" for t in top[1:3])
+
+
+def _mistakes(confusion: list[list[int]], classes: list[str]) -> str:
+    """The most frequent confusions, in words."""
+    pairs = [
+        (count, classes[i], classes[j])
+        for i, row in enumerate(confusion)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    worst = sorted(pairs, reverse=True)[:3]
+    if not worst:
+        return "no mistakes"
+    return "most frequent mistakes: " + ", ".join(f"{true} taken for {other} ({n})" for n, true, other in worst)

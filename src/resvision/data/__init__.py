@@ -1,0 +1,1 @@
+"""Pictures in: decoding, data sets and their splits, augmentation, batches."""

@@ -1,0 +1,170 @@
+"""One picture: from the bytes of a file, an array or a tensor to the uint8 square that a Preprocess describes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+
+from resvision.errors import PictureError
+from resvision.preprocess import Preprocess
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (300 MB as RGB)
+EXIF_ORIENTATION = 0x0112
+
+UInt8Array = npt.NDArray[np.uint8]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class PictureHeader(NamedTuple):
+    """What is known of a picture before it is decoded: its size in pixels, and whether it has no colours."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+def read_header(data: bytes, name: str) -> PictureHeader:
+    """The header of a picture file; nothing is decoded.
+
+    Raises:
+        PictureError: the content is not a picture of a known format, or it is too large.
+    """
+    picture = _open(data, name)
+    return PictureHeader(*picture.size, grey=picture.mode in ("1", "L", "LA") or picture.mode.startswith("I"))
+
+
+def decode(data: bytes, name: str, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
+    """Decodes a picture file, upright, on the background, as mode "L" or "RGB".
+
+    Args:
+        data: the whole file; its content decides the format.
+        name: for messages.
+        preprocess: gives channels, EXIF rule and background.
+        min_side: allows a JPEG to be decoded at 1/2, 1/4, ... of its size while its shorter side stays at least this
+            many pixels; for training only, since it is not quite what full decoding and resizing gives.
+
+    Raises:
+        PictureError: the picture cannot be read.
+    """
+    picture = _open(data, name)
+    try:
+        if picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB"):
+            picture = _decode_jpeg(data, picture, preprocess, min_side)
+        return upright(picture, name, preprocess)
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise PictureError(name, f"cannot be decoded ({error})") from error
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise PictureError(name, "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF and large pictures, which are judged below
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise PictureError(name, f"has more than the {MAX_PIXELS:,} pixels that are allowed") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise PictureError(name, f"not a picture of a known format ({', '.join(FORMATS)})") from error
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(name, f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that are allowed")
+    return picture
+
+
+def _decode_jpeg(data: bytes, header: Image.Image, preprocess: Preprocess, min_side: int | None) -> Image.Image:
+    """The pixels by libjpeg-turbo, about twice as fast as through Pillow; the EXIF orientation stays to be applied."""
+    colorspace = "GRAY" if preprocess.channels == 1 else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace, min_height=min_side or 0, min_width=min_side or 0)
+    except ValueError:  # simplejpeg also refuses what can be mended, such as stray bytes; Pillow tells them apart
+        return header
+    picture = Image.fromarray(pixels[..., 0] if preprocess.channels == 1 else pixels)
+    orientation = header.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation != 1:
+        picture.getexif()[EXIF_ORIENTATION] = orientation
+    return picture
+
+
+def upright(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:
+    """Any picture, turned as its EXIF orientation asks, as mode "L" or "RGB". Raises PictureError."""
+    if preprocess.exif:
+        picture = ImageOps.exif_transpose(picture)
+    return flatten(picture, name, preprocess)
+
+
+def flatten(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:
+    """Any mode as "L" or "RGB": 16 bits scaled to 8, transparent parts filled with the background.
+
+    Raises:
+        PictureError: the samples are 32 bits wide.
+    """
+    mode = "L" if preprocess.channels == 1 else "RGB"
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = Image.fromarray(_to_8_bits(np.asarray(picture), name))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        background = Image.new("RGBA", picture.size, preprocess.background)
+        picture = Image.alpha_composite(background, picture.convert("RGBA"))
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _to_8_bits(values: npt.NDArray[np.generic], name: str) -> UInt8Array:
+    if values.dtype.kind == "f" or (values.size and (values.min() < 0 or values.max() > 65535)):
+        raise PictureError(name, "32-bit samples have no known range: store the picture with 8 or 16 bits")
+    return np.rint(values.astype(np.float32) / 257).astype(np.uint8)  # 65535 = 257 x 255
+
+
+def square(picture: Image.Image, preprocess: Preprocess) -> UInt8Array:
+    """The uint8 square (S, S, C) that the network sees of a flattened picture: what every evaluation uses."""
+    width, height = picture.size
+    side = min(width, height) * preprocess.crop
+    left, top = (width - side) / 2, (height - side) / 2
+    return resized(picture, (left, top, left + side, top + side), preprocess)
+
+
+def resized(picture: Image.Image, box: tuple[float, float, float, float], preprocess: Preprocess) -> UInt8Array:
+    """The part `box` (left, top, right, bottom, in pixels) of a picture, resized with antialiasing to (S, S, C)."""
+    target = (preprocess.size, preprocess.size)
+    if picture.size != target or box != (0, 0, *target):
+        picture = picture.resize(target, _RESAMPLING[preprocess.interpolation], box=box)
+    pixels = np.asarray(picture)
+    return pixels.reshape(*pixels.shape[:2], preprocess.channels)
+
+
+def from_array(array: npt.NDArray[np.generic] | torch.Tensor, name: str) -> Image.Image:
+    """A picture from a uint8 array (H, W) or (H, W, C), or from a uint8 tensor (C, H, W), C in 1, 3 or 4.
+
+    Raises:
+        PictureError: another type or shape.
+    """
+    if isinstance(array, torch.Tensor):
+        array = (array.permute(1, 2, 0) if array.ndim == 3 else array).cpu().numpy()
+    if array.dtype != np.uint8:
+        raise PictureError(name, f"holds {array.dtype}: give uint8 values in 0..255")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise PictureError(name, f"has shape {tuple(array.shape)}: give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def to_input(squares: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """Normalises uint8 squares (N, S, S, C) to the network's float32 input (N, C, S, S), stored channels last."""
+    scale = torch.tensor([1 / (255 * s) for s in preprocess.std], device=squares.device)
+    offset = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], device=squares.device)
+    return (squares.float() * scale + offset).permute(0, 3, 1, 2)

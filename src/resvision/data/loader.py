@@ -1,0 +1,244 @@
+"""Batches of uint8 squares: out of memory where the pictures are small, else read by worker processes as they are needed."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from resvision.data.augment import augment, order, shift_and_flip
+from resvision.data.images import square
+from resvision.data.pictures import Indices, Split, listed
+from resvision.errors import DataError, PictureError
+from resvision.preprocess import Preprocess
+from resvision.recipe import SMALL_PICTURE, Recipe
+
+CHUNK = 64  # pictures that a worker reads at once where nothing else decides it
+CACHE_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Squares (N, S, S, C) uint8, labels (N,) int64, and the (name, reason) of pictures that could not be read."""
+
+    squares: torch.Tensor
+    labels: torch.Tensor
+    bad: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class BadPictures:
+    """The unreadable pictures of a training split, and how many there may be."""
+
+    limit: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, bad: Sequence[tuple[str, str]]) -> None:
+        """Records pictures.
+
+        Raises:
+            DataError: there are more than the limit.
+        """
+        self.reasons.update(bad)
+        if len(self.reasons) > self.limit:
+            raise DataError(
+                f"{unreadable(self.reasons)}; at most {self.limit} may be skipped (--max-bad): mend or remove them"
+            )
+
+
+def unreadable(reasons: dict[str, str]) -> str:
+    """Names unreadable pictures for a message."""
+    return f"{len(reasons)} unreadable: {listed([f'{name} ({reason})' for name, reason in reasons.items()])}"
+
+
+def ignore_signals(worker: int) -> None:
+    """Leaves signals to the main process, which finishes its step and saves before it ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def default_workers() -> int:
+    """Worker processes for reading pictures: half of the processors, since the network wants the rest."""
+    return max(1, min(16, (os.cpu_count() or 1) // 2))
+
+
+def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
+    """Reads the headers of a training split: (what is readable, what is not, the largest side in pixels).
+
+    Raises:
+        DataError: more than the part `max_bad` is unreadable.
+    """
+    bad = BadPictures(limit=int(max_bad * len(split)))
+    readable, found, largest = [], [], 0
+    for index in range(len(split)):
+        try:
+            header = split.pictures.header(index)
+            largest = max(largest, header.width, header.height)
+            readable.append(index)
+        except PictureError as error:
+            found.append((error.name, error.reason))
+    bad.add(found)
+    return split.take(np.array(readable, dtype=np.int64)), bad, largest
+
+
+class _Reader(Dataset[Batch]):
+    """Reads a batch in a worker: item (epoch, indices) augmented, item indices as evaluation sees it."""
+
+    def __init__(self, split: Split, preprocess: Preprocess, recipe: Recipe | None) -> None:
+        self.split = split
+        self.preprocess = preprocess
+        self.recipe = recipe
+        # The smallest cut must still hold `size` pixels, so that scaled decoding never makes the network see blur.
+        smallest = preprocess.crop if recipe is None else min(preprocess.crop, math.sqrt(recipe.crop_scale))
+        self.min_side = None if recipe is None else math.ceil(preprocess.size / smallest)
+
+    def __getitem__(self, key: tuple[int, Indices]) -> Batch:
+        epoch, indices = key
+        squares, labels, bad = [], [], []
+        for index in indices.tolist():
+            try:
+                picture = self.split.pictures.open(index, self.preprocess, self.min_side)
+            except PictureError as error:
+                bad.append((error.name, error.reason))
+                continue
+            if self.recipe is None:
+                squares.append(square(picture, self.preprocess))
+            else:
+                squares.append(augment(picture, index, epoch, self.recipe, self.preprocess))
+            labels.append(self.split.labels[index])
+        shape = (0, self.preprocess.size, self.preprocess.size, self.preprocess.channels)
+        stacked = np.stack(squares) if squares else np.empty(shape, dtype=np.uint8)
+        return Batch(torch.from_numpy(stacked), torch.tensor(labels, dtype=torch.int64), tuple(bad))
+
+
+class _Keys:
+    """The keys that workers are handed; `keys` is set anew before each pass."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[int, Indices]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, Indices]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _read(reader: _Reader, keys: _Keys, workers: int, *, persistent: bool) -> DataLoader[Batch]:
+    # Forked workers share the split's memory; where fork is unsafe or missing, the platform's own way is taken.
+    fork = workers and "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()
+    return DataLoader(
+        reader,
+        sampler=keys,
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=persistent and workers > 0,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if fork else None,
+        worker_init_fn=ignore_signals,
+    )
+
+
+def _chunks(count: int, size: int) -> list[tuple[int, Indices]]:
+    return [(0, np.arange(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+class TrainingBatches:
+    """The augmented batches of a training split, epoch after epoch.
+
+    An epoch is cut into whole batches and the rest is left out (another rest each epoch), unless the split is smaller
+    than one batch. Small pictures are decoded once and kept; larger ones are read by workers as they are needed.
+    """
+
+    def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess, bad: BadPictures, largest: int) -> None:
+        assert recipe.workers is not None
+        self.recipe = recipe
+        self.preprocess = preprocess
+        self.bad = bad
+        self.count = len(split)
+        self.batch_size = min(recipe.batch_size, self.count)
+        self.steps = self.count // self.batch_size
+        bytes_in_memory = self.count * preprocess.size**2 * preprocess.channels
+        self.memory: tuple[np.ndarray, np.ndarray] | None = None
+        if largest <= SMALL_PICTURE and recipe.crop_scale == 1 and bytes_in_memory <= CACHE_BYTES:
+            batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
+            squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
+            self.memory = np.concatenate(squares), np.concatenate(labels)
+            self.count = len(self.memory[1])
+            self.steps = self.count // self.batch_size
+        else:
+            self.keys = _Keys()
+            self.loader = _read(_Reader(split, preprocess, recipe), self.keys, recipe.workers, persistent=True)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, beginning at step `first_step` of it; one whose pictures are all bad is empty."""
+        sequence = order(self.recipe.seed, epoch, self.count)
+        samples = [
+            sequence[step * self.batch_size : (step + 1) * self.batch_size] for step in range(first_step, self.steps)
+        ]
+        if self.memory is not None:
+            squares, labels = self.memory
+            for chosen in samples:
+                augmented = shift_and_flip(squares[chosen], chosen, epoch, self.recipe, self.preprocess)
+                yield Batch(torch.from_numpy(augmented), torch.from_numpy(labels[chosen]))
+            return
+        self.keys.keys = [(epoch, chosen) for chosen in samples]
+        for batch in self.loader:
+            self.bad.add(batch.bad)
+            yield batch
+
+
+class EvaluationBatches:
+    """The squares of a split as every evaluation sees them, in the split's order; iterate as often as you like.
+
+    Without `bad` an unreadable picture is an error: an accuracy must not leave out what was hard to read.
+
+    Raises:
+        DataError: pictures cannot be read.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        workers: int,
+        bad: BadPictures | None = None,
+        batch_size: int = CHUNK,
+    ) -> None:
+        self.split = split
+        self.preprocess = preprocess
+        self.bad = bad
+        self.workers = workers if len(split) >= 4 * CHUNK else 0  # processes would start longer than they read
+        self.batch_size = batch_size
+        self.kept: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.kept is not None:
+            yield from self.kept
+            return
+        keep = len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= CACHE_BYTES
+        kept = []
+        failed: dict[str, str] = {}
+        keys = _Keys()
+        keys.keys = _chunks(len(self.split), self.batch_size)
+        for batch in _read(_Reader(self.split, self.preprocess, None), keys, self.workers, persistent=False):
+            if self.bad is not None:
+                self.bad.add(batch.bad)
+            failed.update(batch.bad)
+            if not len(batch.labels):
+                continue
+            if keep:
+                # A worker's tensor holds a file descriptor for as long as it lives; a copy does not.
+                batch = Batch(batch.squares.clone(), batch.labels.clone())
+                kept.append(batch)
+            yield batch
+        if failed and self.bad is None:
+            raise DataError(f"{unreadable(failed)}; an evaluation leaves nothing out: mend or remove them")
+        self.kept = kept if keep else None

@@ -1,0 +1,216 @@
+"""Pictures and splits: what every data source turns into, whether its pictures are files or an array in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from resvision.data import images
+from resvision.errors import DataError, PictureError
+from resvision.preprocess import Preprocess
+
+Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+
+
+class Pictures(Protocol):
+    """A sequence of pictures that may not have been read yet."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What messages and records call a picture."""
+        ...
+
+    def header(self, index: int) -> images.PictureHeader:
+        """Size and kind, without decoding. Raises PictureError."""
+        ...
+
+    def content(self, index: int) -> bytes:
+        """The bytes that a content hash is made of. Raises PictureError."""
+        ...
+
+    def open(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
+        """The decoded picture, as `images.decode` gives it. Raises PictureError."""
+        ...
+
+    def take(self, indices: Indices) -> Pictures:
+        """Those pictures alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One picture file: on disk (`path`), or read from an archive (`data`)."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = None
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises PictureError."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise PictureError(self.name, f"cannot be read ({error.strerror or error})") from error
+
+
+@dataclass(frozen=True)
+class FilePictures:
+    """Encoded files."""
+
+    files: tuple[File, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return self.files[index].name
+
+    def header(self, index: int) -> images.PictureHeader:
+        return images.read_header(self.content(index), self.name(index))
+
+    def content(self, index: int) -> bytes:
+        return self.files[index].read()
+
+    def open(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
+        return images.decode(self.content(index), self.name(index), preprocess, min_side)
+
+    def take(self, indices: Indices) -> FilePictures:
+        return FilePictures(tuple(self.files[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class ArrayPictures:
+    """A uint8 array (N, H, W) or (N, H, W, C)."""
+
+    array: images.UInt8Array
+    source: str
+
+    def __post_init__(self) -> None:
+        shape = self.array.shape
+        if self.array.dtype != np.uint8:
+            raise DataError(f"{self.source}: pictures of type {self.array.dtype}: give uint8 values in 0..255")
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape[1:]:
+            raise DataError(f"{self.source}: pictures of shape {shape}: give (N, H, W) or (N, H, W, C), C in 1, 3, 4")
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def name(self, index: int) -> str:
+        return f"{self.source}[{index}]"
+
+    def header(self, index: int) -> images.PictureHeader:
+        height, width = self.array.shape[1:3]
+        return images.PictureHeader(width, height, grey=self.array.ndim == 3 or self.array.shape[3] == 1)
+
+    def content(self, index: int) -> bytes:
+        return self.array[index].tobytes()
+
+    def open(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
+        name = self.name(index)
+        return images.flatten(images.from_array(self.array[index], name), name, preprocess)
+
+    def take(self, indices: Indices) -> ArrayPictures:
+        return replace(self, array=self.array[indices])
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures and their labels; `labels[i]` indexes the data set's classes."""
+
+    pictures: Pictures
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Indices) -> Split:
+        """Those pictures alone."""
+        return Split(self.pictures.take(indices), self.labels[indices])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Splits under the names "train", "val" and "test", as far as there are, over one tuple of class names.
+
+    Args:
+        name: what the person called the data.
+        classes: the class names, in the order of the labels.
+        splits: at least one; a set that was never split has only "all".
+        method: where the splits come from, for the record of the run.
+        flip: whether a mirrored picture still belongs to its class (a digit does not).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    method: str
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            only = f"only the class {self.classes[0]!r}" if self.classes else "no class"
+            raise DataError(f"{self.name}: {only} was found; a classifier needs at least two")
+        for split_name, split in self.splits.items():
+            counts = np.bincount(split.labels, minlength=len(self.classes))
+            if missing := [c for c, count in zip(self.classes, counts, strict=True) if not count]:
+                raise DataError(
+                    f"{self.name}: the {split_name} split has no picture of {listed(missing)}; "
+                    "every split must hold the same classes"
+                )
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def content_hashes(pictures: Pictures) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of each picture's content; an unreadable one hashes its name."""
+
+    def digest(index: int) -> int:
+        try:
+            content = pictures.content(index)
+        except PictureError:
+            content = pictures.name(index).encode()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+    return np.array([digest(i) for i in range(len(pictures))], dtype=np.uint64)
+
+
+def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
+    """Divides a split into (rest, held back) by a stable hash of each picture's content, class by class.
+
+    Copies of one picture hash alike and stay on one side, so that none leaks across. A class keeps at least one picture
+    on each side.
+
+    Raises:
+        DataError: a class has too few different pictures to be divided.
+    """
+    hashes = content_hashes(split.pictures)
+    held = np.zeros(len(split), dtype=bool)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        distinct, counts = np.unique(hashes[members], return_counts=True)
+        if len(distinct) < 2:
+            raise DataError(
+                f"{name}: a class with {len(members)} picture{'s' * (len(members) > 1)} ({split.pictures.name(members[0])})"
+                " cannot be divided into training and validation: add pictures or give the splits"
+            )
+        wanted = max(1, round(fraction * len(members)))
+        cut = int(np.searchsorted(np.cumsum(counts), wanted)) + 1
+        last = distinct[min(cut, len(distinct) - 1) - 1]
+        held[members] = hashes[members] <= last
+    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))

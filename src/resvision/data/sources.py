@@ -1,0 +1,317 @@
+"""Data sets from what a person names: a built-in set, a folder, a CSV manifest, an archive, or arrays in memory."""
+
+from __future__ import annotations
+
+import csv
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from resvision.data import builtin, images
+from resvision.data.download import Progress
+from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, Labels, Split, divide, listed
+from resvision.errors import DataError, PictureError
+from resvision.files import storage
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+VALIDATION_FRACTION = 0.2  # of a set that comes without splits
+MAX_ARCHIVE_BYTES = 4 << 30  # an archive is read into memory; a larger one should be unpacked
+MAX_FILE_BYTES = 256 << 20
+
+Arrays = tuple[Any, Sequence[int] | Sequence[str] | Any]
+
+
+def load(
+    data: str | Path,
+    *,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    progress: Progress | None = None,
+) -> DataSet:
+    """The data set that `data` names.
+
+    Args:
+        data: a built-in name (`builtin.NAMES`), a folder (`train|val|test/<class>/...` or `<class>/...`), a tar or zip
+            archive of such a folder, or a CSV manifest.
+        path_column: manifest column of the picture files, relative to the manifest.
+        label_column: manifest column of the class names.
+        split_column: manifest column with train, val or test, or with true where a row is for validation; None takes
+            the column `split` if there is one.
+        progress: told about a download.
+
+    Raises:
+        DataError: nothing is there, or it cannot be used.
+        DownloadError: a built-in set is not at hand and cannot be fetched.
+    """
+    if str(data) in builtin.NAMES:
+        return builtin.load(str(data), progress)
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise DataError(
+            f"there is no folder, file or built-in data set {str(data)!r}; built in are {', '.join(builtin.NAMES)}"
+        )
+    if path.is_dir():
+        return _from_tree(str(data), *_walk(path))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _from_manifest(path, path_column, label_column, split_column)
+    if tarfile.is_tarfile(path) or zipfile.is_zipfile(path):
+        return _from_tree(str(data), *_read_archive(path))
+    raise DataError(f"{path}: neither a folder, a CSV manifest, nor a tar or zip archive")
+
+
+def from_arrays(train: Arrays, validation: Arrays | None = None, classes: Sequence[str] | None = None) -> DataSet:
+    """A data set from arrays in memory.
+
+    Args:
+        train: pictures, uint8 (N, H, W) or (N, H, W, C), and N labels: class names, or integers that index `classes`.
+        validation: the same; without it a part of `train` is divided off.
+        classes: names for integer labels; without them a class is named by its number.
+
+    Raises:
+        DataError: a wrong type, shape or length, or a label outside the classes.
+    """
+    given = {"train": train} if validation is None else {"train": train, "val": validation}
+    if classes is None:
+        names = {name: {str(v) for v in np.asarray(_pair(pair, name)[1]).reshape(-1)} for name, pair in given.items()}
+        _same_classes("arrays", names)
+        classes = _in_order(names["train"])
+    splits = {name: array_split(pair, classes, name) for name, pair in given.items()}
+    return DataSet(name="arrays", classes=tuple(classes), splits=splits, method="given")
+
+
+def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
+    """A split from pictures and labels in memory.
+
+    Args:
+        pair: pictures, uint8 (N, H, W) or (N, H, W, C), and N labels. A label is a class name; an integer that is no
+            class name indexes `classes`.
+        classes: the class names.
+        name: for messages.
+
+    Raises:
+        DataError: a wrong type, shape or length, or a label outside the classes.
+    """
+    pictures, labels = _pair(pair, name)
+    array = ArrayPictures(np.asarray(pictures), name)
+    values = np.asarray(labels).reshape(-1).tolist()
+    if len(array) != len(values):
+        raise DataError(f"{name}: {len(array)} pictures, but {len(values)} labels")
+    by_name = {label: i for i, label in enumerate(classes)}
+    indices = [by_name.get(str(v), v) for v in values]
+    if unknown := sorted({str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}):
+        raise DataError(f"{name}: labels that no class has: {listed(unknown)}; the classes are {listed(list(classes))}")
+    return Split(array, np.array(indices, dtype=np.int64))
+
+
+def _pair(pair: Arrays, name: str) -> Arrays:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise DataError(f"{name}: give a pair (pictures, labels)")
+    return pair[0], pair[1]
+
+
+def prepare(dataset: DataSet) -> DataSet:
+    """The data set with a training split and at least one of "val" and "test": what is missing is divided off."""
+    splits = dict(dataset.splits)
+    if "train" in splits and len(splits) > 1:
+        return dataset
+    whole = splits.get("train") or splits.get("all")
+    if whole is None:
+        raise DataError(f"{dataset.name}: there is no train split, only {', '.join(splits)}")
+    train, val = divide(whole, VALIDATION_FRACTION, dataset.name)
+    return DataSet(
+        name=dataset.name,
+        classes=dataset.classes,
+        splits={"train": train, "val": val},
+        method=f"{VALIDATION_FRACTION:.0%} of each class for validation, by a hash of each picture's content",
+        flip=dataset.flip,
+    )
+
+
+def picture_paths(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are given, and for a folder the pictures below it in sorted order."""
+    for path in paths:
+        if path.is_dir():
+            yield from (file.path for _, file in _walk(path)[0] if file.path is not None and _may_be_picture(file))
+        else:
+            yield path
+
+
+# ---- folders and archives: relative paths and files, wherever they come from ----
+
+
+def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
+    """All files below a folder in sorted order, and all its folders, as paths relative to it."""
+    files, folders = [], set()
+    with storage(root):
+        for path in sorted(root.rglob("*")):
+            relative = PurePosixPath(path.relative_to(root).as_posix())
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            if path.is_dir():
+                folders.add(relative)
+            elif path.is_file():
+                files.append((relative, File(str(relative), path=path)))
+    return files, folders
+
+
+def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
+    """The members of an archive, read into memory. Nothing is unpacked to disk, so no member's path can do harm."""
+    files, folders, total = [], set(), 0
+    try:
+        for name, data in _members(path):
+            relative = PurePosixPath(name)
+            if relative.is_absolute() or ".." in relative.parts:
+                raise DataError(f"{path}: the member {name!r} points outside the archive; pack it again without that")
+            if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
+                continue
+            folders.update(parent for parent in relative.parents if parent.parts)
+            if data is None:
+                folders.add(relative)
+                continue
+            total += len(data)
+            if total > MAX_ARCHIVE_BYTES:
+                raise DataError(f"{path}: holds more than {MAX_ARCHIVE_BYTES >> 30} GB; unpack it and give the folder")
+            files.append((relative, File(str(relative), data=data)))
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path}: the archive cannot be read ({error})") from error
+    files.sort(key=lambda pair: pair[0])
+    # An archive often holds one folder that holds everything.
+    while files and len(tops := {relative.parts[0] for relative, _ in files}) == 1 and _nested(folders, *tops):
+        top = PurePosixPath(*tops)
+        files = [(relative.relative_to(top), file) for relative, file in files]
+        folders = {folder.relative_to(top) for folder in folders if folder.is_relative_to(top) and folder != top}
+    return files, folders
+
+
+def _nested(folders: Iterable[PurePosixPath], top: str) -> bool:
+    return top not in SPLIT_NAMES and any(len(folder.parts) > 1 and folder.parts[0] == top for folder in folders)
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Names and contents of an archive's members, None for a folder; links and devices are passed over."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as member:
+                    yield info.filename, None if info.is_dir() else _bounded(path, info.filename, member)
+        return
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isdir():
+                yield member.name, None
+            elif member.isfile() and (file := archive.extractfile(member)) is not None:
+                yield member.name, _bounded(path, member.name, file)
+
+
+def _bounded(path: Path, name: str, file: Any) -> bytes:
+    data: bytes = file.read(MAX_FILE_BYTES + 1)  # what the header says of the size may be a lie
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(f"{path}: the member {name!r} is larger than {MAX_FILE_BYTES >> 20} MB")
+    return data
+
+
+def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[PurePosixPath]) -> DataSet:
+    """Reads `train|val|test/<class>/...` or `<class>/...` out of relative paths."""
+    pictures = [(relative, file) for relative, file in files if len(relative.parts) > 1 and _may_be_picture(file)]
+    tops = sorted({folder.parts[0] for folder in folders})
+    split_tops = [top for top in tops if top in SPLIT_NAMES]
+    # "train" may also be a class of vehicles: then its pictures lie directly in it.
+    if "train" in split_tops and any(len(folder.parts) > 1 and folder.parts[0] == "train" for folder in folders):
+        classes = {
+            top: {folder.parts[1] for folder in folders if len(folder.parts) > 1 and folder.parts[0] == top}
+            for top in split_tops
+        }
+        _same_classes(name, classes)
+        groups = {
+            SPLIT_NAMES[top]: [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
+            for top in split_tops
+        }
+        return _assemble(name, sorted(classes["train"]), groups, method="given by folders")
+    if not tops:
+        found = f"{len(files)} files, but no class folders" if files else "nothing"
+        raise DataError(f"{name}: holds {found}; expected <class>/PICTURE or train|val|test/<class>/PICTURE")
+    return _assemble(name, tops, {"all": [(r.parts[0], f) for r, f in pictures]}, method="none")
+
+
+def _may_be_picture(file: File) -> bool:
+    """Whether a file is meant as a picture: by its extension or, where that is another, by its content."""
+    if file.name.lower().endswith(images.EXTENSIONS):
+        return True
+    try:
+        images.read_header(file.read(), file.name)
+    except PictureError:
+        return False
+    return True
+
+
+def _same_classes(name: str, classes: dict[str, set[str]]) -> None:
+    train = classes["train"]
+    for split, found in classes.items():
+        lacks, adds = sorted(train - found), sorted(found - train)
+        if lacks or adds:
+            parts = [f"lacks {listed(lacks)}"] * bool(lacks) + [f"adds {listed(adds)}"] * bool(adds)
+            raise DataError(f"{name}: the classes of {split} differ from those of train: it {' and '.join(parts)}")
+
+
+def _assemble(name: str, classes: list[str], groups: dict[str, list[tuple[str, File]]], method: str) -> DataSet:
+    index = {label: i for i, label in enumerate(classes)}
+    splits = {}
+    for split_name, rows in groups.items():
+        labels: Labels = np.array([index[label] for label, _ in rows], dtype=np.int64)
+        splits[split_name] = Split(FilePictures(tuple(file for _, file in rows)), labels)
+    return DataSet(name=name, classes=tuple(classes), splits=splits, method=method)
+
+
+# ---- manifests ----
+
+
+def _from_manifest(path: Path, path_column: str, label_column: str, split_column: str | None) -> DataSet:
+    with storage(path):
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    columns = list(rows.fieldnames or ())
+    if split_column is None and "split" in columns:
+        split_column = "split"
+    for option, column in (("path", path_column), ("label", label_column), ("split", split_column)):
+        if column is not None and column not in columns:
+            raise DataError(
+                f"{path}: there is no column {column!r}; it has {listed(columns, 12)}. Name it with --{option}-column"
+            )
+    groups: dict[str, list[tuple[str, File]]] = {}
+    for line, row in enumerate(rows, start=2):
+        name, label = row[path_column], row[label_column]
+        if not name or not label:
+            raise DataError(f"{path}, line {line}: the {path_column if not name else label_column} is empty")
+        split = "all" if split_column is None else _split_name(row[split_column], path, line)
+        groups.setdefault(split, []).append((label, File(name, path=path.parent / name)))
+    if not groups:
+        raise DataError(f"{path}: holds no rows")
+    classes = {split: {label for label, _ in members} for split, members in groups.items()}
+    if "train" in classes:
+        _same_classes(str(path), classes)
+    return _assemble(
+        str(path),
+        _in_order(set().union(*classes.values())),
+        groups,
+        method="none" if split_column is None else f"given by the column {split_column}",
+    )
+
+
+def _split_name(value: str | None, path: Path, line: int) -> str:
+    word = (value or "").strip().lower()
+    if word in SPLIT_NAMES:
+        return SPLIT_NAMES[word]
+    if word in ("true", "false", "1", "0"):  # a column such as is_valid
+        return "val" if word in ("true", "1") else "train"
+    raise DataError(f"{path}, line {line}: the split {value!r} is not train, val or test")
+
+
+def _in_order(classes: set[str]) -> list[str]:
+    """Class names sorted, numbers by their value."""
+    numbers = all(name.isdecimal() for name in classes)
+    return sorted(classes, key=(lambda name: (int(name), name)) if numbers else None)

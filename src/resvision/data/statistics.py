@@ -1,0 +1,61 @@
+"""What a recipe wants to know of a data set before it is trained on."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+
+from resvision.data.images import square
+from resvision.data.pictures import DataSet, Indices, Split
+from resvision.errors import DataError, PictureError
+from resvision.preprocess import Preprocess
+from resvision.recipe import DataFacts
+
+HEADERS = 64  # pictures looked at to tell the usual size
+PIXELS = 2000  # pictures whose values are averaged
+
+
+def facts(dataset: DataSet) -> DataFacts:
+    """Number, usual size and kind of the training pictures, from the headers of an evenly spaced part of them.
+
+    Raises:
+        DataError: none of these can be read.
+    """
+    split = dataset.splits.get("train") or next(iter(dataset.splits.values()))
+    headers, reasons = [], []
+    for index in _spread(split, HEADERS).tolist():
+        try:
+            headers.append(split.pictures.header(index))
+        except PictureError as error:
+            reasons.append(str(error))
+    if not headers:
+        raise DataError(
+            f"{dataset.name}: no picture can be read, for example {reasons[0] if reasons else 'none is there'}"
+        )
+    return DataFacts(
+        pictures=len(split),
+        side=round(statistics.median(min(h.width, h.height) for h in headers)),
+        channels=1 if all(h.grey for h in headers) else 3,
+        flip=dataset.flip,
+    )
+
+
+def mean_and_std(split: Split, preprocess: Preprocess) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of values in 0..1, over an evenly spaced part of a split."""
+    total, squares, count = np.zeros(preprocess.channels), np.zeros(preprocess.channels), 0
+    for index in _spread(split, PIXELS).tolist():
+        try:
+            pixels = square(split.pictures.open(index, preprocess, preprocess.size), preprocess) / 255
+        except PictureError:
+            continue  # counted where the picture is used
+        total += pixels.sum(axis=(0, 1))
+        squares += (pixels**2).sum(axis=(0, 1))
+        count += preprocess.size**2
+    mean = total / max(count, 1)
+    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
+    return mean.round(4).tolist(), np.maximum(std, 0.01).round(4).tolist()  # 0.01: a set of one colour
+
+
+def _spread(split: Split, most: int) -> Indices:
+    return np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64))

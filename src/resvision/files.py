@@ -1,0 +1,121 @@
+"""The small files: written whole or not at all, read with their types checked, one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from resvision.errors import InputError, StorageError
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turns what the operating system says of `path` (disk full, no permission) into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place once the block ends well: a reader never sees half a file.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON document. A NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads one JSON document.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InputError: it is not JSON.
+    """
+    with storage(path):
+        data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads one YAML document of plain values.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InputError: it is not YAML.
+    """
+    import yaml  # here, so that the command line's --help does not wait for it
+
+    with storage(path):
+        text = path.read_bytes()
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Writes one YAML document, keys in the order given."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def parse(kind: type[T], value: Any, where: str) -> T:
+    """`value`, read from a file, as the dataclass `kind`: every type checked, no unknown field let through.
+
+    Raises:
+        InputError: a field is missing, unknown or of the wrong type; `where` and the field are named.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    closed = with_config(ConfigDict(extra="forbid"))(kind)
+    try:
+        # Strict, but by way of JSON, whose lists may become tuples.
+        return TypeAdapter(closed).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "document"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise InputError(f"{where}: {field}: {first['msg']}{more}") from error

@@ -1,0 +1,56 @@
+"""Time, memory and spread of any callable: the one place that holds a clock."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+
+def now() -> float:
+    """Seconds on a clock that never goes back, for differences."""
+    return time.perf_counter()
+
+
+def timestamp() -> str:
+    """The date and time in UTC, ISO 8601, for records."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def seconds(
+    function: Callable[[], object], *, repeats: int, warmup: int = 1, limit: float | None = None
+) -> list[float]:
+    """Times `repeats` calls of `function` after `warmup` calls that are not counted.
+
+    Args:
+        function: what is timed; on an accelerator it must wait for the device itself.
+        repeats: counted calls.
+        warmup: calls before them.
+        limit: seconds after which no further call is begun, as long as one was counted.
+    """
+    for _ in range(warmup):
+        function()
+    times: list[float] = []
+    begin = now()
+    while len(times) < repeats and (limit is None or not times or now() - begin < limit):
+        start = now()
+        function()
+        times.append(now() - start)
+    return times
+
+
+def median(values: list[float]) -> float:
+    """The median, which one disturbed measurement does not move."""
+    return statistics.median(values)
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has held, in bytes; None where the platform does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

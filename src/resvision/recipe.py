@@ -1,0 +1,231 @@
+"""Recipe: every hyperparameter of a training run, and the functions that return a complete one."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from resvision.errors import RecipeError
+
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "onecycle", "constant"]
+Precision = Literal["fp32", "bf16"]
+Keep = Literal["last", "best"]
+
+SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run beside the data. None means: measured or derived when the run starts.
+
+    The run writes its recipe with every None filled in, so that the same file repeats the run.
+
+    Args:
+        model: a name from the zoo.
+        size: height and width of the network's input, in pixels.
+        channels: 1 for grey, 3 for colour.
+        crop: the part of the shorter side that the evaluation's centre cut keeps.
+
+        epochs: presentations of the training set. One of epochs, max_steps and minutes says how long to train.
+        max_steps: optimiser steps.
+        minutes: minutes, reading and evaluation included, which become a number of steps by a short measurement.
+        steps: the number of optimiser steps that came of these.
+        target_accuracy: stop when the held-back accuracy reaches this (0..1).
+        target_loss: stop when an epoch's mean training loss falls to this.
+        patience: stop after this many epochs without a better held-back accuracy.
+
+        batch_size: pictures a step.
+        optimizer: "sgd" with Nesterov momentum, or "adam" (decoupled weight decay).
+        lr: peak learning rate.
+        momentum: of SGD; Adam's first beta.
+        weight_decay: on the weights of convolutions and of the linear layer; never on norms and biases.
+        schedule: "cosine" with a linear warm-up (Loshchilov & Hutter 2016), "onecycle" (Smith 2018), or "constant".
+        warmup: the part of all steps in which the learning rate rises.
+        label_smoothing: probability spread over all classes (Szegedy et al. 2015, section 7).
+
+        crop_scale: least part of the area that a random resized crop keeps (Szegedy et al. 2014); 1 turns it off.
+        shift: pixels by which a picture moves at most, its border filled with the mean (He et al. 2015, section 4.2).
+        flip: whether pictures are mirrored left to right, each with probability a half.
+
+        holdout: part of the training split held back for choosing; None derives it from what must be chosen.
+        keep: the weights of the "last" epoch or of the one that was "best" on the held-back part.
+        max_bad: part of a split's files that may be unreadable; they are listed and skipped.
+
+        seed: of the initial weights, the order and the augmentation.
+        precision: "fp32", or "bf16" for convolutions and matrix products.
+        channels_last: memory order N, H, W, C.
+        compile: whether torch.compile translates the network.
+        workers: processes that read pictures; 0 reads in the main process.
+    """
+
+    model: str
+    size: int
+    channels: Literal[1, 3] | None = None
+    crop: float = 1.0
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    target_accuracy: float | None = None
+    target_loss: float | None = None
+    patience: int | None = None
+
+    batch_size: int = 128
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "cosine"
+    warmup: float = 0.15
+    label_smoothing: float = 0.0
+
+    crop_scale: float = 1.0
+    shift: int = 0
+    flip: bool = False
+
+    holdout: float | None = None
+    keep: Keep | None = None
+    max_bad: float = 0.01
+
+    seed: int = 0
+    precision: Precision | None = None
+    channels_last: bool | None = None
+    compile: bool | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for field, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
+            if getattr(self, field) not in get_args(kind):
+                raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
+        for field, kind in (("precision", Precision), ("keep", Keep)):
+            if getattr(self, field) not in (None, *get_args(kind)):
+                raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
+        for field in ("size", "epochs", "max_steps", "steps", "patience", "batch_size"):
+            self._check(field, "at least 1", lambda v: v >= 1)
+        for field in ("minutes", "lr", "target_loss"):
+            self._check(field, "a number above 0", lambda v: math.isfinite(v) and v > 0)
+        for field in ("target_accuracy", "crop", "crop_scale"):
+            self._check(field, "above 0 and at most 1", lambda v: 0 < v <= 1)
+        for field in ("warmup", "label_smoothing", "momentum", "max_bad", "holdout"):
+            self._check(field, "at least 0 and below 1", lambda v: 0 <= v < 1)
+        for field in ("weight_decay", "shift", "seed", "workers"):
+            self._check(field, "at least 0", lambda v: math.isfinite(v) and v >= 0)
+        lengths = [f for f in ("epochs", "max_steps", "minutes") if getattr(self, f) is not None]
+        if len(lengths) > 1:
+            raise RecipeError(f"{' and '.join(lengths)} both say how long to train: give one of them")
+        if self.shift >= self.size:
+            raise RecipeError(f"shift={self.shift} must be smaller than size={self.size}")
+        if self.crop_scale < 1 and self.shift:
+            raise RecipeError(f"crop_scale={self.crop_scale} and shift={self.shift} both move the picture: give one")
+        if self.holdout == 0 and (choices := self.choices):
+            raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
+
+    def _check(self, field: str, rule: str, holds: Callable[[Any], bool]) -> None:
+        value = getattr(self, field)
+        if value is not None and not holds(value):
+            raise RecipeError(f"{field}={value} must be {rule}")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The fields that choose by held-back accuracy, which must not be the accuracy that is reported."""
+        asked = {
+            "patience": self.patience is not None,
+            "target_accuracy": self.target_accuracy is not None,
+            "keep=best": self.keep == "best",
+        }
+        return tuple(field for field, is_asked in asked.items() if is_asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a default depends on.
+
+    Args:
+        pictures: in the training split.
+        side: the usual shorter side, in pixels.
+        channels: 1 if all are grey, else 3.
+        flip: whether a mirrored picture still belongs to its class.
+    """
+
+    pictures: int
+    side: int
+    channels: Literal[1, 3]
+    flip: bool
+
+
+def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
+    """The recipe where none is named, for a set of `facts`, with the fields of `given` in place of its own.
+
+    Small pictures (up to 64 px) train a CIFAR network on shifted pictures, larger ones ResNet-18 on random resized
+    crops. The values are those that did best in short runs: see docs/decisions.md.
+
+    Raises:
+        RecipeError: a field does not exist, is out of range, or contradicts another.
+    """
+    size = given.get("size") or (facts.side if facts.side <= SMALL_PICTURE else 128)
+    small = size <= SMALL_PICTURE
+    values: dict[str, Any] = {
+        "model": "resnet20_cifar" if small else "resnet18",
+        "size": size,
+        "channels": facts.channels,
+        "flip": facts.flip,
+        **(_SMALL if small else _LARGE),
+    }
+    if small:
+        values["shift"] = size // 16
+    if given.get("optimizer") == "adam":
+        values |= {"lr": 1e-3, "weight_decay": 0.0}  # Kingma & Ba 2014
+    # One of the two ways to move a picture gives way to the other where that is asked for.
+    if given.get("shift"):
+        values["crop_scale"] = 1.0
+    if given.get("crop_scale", 1) < 1:
+        values["shift"] = 0
+    values |= given
+    if not any(values.get(length) for length in ("epochs", "max_steps", "minutes")):
+        steps_an_epoch = max(1, facts.pictures // values["batch_size"])
+        values["epochs"] = max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch)))
+    return make(values)
+
+
+_SMALL = {"batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.1}
+_LARGE = {
+    **{"crop": 0.875, "crop_scale": 0.35, "batch_size": 64},
+    **{"lr": 0.05, "weight_decay": 5e-4, "warmup": 0.2, "label_smoothing": 0.1},
+}
+LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times
+
+
+def demo() -> Recipe:
+    """The recipe of `resvision demo`: everything fixed, so that the same machine gives the same weights each time."""
+    return Recipe(
+        model="resnet14_cifar",
+        size=8,
+        channels=1,
+        epochs=40,
+        batch_size=64,
+        shift=1,
+        label_smoothing=0.1,
+        precision="fp32",
+        channels_last=True,
+        compile=False,
+        workers=0,
+    )
+
+
+def make(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its fields.
+
+    Raises:
+        RecipeError: a field does not exist (the nearest is named), or its value is refused.
+    """
+    known = [field.name for field in fields(Recipe)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise RecipeError(f"a recipe has no field {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    return Recipe(**values)

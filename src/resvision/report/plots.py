@@ -1,0 +1,80 @@
+"""curves.png and confusion.png: a run's epochs and its mistakes as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from resvision.files import replacing
+
+TRAIN, HELD = "#4c72b0", "#dd8452"
+MOST_NUMBERS = 20  # classes up to which every cell of the confusion matrix shows its count
+MOST_NAMES = 50  # classes up to which the axes show their names
+
+SPLIT_TITLES = {"held": "held-back part of train", "val": "validation"}
+
+
+def curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
+    """Loss and accuracy by epoch, training and the split that was watched.
+
+    Args:
+        path: of the PNG.
+        history: rows of metrics.jsonl.
+        title: above the plot.
+    """
+    watched = next((name for name in SPLIT_TITLES if f"{name}_loss" in history[0]), None)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    for axes, kind in ((left, "loss"), (right, "accuracy")):
+        _line(axes, history, f"train_{kind}", "training (augmented)", TRAIN)
+        if watched is not None:
+            _line(axes, history, f"{watched}_{kind}", SPLIT_TITLES[watched], HELD)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(kind)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_ylim(bottom=0)
+    right.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    _save(figure, path)
+
+
+def _line(axes: Axes, history: list[dict[str, Any]], key: str, label: str, colour: str) -> None:
+    marker = "o" if len(history) <= 30 else None
+    axes.plot(
+        [row["epoch"] for row in history], [row[key] for row in history], marker=marker, ms=3, label=label, color=colour
+    )
+
+
+def confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], title: str) -> None:
+    """The confusion matrix: rows are true classes, columns predicted ones, colours shares of the row."""
+    matrix = np.array(counts)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(2.5 + 0.5 * len(classes), 5, 16))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, format=PercentFormatter(xmax=1), shrink=0.8, label="share of the true class")
+    axes.set_title(title)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(classes) <= MOST_NAMES:
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= MOST_NUMBERS:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

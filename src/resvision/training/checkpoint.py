@@ -1,0 +1,64 @@
+"""Checkpoints: the whole state of a run in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
+
+from resvision.errors import RunError
+from resvision.files import replacing
+
+# Tensors are named model.<key> and optimizer.<parameter index>.<state>; the rest is JSON in the file's metadata.
+# Order and augmentation are functions of (seed, epoch, sample), so there is no random state to keep.
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None, progress: dict[str, Any]
+) -> None:
+    """Writes the weights, the optimiser's state and `progress`, which must be plain JSON values.
+
+    Raises:
+        StorageError: the disk is full; the checkpoint that was there before is untouched.
+    """
+    tensors = {f"model.{key}": value.detach().contiguous() for key, value in network.state_dict().items()}
+    if optimizer is not None:
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{key}"] = value.detach().contiguous()
+    data = save(tensors, metadata={"progress": json.dumps(progress, allow_nan=False)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+    """Fills the network and the optimiser from a checkpoint; returns its `progress`.
+
+    Raises:
+        RunError: there is no checkpoint, or it is damaged or of another network.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: there is no checkpoint; the run stopped before its first one, so start it again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+        tensors = load_file(path)
+        network.load_state_dict(
+            {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{path}: not a checkpoint of this run ({error})") from error
+    if optimizer is not None:
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                states.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress

@@ -1,0 +1,129 @@
+"""Engine: how the arithmetic of a step is done (precision, memory order, compilation), chosen by measurement."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+
+from resvision.data.images import to_input
+from resvision.measure import median, seconds
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.recipe import Precision, Recipe
+from resvision.runtime import autocast
+from resvision.training import optim
+from resvision.training.losses import Loss, Network
+
+TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
+TRIAL_SECONDS = 4.0  # after which a candidate is not repeated
+COMPILE_FROM_SECONDS = 900.0  # a shorter run cannot win back the minute that compiling takes
+COMPILE_FROM_SECONDS_CUDA = 300.0
+MAX_COMPILED_BLOCKS = 60  # the compiler's time grows faster than the depth
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network, and how its training step is computed."""
+
+    network: ResNet
+    forward: Network
+    loss: Loss
+    preprocess: Preprocess
+    precision: Precision
+
+    def backward(self, squares: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward of one batch: uint8 squares (N, S, S, C) and labels (N,) to (loss, correct count)."""
+        where = next(self.network.parameters()).device
+        squares, labels = squares.to(where, non_blocking=True), labels.to(where, non_blocking=True)
+        inputs = to_input(squares, self.preprocess)
+        if not next(self.network.parameters()).is_contiguous(memory_format=torch.channels_last):
+            inputs = inputs.contiguous()
+        with autocast(where, self.precision):
+            loss, logits = self.loss(self.forward, inputs, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+
+def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -> Engine:
+    """The engine of a recipe in which everything is decided."""
+    assert recipe.precision is not None and recipe.channels_last is not None and recipe.compile is not None
+    network.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
+    forward: Network = torch.compile(network) if recipe.compile else network
+    return Engine(network, forward, loss, preprocess, recipe.precision)
+
+
+def choose(
+    network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess, pictures_left: Callable[[float], float]
+) -> tuple[Recipe, str]:
+    """Fills precision, channels_last and compile by timing a few steps of each on synthetic pictures.
+
+    Args:
+        network: left as it was.
+        recipe: fields that are given stay as they are.
+        loss: of the run.
+        preprocess: of the run.
+        pictures_left: from seconds a picture to the pictures that the run will train on, which decides whether
+            compiling can pay.
+
+    Returns:
+        The recipe, and a line that says what was measured.
+    """
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    precisions: tuple[Precision, ...] = ("bf16", "fp32") if recipe.precision is None else (recipe.precision,)
+    orders = (True, False) if recipe.channels_last is None else (recipe.channels_last,)
+    trials: dict[Recipe, float] = {}
+
+    def trial(candidate: Recipe) -> None:
+        engine = build(network, candidate, loss, preprocess)
+        trials[candidate] = _seconds_a_picture(engine, candidate)
+
+    for precision, channels_last in product(precisions, orders):
+        if precision == "bf16" and not channels_last and recipe.channels_last is None:
+            continue  # the bf16 kernels work on channels-last memory; the other order only adds copies
+        trial(replace(recipe, precision=precision, channels_last=channels_last, compile=recipe.compile or False))
+    best = min(trials, key=lambda r: trials[r])
+    if recipe.compile is None and can_compile(network):
+        threshold = COMPILE_FROM_SECONDS_CUDA if torch.cuda.is_available() else COMPILE_FROM_SECONDS
+        if trials[best] * pictures_left(trials[best]) >= threshold:
+            trial(replace(best, compile=True))
+            best = min(trials, key=lambda r: trials[r])
+    network.load_state_dict(before)
+    measured = ", ".join(f"{_describe(r)} {1 / s:,.0f} pictures/s" for r, s in trials.items())
+    return best, f"measured: {measured}; chosen: {_describe(best)}"
+
+
+def can_compile(network: ResNet) -> bool:
+    """Whether torch.compile can be expected to work here: on a CPU it needs a C++ compiler."""
+    blocks = sum(1 for _ in network.blocks())
+    compiler = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
+    return compiler and blocks <= MAX_COMPILED_BLOCKS
+
+
+def _seconds_a_picture(engine: Engine, recipe: Recipe) -> float:
+    """The median time of training steps, over the pictures in them."""
+    assert recipe.batch_size >= 1
+    # A compiled network is specialised to the batch's shape, so it is tried with the run's own.
+    count = recipe.batch_size if recipe.compile else min(recipe.batch_size, TRIAL_PICTURES)
+    size, channels = engine.preprocess.size, engine.preprocess.channels
+    squares = torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8)
+    labels = torch.arange(count) % engine.network.spec.num_classes
+    optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
+    engine.network.train()
+
+    def step() -> None:
+        engine.backward(squares, labels)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return median(seconds(step, repeats=4, limit=TRIAL_SECONDS)) / count
+
+
+def _describe(recipe: Recipe) -> str:
+    order = "channels_last" if recipe.channels_last else "channels_first"
+    return f"{recipe.precision} {order} {'compiled' if recipe.compile else 'eager'}"

@@ -1,0 +1,131 @@
+"""RunFolder: where a run keeps its files, and the rule that no run ever overwrites another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resvision.errors import RunError
+from resvision.files import parse, read_json, read_yaml, storage, write_json, write_text, write_yaml
+from resvision.recipe import Recipe
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, out: str | Path | None, verb: str) -> RunFolder:
+        """A new folder: `out`, or the next free number, such as runs/train-003.
+
+        Raises:
+            RunError: `out` exists and holds something.
+            StorageError: the folder cannot be made.
+        """
+        if out is not None:
+            path = Path(out).expanduser()
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunError(f"{path} exists already: give another --out, or go on with --resume {path}")
+            with storage(path):
+                path.mkdir(parents=True, exist_ok=True)
+            return cls(path)
+        number = max((_number(path, verb) for path in RUNS.glob(f"{verb}-*")), default=0)
+        with storage(RUNS):
+            RUNS.mkdir(parents=True, exist_ok=True)
+            while True:  # another process may take the same number
+                number += 1
+                path = RUNS / f"{verb}-{number:03d}"
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The folder of an earlier run.
+
+        Raises:
+            RunError: there is none.
+        """
+        run = cls(Path(path).expanduser())
+        if not run.recipe_file.is_file():
+            raise RunError(f"{run.path}: there is no run to go on with ({run.recipe_file.name} is missing)")
+        return run
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe with everything filled in that was measured or derived."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def data_file(self) -> Path:
+        """Which data the run uses, and which pictures were held back."""
+        return self.path / "data.json"
+
+    @property
+    def result_file(self) -> Path:
+        """The figures of the finished run."""
+        return self.path / "result.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The state to resume from."""
+        return self.path / "checkpoints" / "last.safetensors"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The state after the best epoch."""
+        return self.path / "checkpoints" / "best.safetensors"
+
+    def read_recipe(self) -> Recipe:
+        """The recipe that the run recorded."""
+        return read_recipe(self.recipe_file)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Records the recipe."""
+        write_yaml(self.recipe_file, dataclasses.asdict(recipe))
+
+    def read_data(self) -> dict[str, Any]:
+        """What `write_data` recorded."""
+        data: dict[str, Any] = read_json(self.data_file)
+        return data
+
+    def write_data(self, data: dict[str, Any]) -> None:
+        """Records which data the run uses."""
+        write_json(self.data_file, data)
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Writes all epochs so far, so that a resumed run leaves no epoch twice."""
+        write_text(self.metrics_file, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """What `write_metrics` wrote."""
+        with storage(self.metrics_file):
+            return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a YAML file.
+
+    Raises:
+        InputError: it is none.
+    """
+    return parse(Recipe, read_yaml(path), str(path))
+
+
+def _number(path: Path, verb: str) -> int:
+    digits = path.name.removeprefix(f"{verb}-")
+    return int(digits) if digits.isdecimal() else 0
