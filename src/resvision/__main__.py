@@ -1,4 +1,4 @@
-"""python -m resvision"""
+"""Makes `python -m resvision` the same as `resvision`."""
 
 from resvision.cli import main
 

@@ -14,6 +14,7 @@ from resvision import zoo
 from resvision.classifier import Classifier, Picture, Prediction
 from resvision.cost import cost
 from resvision.data import sources
+from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
@@ -80,9 +81,7 @@ def train(
     *,
     validation: sources.Arrays | None = None,
     classes: Sequence[str] | None = None,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
     recipe: Recipe | str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
@@ -93,13 +92,11 @@ def train(
     """Trains a network and leaves it, with all its figures, in a run folder.
 
     Args:
-        data: a built-in name, a folder, an archive or a manifest (see `data.sources.load`), or a pair (pictures, labels)
-            of arrays. With `resume` it may be left out unless it was arrays.
+        data: a built-in name, a folder, an archive or a manifest (see `data.sources.load`), or a pair
+            (pictures, labels) of arrays. With `resume` it may be left out unless it was arrays.
         validation: a pair of arrays to evaluate on.
         classes: the names of integer labels in arrays.
-        path_column: manifest column of the files.
-        label_column: manifest column of the class names.
-        split_column: manifest column of the splits.
+        columns: of a manifest.
         recipe: a Recipe or the recipe.yaml of an earlier run; None takes the default for the data.
         out: the run folder; None takes the next number under runs/.
         resume: the folder of an interrupted run; it goes on as it was begun.
@@ -113,25 +110,20 @@ def train(
         Interrupted: a signal came; the state is saved.
     """
     reporter = reporter or Reporter()
-    columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
     run = None
     if resume is not None:
         if out is not None or recipe is not None or fields:
             changed = [n for n, v in (("out", out), ("recipe", recipe)) if v is not None] + sorted(fields)
             raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
         run = RunFolder.open(resume)
-        source = run.read_data()["source"]
         if data is None:
-            if not source:
-                raise RunError(f"{run.path}: was trained on arrays in memory; give the same arrays again")
-            data, columns = source["data"], source["columns"]
+            data, columns = _recorded_data(run)
     if data is None:
         raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
     if isinstance(data, (str, Path)):
-        source = {"data": str(data if str(data) in sources.builtin.NAMES else Path(data).resolve()), "columns": columns}
-        dataset = sources.load(data, **columns, progress=reporter.download)
+        dataset, source = sources.load(data, columns, reporter.download), _source(data, columns)
     else:
-        source, dataset = {}, sources.from_arrays(data, validation, classes)
+        dataset, source = sources.from_arrays(data, validation, classes), {}
 
     if run is not None:
         chosen = run.read_recipe()
@@ -153,7 +145,7 @@ def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> 
     run = RunFolder.create(out, "demo")
     dataset = sources.load("digits")
     reporter.note(f"digits: 1,797 handwritten digits of 8 x 8 pixels; training in {run.path}")
-    source = {"data": "digits", "columns": {"path_column": "path", "label_column": "label", "split_column": None}}
+    source = _source("digits", sources.DEFAULT_COLUMNS)
     classifier, result, evaluation = run_training(dataset, recipes.demo(), run, reporter, source=source)
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
@@ -164,9 +156,7 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
 ) -> dict[str, Any]:
     """Measures a classifier on a split of a data set.
 
@@ -175,13 +165,11 @@ def evaluate(
         data: as in `train`.
         split: "train", "val", "test", or "all" pictures whatever their split. None takes test, else val; a set without
             splits is divided as training divides it, and its validation part is taken.
-        path_column: manifest column of the files.
-        label_column: manifest column of the class names.
-        split_column: manifest column of the splits.
+        columns: of a manifest.
 
     Returns:
-        The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by class,
-        and the confusion counts (rows are true classes).
+        The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by
+        class, and the confusion counts (rows are true classes).
 
     Raises:
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
@@ -189,7 +177,7 @@ def evaluate(
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier)
     if isinstance(data, (str, Path)):
-        dataset = sources.load(data, path_column=path_column, label_column=label_column, split_column=split_column)
+        dataset = sources.load(data, columns)
         source = dataset.name
         name, chosen = _choose_split(dataset, split)
         chosen = _with_labels_of(classifier, dataset, chosen)
@@ -214,6 +202,20 @@ def predict(
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier)
     return classifier.predictions(pictures, top=top)
+
+
+def _source(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
+    """How to find the data again from any working directory."""
+    place = str(data) if str(data) in BUILTIN_NAMES else str(Path(data).expanduser().resolve())
+    return {"data": place, "columns": dataclasses.asdict(columns)}
+
+
+def _recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
+    """The data and columns that a run recorded."""
+    source = run.read_data()["source"]
+    if not source:
+        raise RunError(f"{run.path}: was trained on arrays in memory; give the same arrays again")
+    return source["data"], sources.Columns(**source["columns"])
 
 
 def _recipe(dataset: DataSet, base: Recipe | str | Path | None, fields: dict[str, Any]) -> Recipe:

@@ -127,7 +127,7 @@ class Classifier:
     def predictions(
         self, pictures: Picture | Iterable[Picture], *, top: int = 5, batch_size: int = 64
     ) -> Iterator[Prediction]:
-        """Like `predict`, one batch after the other; a picture that cannot be read gives a prediction with its error."""
+        """Like `predict`, batch by batch; a picture that cannot be read gives a prediction with its error."""
         if top < 1:
             raise InputError(f"top={top} must be at least 1")
         named = _named(pictures)
@@ -220,7 +220,7 @@ class Classifier:
         network = ResNet(header.spec)
         _fill(network, weights, folder / WEIGHTS_FILE)
         return cls(
-            network=network.to(device(), memory_format=torch.channels_last).eval(),
+            network=network.to(device()).eval(),
             preprocess=header.preprocess,
             classes=header.classes,
             temperature=header.temperature,

@@ -116,7 +116,7 @@ def models(
         _print_json(rows)
         return
     titles = ["network", "layers", "classes", "px", "parameters", "MACs (M)", "activations (MB)"]
-    cells = [
+    cells: list[list[Any]] = [
         [
             *(r["name"], r["depth"], r["classes"], r["size"]),
             *(f"{r['params']:,}", f"{r['macs'] / 1e6:,.1f}", f"{r['activation_bytes'] / 1e6:,.2f}"),
@@ -164,13 +164,12 @@ def train(
         Also write TensorBoard's event files.
     """
     from resvision import api
+    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
     made = api.train(
         data,
-        path_column=path_column,
-        label_column=label_column,
-        split_column=split_column,
+        columns=Columns(path=path_column, label=label_column, split=split_column),
         recipe=recipe,
         out=out,
         resume=resume,
@@ -211,9 +210,10 @@ def evaluate(
         Manifest column of the splits.
     """
     from resvision import api
+    from resvision.data.sources import Columns
 
-    columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
-    result = api.evaluate(run, data, split=split, **columns)
+    columns = Columns(path=path_column, label=label_column, split=split_column)
+    result = api.evaluate(run, data, split=split, columns=columns)
     if as_json:
         _print_json(result)
         return
@@ -263,7 +263,7 @@ def predict(
         writer.writeheader()
         writer.writerows(results)
     else:
-        cells = [
+        cells: list[list[Any]] = [
             [r["path"], r.get("label", "-"), _percent(r.get("score")), r.get("error") or _runners_up(r["top"])]
             for r in results
         ]
@@ -299,13 +299,13 @@ def _print_training(made: TrainingResult, as_json: bool) -> None:
         _print_json({"run": str(made.folder), **result})
         return
     low, high = result["accuracy_ci95"]
-    rows = [
+    rows: list[list[Any]] = [
         ["network", f"{result['model']}, {result['params']:,} parameters"],
         [f"{result['split']} accuracy", f"{result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"],
         ["NLL, ECE", f"{result['loss']:.4f}, {result['ece']:.4f}"],
         ["trained", f"{result['epochs']} epochs in {result['seconds']:.0f} s, stopped by {result['stopped']}"],
         ["speed", f"{result['images_per_second']:,.0f} pictures/s, {result['precision']}"],
-        ["saved in", made.folder],
+        ["saved in", str(made.folder)],
     ]
     _print_table([result["data"], ""], rows)
     print(f"Look at {made.folder / 'curves.png'} and {made.folder / 'confusion.png'}. Next:")

@@ -1,4 +1,4 @@
-"""The small files: written whole or not at all, read with their types checked, one clear line when something is wrong."""
+"""Files: written whole or not at all, read with their types checked, one clear line when something is wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ class Reporter:
     def step(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
         """Steps done, and the running loss, accuracy (0..1) and speed of this epoch."""
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], seconds_left: float) -> None:
         """The figures of a finished epoch, as in metrics.jsonl."""
 
     def close(self) -> None:
@@ -94,12 +94,12 @@ class ConsoleReporter(Reporter):
             text = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_second:,.0f} pictures/s"
             self.bar.update(self.task, completed=done, description=text)
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], seconds_left: float) -> None:
         held = "".join(f"  {s} accuracy {row[f'{s}_accuracy']:.2%}" for s in ("val", "held") if f"{s}_accuracy" in row)
         self.note(
             f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['train_loss']:.3f}  "
             f"accuracy {row['train_accuracy']:.2%}{held}  {row['images_per_second']:,.0f} pictures/s  "
-            f"{_duration(row['seconds_left'])} left"
+            f"{_duration(seconds_left)} left"
         )
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def shift_and_flip(
         places = 2 * recipe.shift + 1
         top = (draws(recipe.seed, epoch, samples, SHIFT_Y) * places).astype(np.int64)
         left = (draws(recipe.seed, epoch, samples, SHIFT_X) * places).astype(np.int64)
-        squares = windows[np.arange(count), top, left].transpose(0, 2, 3, 1)
+        squares = np.moveaxis(windows[np.arange(count), top, left], 1, 3)
     if recipe.flip:
         mirrored = draws(recipe.seed, epoch, samples, FLIP) < 0.5
         squares = np.where(mirrored[:, None, None, None], squares[:, :, ::-1], squares)
@@ -78,7 +78,8 @@ def augment(picture: Image.Image, sample: int, epoch: int, recipe: Recipe, prepr
         pixels = resized(picture, crop_box(*picture.size, recipe.crop_scale, *numbers), preprocess)
     else:
         pixels = square(picture, preprocess)
-    return shift_and_flip(pixels[None], samples, epoch, recipe, preprocess)[0]
+    moved: UInt8Array = shift_and_flip(pixels[None], samples, epoch, recipe, preprocess)[0]
+    return moved
 
 
 def crop_box(

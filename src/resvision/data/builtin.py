@@ -6,7 +6,7 @@ import gzip
 import os
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def _cifar100(progress: Progress | None) -> DataSet:
 
 
 def _cifar(
-    name: str, files: dict[str, tuple[str, ...]], names_file: str, label_bytes: int, progress: Progress | None
+    name: str, files: Mapping[str, tuple[str, ...]], names_file: str, label_bytes: int, progress: Progress | None
 ) -> DataSet:
     """Reads the binary version: a record is the label bytes, the finest last, then 3 x 32 x 32 values."""
     file, md5 = _CIFAR_FILES[name]

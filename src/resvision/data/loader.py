@@ -1,4 +1,4 @@
-"""Batches of uint8 squares: out of memory where the pictures are small, else read by worker processes as they are needed."""
+"""Batches of uint8 squares: from memory where the pictures are small, else read by worker processes as needed."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ class _Keys:
 
 
 def _read(reader: _Reader, keys: _Keys, workers: int, *, persistent: bool) -> DataLoader[Batch]:
-    # Forked workers share the split's memory; where fork is unsafe or missing, the platform's own way is taken.
-    fork = workers and "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()
+    # Forked workers share the split's memory. Beside CUDA a fork is unsafe, and some platforms have none.
+    fork = workers and "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
     return DataLoader(
         reader,
         sampler=keys,

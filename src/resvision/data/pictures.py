@@ -115,7 +115,8 @@ class ArrayPictures:
         return images.PictureHeader(width, height, grey=self.array.ndim == 3 or self.array.shape[3] == 1)
 
     def content(self, index: int) -> bytes:
-        return self.array[index].tobytes()
+        content: bytes = self.array[index].tobytes()
+        return content
 
     def open(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
         name = self.name(index)
@@ -206,8 +207,8 @@ def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
         distinct, counts = np.unique(hashes[members], return_counts=True)
         if len(distinct) < 2:
             raise DataError(
-                f"{name}: a class with {len(members)} picture{'s' * (len(members) > 1)} ({split.pictures.name(members[0])})"
-                " cannot be divided into training and validation: add pictures or give the splits"
+                f"{name}: the class of {split.pictures.name(members[0])} has one picture only, which cannot be "
+                "divided into training and validation: add pictures or give the splits"
             )
         wanted = max(1, round(fraction * len(members)))
         cut = int(np.searchsorted(np.cumsum(counts), wanted)) + 1

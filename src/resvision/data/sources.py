@@ -6,12 +6,15 @@ import csv
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from resvision.data import builtin, images
+from resvision.data import images
+from resvision.data.builtin import NAMES as BUILTIN_NAMES
+from resvision.data.builtin import load as load_builtin
 from resvision.data.download import Progress
 from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, Labels, Split, divide, listed
 from resvision.errors import DataError, PictureError
@@ -25,40 +28,48 @@ MAX_FILE_BYTES = 256 << 20
 Arrays = tuple[Any, Sequence[int] | Sequence[str] | Any]
 
 
-def load(
-    data: str | Path,
-    *,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
-    progress: Progress | None = None,
-) -> DataSet:
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of a CSV manifest.
+
+    Args:
+        path: picture files, relative to the manifest.
+        label: class names.
+        split: train, val or test, or true where a row is for validation; None takes the column `split` if there is one.
+    """
+
+    path: str = "path"
+    label: str = "label"
+    split: str | None = None
+
+
+DEFAULT_COLUMNS = Columns()
+
+
+def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progress | None = None) -> DataSet:
     """The data set that `data` names.
 
     Args:
         data: a built-in name (`builtin.NAMES`), a folder (`train|val|test/<class>/...` or `<class>/...`), a tar or zip
             archive of such a folder, or a CSV manifest.
-        path_column: manifest column of the picture files, relative to the manifest.
-        label_column: manifest column of the class names.
-        split_column: manifest column with train, val or test, or with true where a row is for validation; None takes
-            the column `split` if there is one.
+        columns: of a manifest.
         progress: told about a download.
 
     Raises:
         DataError: nothing is there, or it cannot be used.
         DownloadError: a built-in set is not at hand and cannot be fetched.
     """
-    if str(data) in builtin.NAMES:
-        return builtin.load(str(data), progress)
+    if str(data) in BUILTIN_NAMES:
+        return load_builtin(str(data), progress)
     path = Path(data).expanduser()
     if not path.exists():
         raise DataError(
-            f"there is no folder, file or built-in data set {str(data)!r}; built in are {', '.join(builtin.NAMES)}"
+            f"there is no folder, file or built-in data set {str(data)!r}; built in are {', '.join(BUILTIN_NAMES)}"
         )
     if path.is_dir():
         return _from_tree(str(data), *_walk(path))
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _from_manifest(path, path_column, label_column, split_column)
+        return _from_manifest(path, columns)
     if tarfile.is_tarfile(path) or zipfile.is_zipfile(path):
         return _from_tree(str(data), *_read_archive(path))
     raise DataError(f"{path}: neither a folder, a CSV manifest, nor a tar or zip archive")
@@ -146,7 +157,8 @@ def picture_paths(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
     """All files below a folder in sorted order, and all its folders, as paths relative to it."""
-    files, folders = [], set()
+    files: list[tuple[PurePosixPath, File]] = []
+    folders: set[PurePosixPath] = set()
     with storage(root):
         for path in sorted(root.rglob("*")):
             relative = PurePosixPath(path.relative_to(root).as_posix())
@@ -161,7 +173,9 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
 
 def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
     """The members of an archive, read into memory. Nothing is unpacked to disk, so no member's path can do harm."""
-    files, folders, total = [], set(), 0
+    files: list[tuple[PurePosixPath, File]] = []
+    folders: set[PurePosixPath] = set()
+    total = 0
     try:
         for name, data in _members(path):
             relative = PurePosixPath(name)
@@ -197,14 +211,14 @@ def _members(path: Path) -> Iterator[tuple[str, bytes | None]]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                with archive.open(info) as member:
-                    yield info.filename, None if info.is_dir() else _bounded(path, info.filename, member)
+                with archive.open(info) as content:
+                    yield info.filename, None if info.is_dir() else _bounded(path, info.filename, content)
         return
-    with tarfile.open(path) as archive:
-        for member in archive:
+    with tarfile.open(path) as tar:
+        for member in tar:
             if member.isdir():
                 yield member.name, None
-            elif member.isfile() and (file := archive.extractfile(member)) is not None:
+            elif member.isfile() and (file := tar.extractfile(member)) is not None:
                 yield member.name, _bounded(path, member.name, file)
 
 
@@ -270,23 +284,22 @@ def _assemble(name: str, classes: list[str], groups: dict[str, list[tuple[str, F
 # ---- manifests ----
 
 
-def _from_manifest(path: Path, path_column: str, label_column: str, split_column: str | None) -> DataSet:
+def _from_manifest(path: Path, columns: Columns) -> DataSet:
     with storage(path):
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    columns = list(rows.fieldnames or ())
-    if split_column is None and "split" in columns:
-        split_column = "split"
-    for option, column in (("path", path_column), ("label", label_column), ("split", split_column)):
-        if column is not None and column not in columns:
+    found = list(rows.fieldnames or ())
+    split_column = columns.split or ("split" if "split" in found else None)
+    for option, column in (("path", columns.path), ("label", columns.label), ("split", split_column)):
+        if column is not None and column not in found:
             raise DataError(
-                f"{path}: there is no column {column!r}; it has {listed(columns, 12)}. Name it with --{option}-column"
+                f"{path}: there is no column {column!r}; it has {listed(found, 12)}. Name it with --{option}-column"
             )
     groups: dict[str, list[tuple[str, File]]] = {}
     for line, row in enumerate(rows, start=2):
-        name, label = row[path_column], row[label_column]
+        name, label = row[columns.path], row[columns.label]
         if not name or not label:
-            raise DataError(f"{path}, line {line}: the {path_column if not name else label_column} is empty")
+            raise DataError(f"{path}, line {line}: the column {columns.label if name else columns.path} is empty")
         split = "all" if split_column is None else _split_name(row[split_column], path, line)
         groups.setdefault(split, []).append((label, File(name, path=path.parent / name)))
     if not groups:
@@ -294,12 +307,8 @@ def _from_manifest(path: Path, path_column: str, label_column: str, split_column
     classes = {split: {label for label, _ in members} for split, members in groups.items()}
     if "train" in classes:
         _same_classes(str(path), classes)
-    return _assemble(
-        str(path),
-        _in_order(set().union(*classes.values())),
-        groups,
-        method="none" if split_column is None else f"given by the column {split_column}",
-    )
+    method = "none" if split_column is None else f"given by the column {split_column}"
+    return _assemble(str(path), _in_order(set().union(*classes.values())), groups, method)
 
 
 def _split_name(value: str | None, path: Path, line: int) -> str:

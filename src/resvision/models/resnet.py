@@ -16,10 +16,10 @@ from resvision.spec import ResNetSpec
 class ResNet(nn.Module):
     """The network of a spec, its weights initialised from torch's random state.
 
-    The state dict has torchvision's and timm's names: conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc. Convolutions
-    start as in He et al. 2015 (b), section 2.2, in the mode that keeps the size of the gradients ("fan out"); with
-    `init="zero_gamma"` the last norm of every block starts at zero, which makes the block an identity (Goyal et al.
-    2017, section 5.1).
+    The state dict has torchvision's and timm's names: conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc.
+    Convolutions start as in He et al. 2015 (b), section 2.2, in the mode that keeps the size of the gradients
+    ("fan out"); with `init="zero_gamma"` the last norm of every block starts at zero, which makes the block an identity
+    (Goyal et al. 2017, section 5.1).
     """
 
     def __init__(self, spec: ResNetSpec) -> None:

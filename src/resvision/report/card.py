@@ -44,13 +44,14 @@ A residual network that tells {{ result.classes | length }} classes apart: {{ re
 
 ## Input
 
-Pictures are turned upright (EXIF); the middle square, {{ "%g" | format(preprocess.crop) }} of the shorter side, is resized \
-({{ preprocess.interpolation }}, antialiased) to {{ preprocess.size }} x {{ preprocess.size }} px and normalised per channel. \
-`model.json` holds the exact values, and every tool that loads this folder applies them.
+Pictures are turned upright (EXIF). The square in the middle, {{ "%g" | format(preprocess.crop) }} of the shorter \
+side, is resized ({{ preprocess.interpolation }}, antialiased) to {{ preprocess.size }} x {{ preprocess.size }} px and \
+normalised per channel. `model.json` holds the exact values, and every tool that loads this folder applies them.
 
 ## Limits
 
-The figures hold for pictures like those of {{ result.data }}. A picture of something else is still given one of the classes.
+The figures hold for pictures like those of {{ result.data }}. A picture of something else is still given one of the \
+classes.
 """
 
 

@@ -10,6 +10,7 @@ from itertools import product
 import torch
 
 from resvision.data.images import to_input
+from resvision.data.loader import Batch
 from resvision.measure import median, seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -26,6 +27,14 @@ MAX_COMPILED_BLOCKS = 60  # the compiler's time grows faster than the depth
 
 
 @dataclass(frozen=True)
+class StepResult:
+    """What a step yields, still on the device: the mean loss (scalar) and the number of right answers (scalar)."""
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Engine:
     """A network, and how its training step is computed."""
 
@@ -34,26 +43,33 @@ class Engine:
     loss: Loss
     preprocess: Preprocess
     precision: Precision
+    channels_last: bool
 
-    def backward(self, squares: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward and backward of one batch: uint8 squares (N, S, S, C) and labels (N,) to (loss, correct count)."""
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> StepResult:
+        """Forward, backward and update with one batch."""
         where = next(self.network.parameters()).device
-        squares, labels = squares.to(where, non_blocking=True), labels.to(where, non_blocking=True)
-        inputs = to_input(squares, self.preprocess)
-        if not next(self.network.parameters()).is_contiguous(memory_format=torch.channels_last):
+        targets = batch.labels.to(where, non_blocking=True)
+        inputs = to_input(batch.squares.to(where, non_blocking=True), self.preprocess)
+        if not self.channels_last:
             inputs = inputs.contiguous()
         with autocast(where, self.precision):
-            loss, logits = self.loss(self.forward, inputs, labels)
+            loss, logits = self.loss(self.forward, inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss.detach(), (logits.detach().argmax(dim=1) == targets).sum())
 
 
 def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -> Engine:
     """The engine of a recipe in which everything is decided."""
-    assert recipe.precision is not None and recipe.channels_last is not None and recipe.compile is not None
-    network.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
+    assert recipe.precision is not None
+    assert recipe.channels_last is not None
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
     forward: Network = torch.compile(network) if recipe.compile else network
-    return Engine(network, forward, loss, preprocess, recipe.precision)
+    return Engine(network, forward, loss, preprocess, recipe.precision, recipe.channels_last)
 
 
 def choose(
@@ -105,23 +121,17 @@ def can_compile(network: ResNet) -> bool:
 
 def _seconds_a_picture(engine: Engine, recipe: Recipe) -> float:
     """The median time of training steps, over the pictures in them."""
-    assert recipe.batch_size >= 1
     # A compiled network is specialised to the batch's shape, so it is tried with the run's own.
     count = recipe.batch_size if recipe.compile else min(recipe.batch_size, TRIAL_PICTURES)
     size, channels = engine.preprocess.size, engine.preprocess.channels
-    squares = torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8)
-    labels = torch.arange(count) % engine.network.spec.num_classes
+    batch = Batch(
+        squares=torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8),
+        labels=torch.arange(count) % engine.network.spec.num_classes,
+    )
     optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
     engine.network.train()
-
-    def step() -> None:
-        engine.backward(squares, labels)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return median(seconds(step, repeats=4, limit=TRIAL_SECONDS)) / count
+    times = seconds(lambda: engine.step(batch, optimizer).loss.item(), repeats=4, limit=TRIAL_SECONDS)
+    return median(times) / count
 
 
 def _describe(recipe: Recipe) -> str:

@@ -1,0 +1,61 @@
+"""How long to train: epochs, steps or minutes as a number of optimiser steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resvision.data.loader import TrainingBatches
+from resvision.measure import now
+from resvision.recipe import Recipe
+from resvision.training import optim
+from resvision.training.engine import Engine
+from resvision.training.roles import Roles
+
+PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
+PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
+
+
+def planned_pictures(recipe: Recipe, batches: TrainingBatches, seconds_a_picture: float) -> float:
+    """About how many pictures the run will train on, at that speed."""
+    if steps := recipe.steps or recipe.max_steps:
+        return steps * batches.batch_size
+    if recipe.minutes is not None:
+        return recipe.minutes * 60 / seconds_a_picture
+    assert recipe.epochs is not None
+    return recipe.epochs * batches.steps * batches.batch_size
+
+
+def steps(recipe: Recipe, batches: TrainingBatches, engine: Engine, begin: float, roles: Roles) -> int:
+    """The number of optimiser steps of a run that began at `begin` on the clock of `measure.now`."""
+    if recipe.max_steps is not None:
+        return recipe.max_steps
+    if recipe.minutes is None:
+        assert recipe.epochs is not None
+        return recipe.epochs * batches.steps
+    step_seconds = _probe(recipe, batches, engine)
+    # A forward pass takes about a third of a training step: its evaluations come out of the minutes, too.
+    picture_seconds = step_seconds / batches.batch_size / 3
+    watched = len(roles.watched[1]) if roles.watched is not None else 0
+    evaluation_a_step = watched * picture_seconds / batches.steps
+    last_evaluation = len(roles.report) * picture_seconds if roles.report_name == "test" else 0.0
+    left = recipe.minutes * 60 - (now() - begin) - last_evaluation
+    return max(1, int(left / (step_seconds + evaluation_a_step)))
+
+
+def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> float:
+    """Seconds of a real step, reading included; the network is left as it was."""
+    before = {key: value.clone() for key, value in engine.network.state_dict().items()}
+    optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
+    engine.network.train()
+    done, epoch, start = 0, 0, now()
+    while done <= PROBE_WARMUP or now() - start < PROBE_SECONDS:
+        for batch in batches.epoch(epoch):
+            engine.step(batch, optimizer).loss.item()
+            done += 1
+            if done == PROBE_WARMUP:
+                start = now()
+            elif done > PROBE_WARMUP and now() - start >= PROBE_SECONDS:
+                break
+        epoch += 1
+    engine.network.load_state_dict(before)
+    return (now() - start) / (done - PROBE_WARMUP)

@@ -1,0 +1,115 @@
+"""Roles: which pictures train, which choose and which are reported. What is reported never chooses anything."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from resvision.data.pictures import DataSet, Split, divide
+from resvision.data.sources import prepare
+from resvision.recipe import Recipe
+
+HOLDOUT = 0.1  # part of the training split that is held back for choosing ...
+HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The splits of one run.
+
+    Args:
+        classes: the class names.
+        train: pictures that train.
+        report: pictures whose accuracy is the run's result.
+        report_name: "test" or "val".
+        chooser: pictures that choose the epoch or stop the run; None if nothing is chosen.
+        chooser_name: "val", or "held" for a part of the training split.
+        divided: whether the data came without a validation or test split.
+        method: where the splits come from.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    report: Split
+    report_name: str
+    chooser: Split | None
+    chooser_name: str
+    divided: bool
+    method: str
+
+    @property
+    def watched(self) -> tuple[str, Split] | None:
+        """The split whose accuracy is shown every epoch; a test split is looked at once, at the end."""
+        if self.chooser is not None:
+            return self.chooser_name, self.chooser
+        return None if self.report_name == "test" else (self.report_name, self.report)
+
+    def describe(self) -> str:
+        """Who does what, for a person."""
+        text = f"{len(self.train):,} pictures train"
+        if self.chooser is not None and self.chooser_name == "held":
+            text += f", {len(self.chooser):,} of train are held back to choose the epoch (--holdout)"
+        elif self.chooser is not None:
+            text += f", {len(self.chooser):,} of val choose the epoch"
+        once = ", looked at once" if self.report_name == "test" else ""
+        return f"{text}, {len(self.report):,} of {self.report_name} are reported{once}; splits: {self.method}"
+
+    def record(self, name: str, source: dict[str, Any]) -> dict[str, Any]:
+        """What data.json holds: enough to find the data and the same splits again."""
+        held = self.chooser if self.chooser_name == "held" else None
+        return {
+            "name": name,
+            "source": source,
+            "classes": list(self.classes),
+            "method": self.method,
+            "fingerprint": self.fingerprint(),
+            "counts": {
+                "train": len(self.train),
+                self.report_name: len(self.report),
+                "chooser": len(self.chooser or ()),
+            },
+            "validation": _names(self.report) if self.divided else None,
+            "held_back": _names(held) if held is not None else None,
+        }
+
+    def fingerprint(self) -> str:
+        """A hash of the classes and of the names and labels of all pictures; to resume with others would be a lie."""
+        digest = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
+        for split in (self.train, self.report):
+            digest.update(split.labels.tobytes())
+            digest.update("\0".join(_names(split)).encode())
+        return digest.hexdigest()
+
+
+def assign(dataset: DataSet, recipe: Recipe) -> Roles:
+    """Gives every split its role, and holds back a part of the training split where something must be chosen by it.
+
+    Raises:
+        DataError: there is nothing to train on, or a class has too few pictures to be divided.
+    """
+    given = dataset.splits
+    dataset = prepare(dataset)
+    train, val, test = dataset.splits["train"], dataset.splits.get("val"), dataset.splits.get("test")
+    report = val if test is None else test
+    assert report is not None  # prepare() sees to it
+    chooser, chooser_name = (val, "val") if test is not None and val is not None else (None, "held")
+    share = recipe.holdout
+    if share is None and (test is not None or recipe.choices):
+        share = min(HOLDOUT, HOLDOUT_MOST / len(train))
+    if share and chooser is None:
+        train, chooser = divide(train, share, dataset.name)
+    return Roles(
+        classes=dataset.classes,
+        train=train,
+        report=report,
+        report_name="val" if test is None else "test",
+        chooser=chooser,
+        chooser_name=chooser_name,
+        divided=dataset.splits is not given,
+        method=dataset.method,
+    )
+
+
+def _names(split: Split) -> list[str]:
+    return [split.pictures.name(index) for index in range(len(split))]
