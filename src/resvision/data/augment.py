@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -70,16 +71,20 @@ def shift_and_flip(
     return np.ascontiguousarray(squares)
 
 
-def augment(picture: Image.Image, sample: int, epoch: int, recipe: Recipe, preprocess: Preprocess) -> UInt8Array:
-    """One training square (S, S, C) of a decoded picture: a random resized crop, or shifted, and mirrored or not."""
-    samples = np.array([sample])
+def augment(
+    pictures: Sequence[Image.Image], samples: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
+) -> UInt8Array:
+    """Training squares (N, S, S, C) of decoded pictures: cropped at random or shifted, and half of them mirrored."""
     if recipe.crop_scale < 1:
-        numbers = [float(draws(recipe.seed, epoch, samples, kind)[0]) for kind in (AREA, RATIO, TOP, LEFT)]
-        pixels = resized(picture, crop_box(*picture.size, recipe.crop_scale, *numbers), preprocess)
+        numbers = np.stack([draws(recipe.seed, epoch, samples, kind) for kind in (AREA, RATIO, TOP, LEFT)], axis=1)
+        boxes = [
+            crop_box(*picture.size, recipe.crop_scale, *row)
+            for picture, row in zip(pictures, numbers.tolist(), strict=True)
+        ]
+        squares = [resized(picture, box, preprocess) for picture, box in zip(pictures, boxes, strict=True)]
     else:
-        pixels = square(picture, preprocess)
-    moved: UInt8Array = shift_and_flip(pixels[None], samples, epoch, recipe, preprocess)[0]
-    return moved
+        squares = [square(picture, preprocess) for picture in pictures]
+    return shift_and_flip(np.stack(squares), samples, epoch, recipe, preprocess)
 
 
 def crop_box(

@@ -101,21 +101,22 @@ class _Reader(Dataset[Batch]):
 
     def __getitem__(self, key: tuple[int, Indices]) -> Batch:
         epoch, indices = key
-        squares, labels, bad = [], [], []
+        pictures, readable, bad = [], [], []
         for index in indices.tolist():
             try:
-                picture = self.split.pictures.open(index, self.preprocess, self.min_side)
+                pictures.append(self.split.pictures.open(index, self.preprocess, self.min_side))
+                readable.append(index)
             except PictureError as error:
                 bad.append((error.name, error.reason))
-                continue
-            if self.recipe is None:
-                squares.append(square(picture, self.preprocess))
-            else:
-                squares.append(augment(picture, index, epoch, self.recipe, self.preprocess))
-            labels.append(self.split.labels[index])
-        shape = (0, self.preprocess.size, self.preprocess.size, self.preprocess.channels)
-        stacked = np.stack(squares) if squares else np.empty(shape, dtype=np.uint8)
-        return Batch(torch.from_numpy(stacked), torch.tensor(labels, dtype=torch.int64), tuple(bad))
+        samples = np.array(readable, dtype=np.int64)
+        if not pictures:
+            size = self.preprocess.size
+            squares = np.empty((0, size, size, self.preprocess.channels), dtype=np.uint8)
+        elif self.recipe is None:
+            squares = np.stack([square(picture, self.preprocess) for picture in pictures])
+        else:
+            squares = augment(pictures, samples, epoch, self.recipe, self.preprocess)
+        return Batch(torch.from_numpy(squares), torch.from_numpy(self.split.labels[samples]), tuple(bad))
 
 
 class _Keys:

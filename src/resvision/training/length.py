@@ -33,11 +33,12 @@ def steps(recipe: Recipe, batches: TrainingBatches, engine: Engine, begin: float
         assert recipe.epochs is not None
         return recipe.epochs * batches.steps
     step_seconds = _probe(recipe, batches, engine)
-    # A forward pass takes about a third of a training step: its evaluations come out of the minutes, too.
+    # Evaluations come out of the minutes, too. A forward pass takes about a third of a training step, and the last
+    # evaluation, in float32, about twice that.
     picture_seconds = step_seconds / batches.batch_size / 3
     watched = len(roles.watched[1]) if roles.watched is not None else 0
     evaluation_a_step = watched * picture_seconds / batches.steps
-    last_evaluation = len(roles.report) * picture_seconds if roles.report_name == "test" else 0.0
+    last_evaluation = 2 * len(roles.report) * picture_seconds
     left = recipe.minutes * 60 - (now() - begin) - last_evaluation
     return max(1, int(left / (step_seconds + evaluation_a_step)))
 

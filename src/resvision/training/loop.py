@@ -216,7 +216,14 @@ def train(
     kept = len(state.history)
     if parts.chooser is not None and recipe.keep != "last":
         kept = int(load_checkpoint(run.best_checkpoint, network)["epoch"])
-    evaluation = evaluate(session, reported, parts.classes)
+    classifier = Classifier(
+        network=network,
+        preprocess=preprocess,
+        classes=parts.classes,
+        provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
+    )
+    # By the classifier's own session, in float32: what is reported is what `predict` will do.
+    evaluation = evaluate(classifier.session, reported, parts.classes)
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
@@ -249,13 +256,7 @@ def train(
         "per_class": evaluation.to_dict()["per_class"],
         "versions": versions(),
     }
-    classifier = Classifier(
-        network=network,
-        preprocess=preprocess,
-        classes=parts.classes,
-        provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
-        metrics={key: result[key] for key in ("split", "accuracy", "accuracy_ci95", "loss", "ece")},
-    )
+    classifier.metrics = {key: result[key] for key in ("split", "accuracy", "accuracy_ci95", "loss", "ece")}
     classifier.save(run.path)
     write_json(run.result_file, result)
     return classifier, result, evaluation

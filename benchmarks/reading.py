@@ -1,0 +1,89 @@
+"""How much of the network's speed is left when pictures are read, decoded and augmented as it trains.
+
+    python benchmarks/reading.py FOLDER [--model resnet18] [--size 128] [--steps 40] [--pairs 3]
+
+Trains on the pictures of FOLDER, and with the same engine on one batch that is in memory already, in turn. Prints one
+JSON document; `ratio` is end to end over in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from resvision import recipe as recipes
+from resvision import zoo
+from resvision.data import sources
+from resvision.data.loader import TrainingBatches, default_workers, screen
+from resvision.data.statistics import facts
+from resvision.measure import median, now
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.training import engine, optim
+from resvision.training.loop import versions
+from resvision.training.losses import cross_entropy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="End-to-end against in-memory training speed.")
+    parser.add_argument("folder")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=3)
+    arguments = parser.parse_args()
+
+    dataset = sources.prepare(sources.load(arguments.folder))
+    given = {"model": arguments.model, "size": arguments.size, "max_steps": 1000, "workers": default_workers()}
+    recipe = dataclasses.replace(recipes.default(facts(dataset), given), steps=1000, lr=1e-4)
+    preprocess = Preprocess(size=arguments.size, crop=recipe.crop)
+    split, bad, largest = screen(dataset.splits["train"], 0.01)
+    batches = TrainingBatches(split, recipe, preprocess, bad, largest)
+    network = ResNet(dataclasses.replace(zoo.get(arguments.model), num_classes=len(dataset.classes)))
+    loss = cross_entropy(recipe.label_smoothing)
+    recipe, measured = engine.choose(network, recipe, loss, preprocess, lambda seconds: 600 / seconds)
+    built = engine.build(network, recipe, loss, preprocess)
+    optimizer = optim.build(network, recipe)
+    network.train()
+
+    def end_to_end(epoch: int) -> float:
+        stream = batches.epoch(epoch)
+        for _ in range(4):  # the workers fill their queues
+            built.step(next(stream), optimizer).loss.item()
+        start = now()
+        for _ in range(arguments.steps):
+            built.step(next(stream), optimizer).loss.item()
+        return (now() - start) / arguments.steps
+
+    def in_memory() -> float:
+        batch = next(batches.epoch(0))
+        built.step(batch, optimizer).loss.item()
+        start = now()
+        for _ in range(arguments.steps):
+            built.step(batch, optimizer).loss.item()
+        return (now() - start) / arguments.steps
+
+    # The workers of the first stream read ahead while the second is timed; closing it ends that.
+    times: list[tuple[float, float]] = []
+    for pair in range(arguments.pairs):
+        reading = end_to_end(pair)
+        times.append((reading, in_memory()))
+    document: dict[str, Any] = {
+        "benchmark": "reading",
+        "model": arguments.model,
+        "size": arguments.size,
+        "batch": batches.batch_size,
+        "workers": recipe.workers,
+        "engine": measured,
+        "end_to_end_pictures_per_second": round(batches.batch_size / median([a for a, _ in times]), 1),
+        "in_memory_pictures_per_second": round(batches.batch_size / median([b for _, b in times]), 1),
+        "ratio": round(median([b / a for a, b in times]), 3),
+        "versions": versions(),
+    }
+    print(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The command line as a person meets it: what is printed where, exit statuses, and one clear line for every mistake."""
+
+import csv
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resvision import __version__, api
+from resvision.cli import app, main
+from resvision.data.builtin import load as builtin
+from resvision.training.run import RunFolder
+
+FAST = ["--model", "resnet8_cifar", "--precision", "fp32", "--channels-last", "--no-compile", "--batch-size", "16"]
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit status of one command, in this process."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "resvision", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def write_pictures(folder: Path, classes: dict[str, int], split: str = "") -> None:
+    """Digits of the package as PNG files, one folder a class."""
+    split_of = builtin("digits").splits["all"]
+    for digit, (name, count) in enumerate(classes.items()):
+        (folder / split / name).mkdir(parents=True)
+        chosen = np.flatnonzero(split_of.labels == digit)[:count]
+        for index in chosen.tolist():
+            picture = Image.frombytes("L", (8, 8), split_of.pictures.content(index))
+            picture.save(folder / split / name / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_pictures(folder, {"zero": 60, "one": 60}, "train")
+    write_pictures(folder, {"zero": 20, "one": 20}, "val")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert run("train", data, "--epochs", "6", "--seed", "1", "--out", out, *FAST) == 0
+    return out
+
+
+# ---- help and start ----
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from resvision.cli import main\ntry: main(sys.argv[1:])\n"
+    code += "except SystemExit: pass\nprint('torch' in sys.modules, 'numpy' in sys.modules)"
+    for arguments in ([], ["--help"], ["train", "--help"], ["--version"]):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert result.stdout.splitlines()[-1] == "False False"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--version")
+    assert capsys.readouterr().out.strip() == f"resvision {__version__}"
+
+
+@pytest.mark.parametrize("verb", ["demo", "evaluate", "models", "predict", "train"])
+def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb, "--help") == 0
+    assert f"Example: resvision {verb}" in capsys.readouterr().out
+    for argument in app[verb].assemble_argument_collection():
+        assert argument.parameter.help, f"{argument.name} is not described"
+
+
+# ---- models ----
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["resnet50"]["params"] == 25_557_032
+    assert (rows["resnet20_cifar"]["params"], rows["resnet20_cifar"]["size"]) == (269_722, 32)
+    assert run("models", "resnet26_cifar", "--classes", "5", "--size", "16", "--channels", "1", "--json") == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["depth"], row["classes"], row["size"], row["channels"]) == (26, 5, 16, 1)
+    assert run("models") == 0
+    assert "25,557,032" in capsys.readouterr().out
+
+
+# ---- the main path ----
+
+
+def test_train_evaluate_predict(data: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads((trained / "result.json").read_text())["accuracy"] >= 0.9
+    capsys.readouterr()
+    assert run("evaluate", trained, data, "--json") == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert (result["split"], result["pictures"]) == ("val", 40)
+    assert result["accuracy"] == json.loads((trained / "result.json").read_text())["accuracy"]
+    assert set(result["per_class"]) == {"zero", "one"}
+    assert np.array(result["confusion"]).sum() == 40
+    assert run("evaluate", trained, data, "--split", "train") == 0
+    assert "120 pictures" in capsys.readouterr().out
+
+
+def test_train_json_is_one_document(data: Path, tmp_path: Path) -> None:
+    result = process("train", data, "--epochs", "1", "--out", tmp_path / "run", "--json", *FAST)
+    assert result.returncode == 0
+    document = json.loads(result.stdout)
+    assert document["run"] == str(tmp_path / "run")
+    assert "epoch   1/1" in result.stderr
+
+
+def test_predict_prints_what_is_asked(data: Path, trained: Path, tmp_path: Path, capsys: Any) -> None:
+    good = next((data / "val" / "zero").iterdir())
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    assert run("predict", trained, good, text, data / "val" / "one", "--json", "--top", "1") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert len(results) == 22
+    assert results[0]["path"] == str(good)
+    assert results[0]["label"] == "zero"
+    assert 0.5 < results[0]["score"] <= 1
+    assert len(results[0]["top"]) == 1
+    assert results[1] == {"path": str(text), "error": results[1]["error"]}
+    assert "not a picture" in results[1]["error"]
+    assert run("predict", trained, good, text, "--csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["path"], row["label"], bool(row["error"])) for row in rows] == [
+        (str(good), "zero", False),
+        (str(text), "", True),
+    ]
+    assert run("predict", trained, good) == 0
+    assert "zero" in capsys.readouterr().out
+
+
+def test_predict_alone_agrees_with_the_library(data: Path, trained: Path, capsys: Any) -> None:
+    path = next((data / "val" / "one").iterdir())
+    assert run("predict", trained, path, "--json") == 0
+    [printed] = json.loads(capsys.readouterr().out)
+    [prediction] = api.predict(trained, path)
+    assert printed == json.loads(json.dumps(prediction.to_dict()))
+
+
+def test_runs_are_numbered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "train-007").mkdir(parents=True)
+    assert run("train", data, "--max-steps", "1", *FAST) == 0
+    assert run("train", data, "--max-steps", "1", *FAST) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["train-007", "train-008", "train-009"]
+
+
+def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
+    first, second = process("demo", "--out", tmp_path / "a"), process("demo", "--out", tmp_path / "b", "--json")
+    assert first.returncode == second.returncode == 0
+    assert "Next:" in first.stdout
+    assert json.loads(second.stdout)["accuracy"] >= 0.985
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
+
+
+# ---- signals ----
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int, status: int) -> None:
+    command = [sys.executable, "-m", "resvision", "train", data, "--epochs", "2000", "--out", tmp_path / "run", *FAST]
+    # A session of its own, and the signal to all of it, as a terminal sends Ctrl-C to the workers, too.
+    running = subprocess.Popen(
+        [*map(str, command), "--workers", "2", "--crop-scale", "0.5"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.startswith("epoch   2/"):
+            os.killpg(running.pid, number)
+            break
+    rest = running.stderr.read()
+    assert running.wait(timeout=60) == status
+    assert f"go on with: resvision train --resume {tmp_path / 'run'}" in rest.splitlines()[-1]
+    assert "Traceback" not in rest
+    recipe = RunFolder(tmp_path / "run")
+    done = len(recipe.read_metrics())
+    recipe.write_recipe(recipe.read_recipe().__class__(**{**vars(recipe.read_recipe()), "steps": (done + 1) * 7}))
+    assert run("train", "--resume", tmp_path / "run") == 0
+    assert len(recipe.read_metrics()) == done + 1
+
+
+# ---- mistakes: one clear line, status 2 ----
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line that a wrong command prints."""
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.strip().splitlines()
+    assert lines[-1].startswith("resvision: ")
+    assert "Traceback" not in printed.err
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere"], "there is no folder, file or built-in data set 'nowhere'; built in are digits"),
+        (["train"], "no data were given"),
+        (["train", "digits", "--model", "resnet19"], "there is no network 'resnet19'; did you mean resnet18"),
+        (["train", "digits", "--model", "resnet19_cifar"], "the nearest are resnet14_cifar and resnet20_cifar"),
+        (["train", "digits", "--epochs", "-1"], "epochs=-1 must be at least 1"),
+        (["train", "digits", "--epochs", "two"], '"two"'),
+        (["train", "digits", "--epochs", "1", "--minutes", "1"], "epochs and minutes both say how long to train"),
+        (["train", "digits", "--lr", "0"], "lr=0.0 must be a number above 0"),
+        (["train", "digits", "--batch-size", "0"], "batch_size=0 must be at least 1"),
+        (["train", "digits", "--size", "100000"], "size=100000"),
+        (["train", "digits", "--optimizer", "sdg"], "sgd"),
+        (["train", "digits", "--epoch", "3"], "--epoch"),
+        (["train", "digits", "--recipe", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["train", "--resume", "nowhere"], "nowhere: there is no run to go on with"),
+        (["trian", "digits"], "trian"),
+        (["models", "resnet"], "there is no network 'resnet'"),
+        (["models", "--size", "-5"], "size=-5 must be a positive"),
+        (["models", "--classes", "0"], "num_classes=0 must be a positive"),
+        (["predict", "nowhere", "a.jpg"], "nowhere: there is no classifier here"),
+        (["evaluate", "nowhere", "digits"], "nowhere: there is no classifier here"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in mistake(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []  # a mistake leaves no run folder behind
+
+
+def test_mistakes_in_the_data(tmp_path: Path, capsys: Any) -> None:
+    write_pictures(tmp_path / "one", {"zero": 5})
+    assert "only the class 'zero' was found" in mistake(capsys, "train", tmp_path / "one")
+    write_pictures(tmp_path / "empty", {"zero": 5, "one": 5, "two": 0})
+    assert "has no picture of two" in mistake(capsys, "train", tmp_path / "empty")
+    write_pictures(tmp_path / "differ", {"zero": 5, "one": 5}, "train")
+    write_pictures(tmp_path / "differ", {"zero": 5, "uno": 5}, "val")
+    line = mistake(capsys, "train", tmp_path / "differ")
+    assert "the classes of val differ from those of train: it lacks one and adds uno" in line
+    (tmp_path / "nothing").mkdir()
+    assert "holds nothing" in mistake(capsys, "train", tmp_path / "nothing")
+
+
+def test_unreadable_pictures(data: Path, tmp_path: Path, capsys: Any) -> None:
+    write_pictures(tmp_path, {"zero": 40, "one": 40}, "train")
+    write_pictures(tmp_path, {"zero": 10, "one": 10}, "val")
+    (tmp_path / "train" / "zero" / "text.jpg").write_text("no picture")
+    short = ["--max-steps", "1", "--out", tmp_path / "run", *FAST]
+    line = mistake(capsys, "train", tmp_path, *short, "--max-bad", "0")
+    assert "1 unreadable: train/zero/text.jpg (not a picture of a known format" in line
+    assert run("train", tmp_path, *short, "--max-bad", "0.02") == 0
+    assert "skipped train/zero/text.jpg" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "run" / "result.json").read_text())["unreadable"]) == ["train/zero/text.jpg"]
+    (tmp_path / "val" / "one" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    line = mistake(capsys, "evaluate", tmp_path / "run", tmp_path)
+    assert "val/one/broken.png" in line
+    assert "an evaluation leaves nothing out" in line
+
+
+def test_a_run_folder_that_exists(data: Path, trained: Path, capsys: Any) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    line = mistake(capsys, "train", data, "--out", trained, *FAST)
+    assert f"{trained} exists already: give another --out, or go on with --resume" in line
+    assert before == {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+
+
+def test_evaluating_unknown_classes_or_splits(trained: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    write_pictures(tmp_path, {"zero": 5, "two": 5})
+    line = mistake(capsys, "evaluate", trained, tmp_path)
+    assert "has classes that the classifier does not know: two" in line
+    line = mistake(capsys, "evaluate", trained, data, "--split", "test")
+    assert "there is no split 'test'; there are train, val" in line
+
+
+def test_a_full_disk(data: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the operating system refuses to write on."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    result = process("train", data, "--max-steps", "1", "--out", tmp_path / "run", *FAST, preexec_fn=limit)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(f"resvision: {tmp_path / 'run' / 'checkpoints'}")
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))  # no half of a file is left
+
+
+def test_a_folder_that_cannot_be_made(data: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in mistake(capsys, "train", data, "--out", tmp_path / "file" / "run", *FAST)
+    assert "exists already" in mistake(capsys, "train", data, "--out", tmp_path / "file", *FAST)

@@ -1,0 +1,123 @@
+"""What must not change unnoticed: the floors of the house, the public names, the command line, the state-dict keys."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resvision
+from resvision import zoo
+from resvision.models import ResNet
+
+SOURCE = Path(resvision.__file__).parent
+GOLDEN = Path(__file__).parent / "golden"
+
+# A module imports only from floors below its own; within a floor, only from what stands before it here.
+FLOORS = [
+    ["errors", "files", "spec", "zoo", "cost", "preprocess", "recipe"],
+    ["measure", "progress", "models", "data"],
+    ["runtime", "evaluation", "classifier"],
+    ["training"],
+    ["report"],
+    ["api", "cli", "__main__"],
+]
+NEVER_KNOW_EACH_OTHER = [("models", "data"), ("data", "models")]
+PLACE = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        relative = path.relative_to(SOURCE)
+        room = relative.parts[0].removesuffix(".py")
+        if room != "__init__":
+            yield room, ast.parse(path.read_text(), str(relative))
+
+
+def imported_rooms(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "resvision":
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (name.name.split(".")[1] for name in node.names if name.name.startswith("resvision."))
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room for room, _ in modules()} == set(PLACE)
+
+
+def test_rooms_import_only_from_below() -> None:
+    wrong = [
+        f"{room} imports {other}"
+        for room, tree in modules()
+        for other in imported_rooms(tree)
+        if other in PLACE and other != room and (PLACE[other] >= PLACE[room] or (room, other) in NEVER_KNOW_EACH_OTHER)
+    ]
+    assert wrong == []
+
+
+def test_the_lowest_floor_knows_no_torch() -> None:
+    code = "import sys; " + "; ".join(f"import resvision.{room}" for room in FLOORS[0])
+    code += "; print([m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_only_measure_holds_a_clock() -> None:
+    holders = {
+        room
+        for room, tree in modules()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(alias.name in ("time", "datetime") for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"))
+    }
+    assert holders == {"measure"}
+
+
+def test_no_pickle_is_ever_read() -> None:
+    for room, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None)]
+                assert not {"pickle", "joblib", "dill"} & set(names), room
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) != ("torch", "load"), room
+
+
+def test_public_names() -> None:
+    assert sorted(resvision.__all__) == [
+        *("Classifier", "Preprocess", "Recipe", "ResNetSpec"),
+        *("demo", "evaluate", "models", "predict", "train"),
+    ]
+    for name in resvision.__all__:
+        assert getattr(resvision, name).__doc__
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = resvision.nothing
+
+
+def test_every_error_is_in_the_tree_at_the_top_of_the_file() -> None:
+    errors = importlib.import_module("resvision.errors")
+    names = [name for name, value in vars(errors).items() if isinstance(value, type)]
+    assert [name for name in names if f"{name} " not in errors.__doc__] == []
+
+
+def test_command_line_surface() -> None:
+    from resvision.cli import app
+
+    surface = {}
+    for verb in ("demo", "evaluate", "models", "predict", "train"):
+        arguments = app[verb].assemble_argument_collection()
+        surface[verb] = sorted(name for argument in arguments for name in argument.names)
+    assert surface == json.loads((GOLDEN / "cli.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20_cifar", "plain18", "resnext50_32x4d"])
+def test_state_dict_keys_and_shapes(name: str) -> None:
+    state = ResNet(zoo.get(name)).state_dict()
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    assert {key: list(value.shape) for key, value in state.items()} == golden

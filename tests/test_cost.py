@@ -1,0 +1,80 @@
+"""Cost read off the plan, against the networks themselves."""
+
+import pytest
+import torch
+
+from resvision import zoo
+from resvision.cost import cost
+from resvision.errors import SpecError
+from resvision.models import ResNet
+from resvision.spec import ResNetSpec
+
+# Trainable parameters: torchvision's for the ImageNet networks, the option A count for the CIFAR network.
+PARAMS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "resnet20_cifar": 269_722,
+}
+# The "GFLOPS" column of torchvision's model tables, at 224 px.
+GMACS = {
+    "resnet18": 1.814,
+    "resnet34": 3.664,
+    "resnet50": 4.089,
+    "resnet101": 7.801,
+    "resnet152": 11.514,
+    "resnext50_32x4d": 4.230,
+    "resnext101_32x8d": 16.414,
+}
+
+
+@pytest.mark.parametrize(("name", "params"), PARAMS.items())
+def test_parameters(name: str, params: int) -> None:
+    assert cost(zoo.get(name), 32).params == params
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet20_cifar", "plain18", "resnext50_32x4d"])
+def test_parameters_are_those_of_the_network(name: str) -> None:
+    network = ResNet(zoo.get(name))
+    assert sum(p.numel() for p in network.parameters()) == cost(zoo.get(name), 32).params
+
+
+@pytest.mark.parametrize(("name", "gmacs"), GMACS.items())
+def test_multiply_adds(name: str, gmacs: float) -> None:
+    assert round(cost(zoo.get(name), 224).macs / 1e9, 3) == gmacs
+
+
+def test_costs_by_hand() -> None:
+    spec = ResNetSpec(depths=(1,), widths=(2,), stem="cifar", num_classes=3, in_channels=1)
+    found = cost(spec, 4)
+    convs = 2 * 1 * 9 + 2 * (2 * 2 * 9)
+    assert found.params == convs + 3 * 2 * 2 + 3 * (2 + 1)
+    assert found.macs == convs * 16 + 2 * 3
+    picture, layer = 1 * 16, 2 * 16
+    assert found.activation_bytes == 4 * (picture + 3 * 2 * layer + 2)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20_cifar", "plain20_cifar", "resnext50_32x4d"])
+def test_activation_memory_is_what_autograd_keeps(name: str) -> None:
+    spec, size, count = zoo.get(name), 64, 2
+    network = ResNet(spec)
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(torch.randn(count, 3, size, size))
+    measured = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+    assert cost(spec, size).activation_bytes * count == pytest.approx(measured, rel=0.05)
+
+
+def test_a_size_of_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match="size=0"):
+        cost(zoo.get("resnet18"), 0)

@@ -1,0 +1,90 @@
+"""ResNetSpec and its plan."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from resvision import zoo
+from resvision.errors import InputError, SpecError
+from resvision.files import parse
+from resvision.spec import ResNetSpec
+
+SMALL: dict[str, Any] = {"depths": (1, 1), "widths": (4, 8), "num_classes": 3}
+
+
+def test_plan_of_a_basic_network() -> None:
+    first, second = ResNetSpec(**SMALL).plan()
+    assert (first.name, first.in_channels, first.out_channels, first.stride) == ("layer1.0", 4, 4, 1)
+    assert (second.name, second.in_channels, second.out_channels, second.stride) == ("layer2.0", 4, 8, 2)
+    assert first.shortcut == "identity"
+    assert first.downsample is None
+    assert second.shortcut == "project"
+    assert second.downsample is not None
+    assert (second.downsample.kernel_size, second.downsample.stride) == (1, 2)
+
+
+def test_plan_of_a_bottleneck_with_cardinality() -> None:
+    block = ResNetSpec(depths=(1,), widths=(64,), block="bottleneck", groups=32, base_width=4).plan()[0]
+    shapes = [(c.in_channels, c.out_channels, c.kernel_size, c.groups) for c in block.convs]
+    assert shapes == [(64, 128, 1, 1), (128, 128, 3, 32), (128, 256, 1, 1)]  # Xie et al. 2016, table 1
+    assert block.shortcut == "project"  # 64 to 256 channels at stride 1
+
+
+@pytest.mark.parametrize(("shortcut", "init"), [("pad", "zero_gamma"), ("none", "he")])
+def test_shortcuts_without_weights(shortcut: Any, init: Any) -> None:
+    blocks = ResNetSpec(**SMALL, shortcut=shortcut, init=init).plan()
+    assert all(block.downsample is None for block in blocks)
+    assert blocks[1].shortcut == shortcut
+    assert blocks[0].shortcut == ("none" if shortcut == "none" else "identity")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depths": (1,)}, "depths=(1,) and widths=(4, 8) must name the same number"),
+        ({"depths": ()}, "depths=() must be a tuple of positive integers"),
+        ({"widths": (4, 0)}, "widths=(4, 0) must be a tuple of positive integers"),
+        ({"block": "double"}, "block='double' is not one of basic, bottleneck"),
+        ({"groups": 2}, "a basic block takes only 1 and 64"),
+        ({"num_classes": 0}, "num_classes=0 must be a positive integer"),
+        ({"in_channels": True}, "in_channels=True must be a positive integer"),
+        ({"shortcut": "none"}, 'use init="he"'),
+    ],
+)
+def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        ResNetSpec(**{**SMALL, **changes})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [("resnet18", 18), ("resnet50", 50), ("resnet152", 152), ("resnet20_cifar", 20), ("resnet1202_cifar", 1202)],
+)
+def test_depth_is_the_number_in_the_name(name: str, depth: int) -> None:
+    assert zoo.get(name).depth == depth
+
+
+def test_a_spec_survives_json() -> None:
+    spec = zoo.get("resnext50_32x4d")
+    assert parse(ResNetSpec, dataclasses.asdict(spec), "here") == spec
+
+
+def test_a_damaged_spec_names_the_field() -> None:
+    values = dataclasses.asdict(zoo.get("resnet18"))
+    with pytest.raises(InputError, match=r"model\.json: num_classes: .*integer"):
+        parse(ResNetSpec, values | {"num_classes": "10"}, "model.json")
+    with pytest.raises(InputError, match=r"model\.json: colour: "):
+        parse(ResNetSpec, values | {"colour": 1}, "model.json")
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(SpecError, match="did you mean resnet50"):
+        zoo.get("resnet5O")
+    with pytest.raises(SpecError, match="resnet20_cifar and resnet26_cifar"):
+        zoo.get("resnet21_cifar")
+    with pytest.raises(SpecError, match="resnet8_cifar"):
+        zoo.get("resnet2_cifar")
+    with pytest.raises(SpecError, match="`resvision models` lists them"):
+        zoo.get("zzz")

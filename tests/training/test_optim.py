@@ -1,0 +1,70 @@
+"""Learning rates by hand, and what decays."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from resvision import zoo
+from resvision.models import ResNet
+from resvision.recipe import Recipe
+from resvision.training import optim
+
+BASE = Recipe(model="resnet8_cifar", size=8, steps=100, lr=0.5, warmup=0.1, momentum=0.9)
+
+
+def lr(step: int, recipe: Recipe = BASE) -> float:
+    return optim.schedule(recipe, step)[0]
+
+
+def test_cosine() -> None:
+    assert lr(0) == pytest.approx(0.05)
+    assert lr(4) == pytest.approx(0.25)
+    assert lr(9) == pytest.approx(0.5)  # the peak, at the end of the warm-up
+    assert lr(54) == pytest.approx(0.25)  # half of the way down
+    assert lr(99) == pytest.approx(0, abs=1e-12)
+    assert optim.schedule(BASE, 50)[1] == 0.9
+
+
+def test_constant() -> None:
+    constant = dataclasses.replace(BASE, schedule="constant")
+    assert [lr(step, constant) for step in (0, 9, 50, 99)] == pytest.approx([0.05, 0.5, 0.5, 0.5])
+
+
+def test_onecycle() -> None:
+    onecycle = dataclasses.replace(BASE, schedule="onecycle")
+    rates, momenta = zip(*(optim.schedule(onecycle, step) for step in range(100)), strict=True)
+    assert max(rates) == rates[9] == pytest.approx(0.5)
+    assert momenta[9] == pytest.approx(0.8)  # momentum runs against the learning rate
+    assert rates[4] == pytest.approx(0.5 * (0.04 + 0.96 * (1 - math.cos(math.pi / 2)) / 2))
+    assert rates[-1] == pytest.approx(0.5 * 1e-5)
+    assert momenta[-1] == pytest.approx(0.9)
+
+
+def test_without_warmup_the_peak_comes_first() -> None:
+    assert lr(0, dataclasses.replace(BASE, warmup=0.0, schedule="constant")) == 0.5
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_norms_and_biases_do_not_decay(name: str) -> None:
+    network = ResNet(zoo.get("resnet8_cifar"))
+    recipe = dataclasses.replace(BASE, optimizer=name, weight_decay=0.01)
+    decaying, free = optim.build(network, recipe).param_groups
+    names = {id(parameter): key for key, parameter in network.named_parameters()}
+    assert decaying["weight_decay"] == 0.01
+    assert {names[id(p)].split(".")[-2][:2] for p in decaying["params"]} == {"co", "fc"}
+    assert free["weight_decay"] == 0
+    assert all("bn" in names[id(p)] or names[id(p)] == "fc.bias" for p in free["params"])
+    assert len(decaying["params"]) + len(free["params"]) == len(list(network.parameters()))
+
+
+def test_a_step_of_sgd_by_hand() -> None:
+    """Nesterov: the first step moves by lr * (1 + momentum) * gradient."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 2.0)
+    optimizer = optim.build(network, dataclasses.replace(BASE, weight_decay=0.0))
+    assert optim.set_step(optimizer, BASE, 9) == 0.5
+    network(torch.tensor([[1.0]])).sum().backward()
+    optimizer.step()
+    assert network.weight.item() == pytest.approx(2.0 - 0.5 * 1.9)
