@@ -195,11 +195,11 @@ def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
 _SMALL = {"batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.1}
 _LARGE = {
     "crop": 0.875,
-    "crop_scale": 0.35,
+    "crop_scale": 0.5,
     "batch_size": 64,
-    "lr": 0.05,
+    "lr": 0.3,
     "weight_decay": 5e-4,
-    "warmup": 0.2,
+    "warmup": 0.15,
     "label_smoothing": 0.1,
 }
 LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times

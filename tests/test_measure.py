@@ -1,0 +1,52 @@
+"""The clock, and files that are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from resvision import measure
+from resvision.errors import InputError, StorageError
+from resvision.files import read_json, replacing, write_json
+
+
+def test_seconds_counts_calls() -> None:
+    calls: list[int] = []
+    times = measure.seconds(lambda: calls.append(1), repeats=3, warmup=2)
+    assert (len(times), len(calls)) == (3, 5)
+    assert all(time >= 0 for time in times)
+
+
+def test_a_limit_ends_the_repeats_but_leaves_one() -> None:
+    assert len(measure.seconds(lambda: sum(range(200_000)), repeats=1000, warmup=0, limit=0.0)) == 1
+
+
+def test_peak_memory_grows() -> None:
+    before = measure.peak_memory_bytes()
+    assert before is not None
+    block = bytearray(b"1") * (before + (64 << 20))
+    after = measure.peak_memory_bytes()
+    assert after is not None
+    assert after >= len(block) > before
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="half-way"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("half-way")
+    assert read_json(path) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"nothing\.json: No such file"):
+        read_json(tmp_path / "nothing.json")
+    (tmp_path / "file").write_text("{")
+    with pytest.raises(InputError, match="file: not JSON"):
+        read_json(tmp_path / "file")
+    with pytest.raises(StorageError, match="a.json: File exists"):
+        write_json(tmp_path / "file" / "a.json", {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "b.json", float("nan"))
+    assert not (tmp_path / "b.json").exists()
