@@ -45,7 +45,7 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{")
     with pytest.raises(InputError, match="file: not JSON"):
         read_json(tmp_path / "file")
-    with pytest.raises(StorageError, match="a.json: File exists"):
+    with pytest.raises(StorageError, match=r"a\.json: File exists"):
         write_json(tmp_path / "file" / "a.json", {})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "b.json", float("nan"))

@@ -59,9 +59,9 @@ def unreadable(reasons: dict[str, str]) -> str:
 
 
 def ignore_signals(worker: int) -> None:
-    """Leaves signals to the main process, which finishes its step and saves before it ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leaves signals to the main process, which finishes its step and saves before it tells the workers to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def default_workers() -> int:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
+from torch.optim import Optimizer
 
 from resvision.data.images import to_input
 from resvision.data.loader import Batch
-from resvision.measure import median, seconds
+from resvision.measure import seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
@@ -20,7 +21,7 @@ from resvision.training import optim
 from resvision.training.losses import Loss, Network
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
-TRIAL_SECONDS = 4.0  # after which a candidate is not repeated
+TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
 COMPILE_FROM_SECONDS = 900.0  # a shorter run cannot win back the minute that compiling takes
 COMPILE_FROM_SECONDS_CUDA = 300.0
 MAX_COMPILED_BLOCKS = 60  # the compiler's time grows faster than the depth
@@ -45,7 +46,7 @@ class Engine:
     precision: Precision
     channels_last: bool
 
-    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> StepResult:
+    def step(self, batch: Batch, optimizer: Optimizer) -> StepResult:
         """Forward, backward and update with one batch."""
         where = next(self.network.parameters()).device
         targets = batch.labels.to(where, non_blocking=True)
@@ -91,21 +92,18 @@ def choose(
     before = {key: value.clone() for key, value in network.state_dict().items()}
     precisions: tuple[Precision, ...] = ("bf16", "fp32") if recipe.precision is None else (recipe.precision,)
     orders = (True, False) if recipe.channels_last is None else (recipe.channels_last,)
-    trials: dict[Recipe, float] = {}
-
-    def trial(candidate: Recipe) -> None:
-        engine = build(network, candidate, loss, preprocess)
-        trials[candidate] = _seconds_a_picture(engine, candidate)
-
-    for precision, channels_last in product(precisions, orders):
-        if precision == "bf16" and not channels_last and recipe.channels_last is None:
-            continue  # the bf16 kernels work on channels-last memory; the other order only adds copies
-        trial(replace(recipe, precision=precision, channels_last=channels_last, compile=recipe.compile or False))
+    candidates = [
+        replace(recipe, precision=precision, channels_last=channels_last, compile=recipe.compile or False)
+        for precision, channels_last in product(precisions, orders)
+        # The bf16 kernels work on channels-last memory; the other order only adds copies.
+        if channels_last or precision == "fp32" or recipe.channels_last is False
+    ]
+    trials = _seconds_a_picture(candidates, network, loss, preprocess)
     best = min(trials, key=lambda r: trials[r])
     if recipe.compile is None and can_compile(network):
         threshold = COMPILE_FROM_SECONDS_CUDA if torch.cuda.is_available() else COMPILE_FROM_SECONDS
         if trials[best] * pictures_left(trials[best]) >= threshold:
-            trial(replace(best, compile=True))
+            trials |= _seconds_a_picture([best, replace(best, compile=True)], network, loss, preprocess)
             best = min(trials, key=lambda r: trials[r])
     network.load_state_dict(before)
     measured = ", ".join(f"{_describe(r)} {1 / s:,.0f} pictures/s" for r, s in trials.items())
@@ -119,19 +117,31 @@ def can_compile(network: ResNet) -> bool:
     return compiler and blocks <= MAX_COMPILED_BLOCKS
 
 
-def _seconds_a_picture(engine: Engine, recipe: Recipe) -> float:
-    """The median time of training steps, over the pictures in them."""
-    # A compiled network is specialised to the batch's shape, so it is tried with the run's own.
-    count = recipe.batch_size if recipe.compile else min(recipe.batch_size, TRIAL_PICTURES)
-    size, channels = engine.preprocess.size, engine.preprocess.channels
-    batch = Batch(
-        squares=torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8),
-        labels=torch.arange(count) % engine.network.spec.num_classes,
-    )
-    optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
-    engine.network.train()
-    times = seconds(lambda: engine.step(batch, optimizer).loss.item(), repeats=4, limit=TRIAL_SECONDS)
-    return median(times) / count
+def _seconds_a_picture(
+    candidates: list[Recipe], network: ResNet, loss: Loss, preprocess: Preprocess
+) -> dict[Recipe, float]:
+    """The time of a training step over the pictures in it, for each candidate: the least of a few rounds.
+
+    The least and not the median, since whatever else the machine does can only add to a step's time.
+    """
+    network.train()
+    best = dict.fromkeys(candidates, float("inf"))
+    for trial in range(TRIAL_ROUNDS):
+        for recipe in candidates:
+            # A compiled network is specialised to the batch's shape, so it is tried with the run's own.
+            count = recipe.batch_size if recipe.compile else min(recipe.batch_size, TRIAL_PICTURES)
+            squares = torch.randint(0, 256, (count, preprocess.size, preprocess.size, preprocess.channels))
+            batch = Batch(squares.to(torch.uint8), torch.arange(count) % network.spec.num_classes)
+            engine = build(network, recipe, loss, preprocess)
+            optimizer = optim.build(network, replace(recipe, lr=1e-6))
+
+            def step(engine: Engine = engine, batch: Batch = batch, optimizer: Optimizer = optimizer) -> None:
+                engine.step(batch, optimizer).loss.item()
+
+            # The first round warms up: kernels are chosen, and a compiled network is compiled.
+            [time] = seconds(step, repeats=1, warmup=2 if trial == 0 else 1)
+            best[recipe] = min(best[recipe], time / count)
+    return best
 
 
 def _describe(recipe: Recipe) -> str:

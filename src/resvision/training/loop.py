@@ -228,32 +228,17 @@ def train(
 
     # ---- save ----
     state.seconds = earlier_seconds + now() - begin
-    train_seconds = sum(row["train_seconds"] for row in state.history)
-    figures = cost(spec, preprocess.size)
     result = {
         "model": recipe.model,
         "data": dataset.name,
         "classes": list(parts.classes),
         "split": parts.report_name,
-        "accuracy": evaluation.accuracy,
-        "accuracy_ci95": list(evaluation.accuracy_ci95),
-        "loss": evaluation.nll,
-        "ece": evaluation.ece,
-        "epochs": len(state.history),
+        **_evaluation_figures(evaluation),
+        **_training_figures(state, recipe),
         "epoch_kept": kept,
-        "steps": state.step,
-        "seconds": state.seconds,
-        "images_per_second": sum(row["images_per_second"] * row["train_seconds"] for row in state.history)
-        / train_seconds,
-        "params": figures.params,
-        "macs": figures.macs,
-        "seed": recipe.seed,
-        "device": _device_name(),
-        "precision": recipe.precision,
-        "stopped": state.stopped or _length_asked(recipe),
+        **{key: value for key, value in asdict(cost(spec, preprocess.size)).items() if key != "activation_bytes"},
         "pictures": {"train": len(train_split), parts.report_name: evaluation.pictures},
         "unreadable": bad.reasons,
-        "per_class": evaluation.to_dict()["per_class"],
         "versions": versions(),
     }
     classifier.metrics = {key: result[key] for key in ("split", "accuracy", "accuracy_ci95", "loss", "ece")}
@@ -319,10 +304,32 @@ def _reason_to_stop(history: list[dict[str, Any]], recipe: Recipe, parts: roles.
     return ""
 
 
-def _length_asked(recipe: Recipe) -> str:
-    if recipe.minutes is not None:
-        return "minutes"
-    return "steps" if recipe.max_steps is not None else "epochs"
+def _evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:
+    """What result.json says of the reported split."""
+    return {
+        "accuracy": evaluation.accuracy,
+        "accuracy_ci95": list(evaluation.accuracy_ci95),
+        "loss": evaluation.nll,
+        "ece": evaluation.ece,
+        "per_class": evaluation.to_dict()["per_class"],
+    }
+
+
+def _training_figures(state: State, recipe: Recipe) -> dict[str, Any]:
+    """What result.json says of the training itself."""
+    seconds = sum(row["train_seconds"] for row in state.history)
+    pictures = sum(row["images_per_second"] * row["train_seconds"] for row in state.history)
+    length_asked = "minutes" if recipe.minutes is not None else "epochs" if recipe.max_steps is None else "steps"
+    return {
+        "epochs": len(state.history),
+        "steps": state.step,
+        "seconds": state.seconds,
+        "images_per_second": pictures / seconds,
+        "seed": recipe.seed,
+        "device": _device_name(),
+        "precision": recipe.precision,
+        "stopped": state.stopped or length_asked,
+    }
 
 
 @contextmanager
