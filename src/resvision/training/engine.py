@@ -22,7 +22,7 @@ from resvision.training.losses import Loss, Network
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
 TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
-COMPILE_FROM_SECONDS = 900.0  # a shorter run cannot win back the minute that compiling takes
+COMPILE_FROM_SECONDS = 600.0  # a shorter run can hardly win back the minute that compiling takes
 COMPILE_FROM_SECONDS_CUDA = 300.0
 MAX_COMPILED_BLOCKS = 60  # the compiler's time grows faster than the depth
 
