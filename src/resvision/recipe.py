@@ -192,7 +192,7 @@ def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
     return make(values)
 
 
-_SMALL = {"batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.1}
+_SMALL = {"batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.1}
 _LARGE = {
     "crop": 0.875,
     "crop_scale": 0.5,

@@ -62,6 +62,7 @@ def ignore_signals(worker: int) -> None:
     """Leaves signals to the main process, which finishes its step and saves before it tells the workers to end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(10)
 
 
 def default_workers() -> int:
