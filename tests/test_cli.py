@@ -84,8 +84,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"Example: resvision {verb}" in capsys.readouterr().out
-    for argument in app[verb].assemble_argument_collection():
-        assert argument.parameter.help, f"{argument.name} is not described"
+    for argument in app[verb].assemble_argument_collection(parse_docstring=True):
+        assert argument.parameter.help or argument.name == "*", f"{argument.name} is not described"
 
 
 # ---- models ----
@@ -183,19 +183,19 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
 def test_a_signal_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int, status: int) -> None:
     command = [sys.executable, "-m", "resvision", "train", data, "--epochs", "2000", "--out", tmp_path / "run", *FAST]
     # A session of its own, and the signal to all of it, as a terminal sends Ctrl-C to the workers, too.
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [*map(str, command), "--workers", "2", "--crop-scale", "0.5"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if line.startswith("epoch   2/"):
-            os.killpg(running.pid, number)
-            break
-    rest = running.stderr.read()
-    assert running.wait(timeout=60) == status
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("epoch   2/"):
+                os.killpg(running.pid, number)
+                break
+        rest = running.stderr.read()
+        assert running.wait(timeout=60) == status
     assert f"go on with: resvision train --resume {tmp_path / 'run'}" in rest.splitlines()[-1]
     assert "Traceback" not in rest
     recipe = RunFolder(tmp_path / "run")

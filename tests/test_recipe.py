@@ -21,7 +21,7 @@ CIFAR = DataFacts(pictures=50_000, side=32, channels=3, flip=True)
     ("field", "value", "rule"),
     [
         ("epochs", 0, "at least 1"),
-        ("size", -1, "at least 1"),
+        ("size", -1, "at least 1 and at most 4096"),
         ("lr", float("nan"), "a number above 0"),
         ("lr", float("inf"), "a number above 0"),
         ("minutes", 0.0, "a number above 0"),
@@ -72,7 +72,8 @@ def test_defaults_follow_the_pictures() -> None:
 
 def test_default_length() -> None:
     assert recipes.default(CIFAR, {}).epochs == 10
-    assert recipes.default(DIGITS, {}).epochs == 100  # 11 steps an epoch
+    assert recipes.default(DIGITS, {}).epochs == 69  # 22 steps an epoch
+    assert recipes.default(dataclasses.replace(DIGITS, pictures=100), {}).epochs == 100
     assert recipes.default(dataclasses.replace(PHOTOS, pictures=6400), {}).epochs == 15  # 100 steps an epoch
     assert recipes.default(PHOTOS, {"minutes": 2.0}).epochs is None
 

@@ -22,7 +22,7 @@ from resvision.errors import DataError, RecipeError, RunError
 from resvision.evaluation import Evaluation
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.progress import Reporter
-from resvision.recipe import SMALL_PICTURE, Recipe
+from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe
 from resvision.report import card, plots
 from resvision.training import RunFolder
 from resvision.training import train as run_training
@@ -132,9 +132,10 @@ def train(
         zoo.get(chosen.model)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
-    classifier, result, evaluation = run_training(
-        dataset, chosen, run, reporter, source=source, resume=resume is not None, tensorboard=tensorboard
-    )
+    with run.removed_if_empty():
+        classifier, result, evaluation = run_training(
+            dataset, chosen, run, reporter, source=source, resume=resume is not None, tensorboard=tensorboard
+        )
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
 
@@ -228,9 +229,8 @@ def _recipe(dataset: DataSet, base: Recipe | str | Path | None, fields: dict[str
     if not isinstance(base, Recipe):
         base = read_recipe(Path(base))
     values = dataclasses.asdict(base)
-    lengths = {"epochs", "max_steps", "minutes"}
-    if lengths & fields.keys():  # a new length replaces the recorded one and the steps that came of it
-        values |= dict.fromkeys((*lengths, "steps"))
+    if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
+        values |= dict.fromkeys((*LENGTHS, "steps"))
     chosen = recipes.make(values | fields)
     return dataclasses.replace(
         chosen,

@@ -10,6 +10,8 @@ from resvision.errors import InputError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
+MAX_SIZE = 4096  # px; one picture of this size is 200 MB as the network's input
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
@@ -42,8 +44,8 @@ class Preprocess:
     background: tuple[int, int, int] = (255, 255, 255)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 4096:
-            raise InputError(f"size={self.size} must lie in 1..4096 pixels")
+        if not 1 <= self.size <= MAX_SIZE:
+            raise InputError(f"size={self.size} must lie in 1..{MAX_SIZE} pixels")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop={self.crop} must lie in (0, 1]")
         if self.channels not in (1, 3):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from resvision.errors import RecipeError
+from resvision.preprocess import MAX_SIZE
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "onecycle", "constant"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 
+LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
 
 
@@ -105,7 +107,8 @@ class Recipe:
         for field, kind in (("precision", Precision), ("keep", Keep)):
             if getattr(self, field) not in (None, *get_args(kind)):
                 raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
-        for field in ("size", "epochs", "max_steps", "steps", "patience", "batch_size"):
+        self._check("size", f"at least 1 and at most {MAX_SIZE}", lambda v: 1 <= v <= MAX_SIZE)
+        for field in ("epochs", "max_steps", "steps", "patience", "batch_size"):
             self._check(field, "at least 1", lambda v: v >= 1)
         for field in ("minutes", "lr", "target_loss"):
             self._check(field, "a number above 0", lambda v: math.isfinite(v) and v > 0)
@@ -115,7 +118,7 @@ class Recipe:
             self._check(field, "at least 0 and below 1", lambda v: 0 <= v < 1)
         for field in ("weight_decay", "shift", "seed", "workers"):
             self._check(field, "at least 0", lambda v: math.isfinite(v) and v >= 0)
-        lengths = [f for f in ("epochs", "max_steps", "minutes") if getattr(self, f) is not None]
+        lengths = [f for f in LENGTHS if getattr(self, f) is not None]
         if len(lengths) > 1:
             raise RecipeError(f"{' and '.join(lengths)} both say how long to train: give one of them")
         if self.shift >= self.size:
@@ -186,10 +189,11 @@ def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
     if given.get("crop_scale", 1) < 1:
         values["shift"] = 0
     values |= given
-    if not any(values.get(length) for length in ("epochs", "max_steps", "minutes")):
-        steps_an_epoch = max(1, facts.pictures // values["batch_size"])
-        values["epochs"] = max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch)))
-    return make(values)
+    chosen = make(values)
+    if any(getattr(chosen, length) is not None for length in LENGTHS):
+        return chosen
+    steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
+    return replace(chosen, epochs=max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch))))
 
 
 _SMALL = {"batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.1}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-import tarfile
+import zlib
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from resvision.data.archives import members as archive_members
 from resvision.data.download import Progress, fetch
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import ArrayPictures, DataSet, Split
@@ -96,7 +97,7 @@ def _read_idx(path: Path, dimensions: int) -> UInt8Array:
     """An array in the IDX format of MNIST: two zero bytes, type 8 (uint8), the number of dimensions, their sizes."""
     try:
         data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete it to fetch it again") from error
     shape = np.frombuffer(data[4 : 4 + 4 * dimensions], dtype=">u4").astype(int)
     values = np.frombuffer(data[4 + 4 * dimensions :], dtype=np.uint8)
@@ -125,13 +126,8 @@ def _cifar(
     """Reads the binary version: a record is the label bytes, the finest last, then 3 x 32 x 32 values."""
     file, md5 = _CIFAR_FILES[name]
     path = _find(name, file, _CIFAR_URL, md5, progress)
-    members: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    members[member.name.rsplit("/", 1)[-1]] = content.read()
+        members = {member.rsplit("/", 1)[-1]: content or b"" for member, content in archive_members(path)}
         splits = {}
         for split, parts in files.items():
             records = np.frombuffer(b"".join(members[part] for part in parts), dtype=np.uint8)
@@ -140,9 +136,10 @@ def _cifar(
             labels = records[:, label_bytes - 1].astype(np.int64)
             splits[split] = Split(ArrayPictures(np.ascontiguousarray(pictures), f"{name}/{split}"), labels)
         classes = tuple(members[names_file].decode().split())
-    except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not the binary version of {name} ({error}); delete it to fetch it again") from error
-    return DataSet(name=name, classes=classes, splits=splits, method="given by the publisher")
+        return DataSet(name=name, classes=classes, splits=splits, method="given by the publisher")
+    except (DataError, KeyError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: not the binary version of {name} ({reason}); delete it to fetch it again") from error
 
 
 _LOADERS: dict[str, Callable[[Progress | None], DataSet]] = {

@@ -59,6 +59,7 @@ def _append(url: str, part: Path, progress: Progress | None) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         if done and error.code == 416:  # nothing is left to send: the part is complete, or no part of this file
             return
         raise
@@ -67,9 +68,13 @@ def _append(url: str, part: Path, progress: Progress | None) -> None:
             done = 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
-        with storage(part), part.open("ab" if done else "wb") as file:
+        with storage(part):
+            file = part.open("ab" if done else "wb")
+        with file:
             while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
+                with storage(part):
+                    file.write(chunk)
+                    file.flush()
                 done += len(chunk)
                 if progress is not None:
                     progress(part.stem, done, total)

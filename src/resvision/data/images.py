@@ -44,7 +44,8 @@ def read_header(data: bytes, name: str) -> PictureHeader:
     Raises:
         PictureError: the content is not a picture of a known format, or it is too large.
     """
-    picture = _open(data, name)
+    with warnings.catch_warnings(action="ignore"):
+        picture = _open(data, name)
     return PictureHeader(*picture.size, grey=picture.mode in ("1", "L", "LA") or picture.mode.startswith("I"))
 
 
@@ -61,22 +62,21 @@ def decode(data: bytes, name: str, preprocess: Preprocess, min_side: int | None 
     Raises:
         PictureError: the picture cannot be read.
     """
-    picture = _open(data, name)
-    try:
-        if picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB"):
-            picture = _decode_jpeg(data, picture, preprocess, min_side)
-        return upright(picture, name, preprocess)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise PictureError(name, f"cannot be decoded ({error})") from error
+    with warnings.catch_warnings(action="ignore"):  # of broken EXIF, which must not keep the pixels from being used
+        picture = _open(data, name)
+        try:
+            if picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB"):
+                picture = _decode_jpeg(data, picture, preprocess, min_side)
+            return upright(picture, name, preprocess)
+        except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+            raise PictureError(name, f"cannot be decoded ({error})") from error
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise PictureError(name, "the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF and large pictures, which are judged below
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError(name, f"has more than the {MAX_PIXELS:,} pixels that are allowed") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
@@ -152,10 +152,10 @@ def from_array(array: npt.NDArray[np.generic] | torch.Tensor, name: str) -> Imag
     Raises:
         PictureError: another type or shape.
     """
+    if array.dtype not in (np.uint8, torch.uint8):
+        raise PictureError(name, f"holds {array.dtype}: give uint8 values in 0..255")
     if isinstance(array, torch.Tensor):
         array = (array.permute(1, 2, 0) if array.ndim == 3 else array).cpu().numpy()
-    if array.dtype != np.uint8:
-        raise PictureError(name, f"holds {array.dtype}: give uint8 values in 0..255")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):

@@ -76,7 +76,7 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
     Raises:
         DataError: more than the part `max_bad` is unreadable.
     """
-    bad = BadPictures(limit=int(max_bad * len(split)))
+    bad = BadPictures(limit=math.floor(max_bad * len(split) + 1e-9))  # 0.29 of 100 is 29, also in floating point
     readable, found, largest = [], [], 0
     for index in range(len(split)):
         try:
@@ -164,20 +164,18 @@ class TrainingBatches:
         self.recipe = recipe
         self.preprocess = preprocess
         self.bad = bad
-        self.count = len(split)
-        self.batch_size = min(recipe.batch_size, self.count)
-        self.steps = self.count // self.batch_size
-        bytes_in_memory = self.count * preprocess.size**2 * preprocess.channels
+        bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
         self.memory: tuple[np.ndarray, np.ndarray] | None = None
         if largest <= SMALL_PICTURE and recipe.crop_scale == 1 and bytes_in_memory <= CACHE_BYTES:
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
             squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
             self.memory = np.concatenate(squares), np.concatenate(labels)
-            self.count = len(self.memory[1])
-            self.steps = self.count // self.batch_size
         else:
             self.keys = _Keys()
             self.loader = _read(_Reader(split, preprocess, recipe), self.keys, recipe.workers, persistent=True)
+        self.count = len(split) if self.memory is None else len(self.memory[1])
+        self.batch_size = min(recipe.batch_size, self.count)
+        self.steps = self.count // self.batch_size
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, beginning at step `first_step` of it; one whose pictures are all bad is empty."""

@@ -164,6 +164,16 @@ class DataSet:
             only = f"only the class {self.classes[0]!r}" if self.classes else "no class"
             raise DataError(f"{self.name}: {only} was found; a classifier needs at least two")
         for split_name, split in self.splits.items():
+            if len(split.pictures) != len(split.labels):
+                raise DataError(
+                    f"{self.name}: the {split_name} split has {len(split.pictures)} pictures, "
+                    f"but {len(split.labels)} labels"
+                )
+            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+                raise DataError(
+                    f"{self.name}: the {split_name} split has the label {split.labels.max()}, "
+                    f"but there are {len(self.classes)} classes"
+                )
             counts = np.bincount(split.labels, minlength=len(self.classes))
             if missing := [c for c, count in zip(self.classes, counts, strict=True) if not count]:
                 raise DataError(
@@ -194,20 +204,23 @@ def content_hashes(pictures: Pictures) -> npt.NDArray[np.uint64]:
 def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
     """Divides a split into (rest, held back) by a stable hash of each picture's content, class by class.
 
-    Copies of one picture hash alike and stay on one side, so that none leaks across. A class keeps at least one picture
-    on each side.
+    Copies of one picture hash alike and stay on one side, also where they are in different classes, so that none leaks
+    across. A class keeps at least one picture on each side.
 
     Raises:
         DataError: a class has too few different pictures to be divided.
     """
     hashes = content_hashes(split.pictures)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    owners = split.labels[first][group]  # a picture that is in several classes is divided with the first of them
     held = np.zeros(len(split), dtype=bool)
     for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
+        members = np.flatnonzero(owners == label)
         distinct, counts = np.unique(hashes[members], return_counts=True)
         if len(distinct) < 2:
+            one = split.pictures.name(int(np.flatnonzero(split.labels == label)[0]))
             raise DataError(
-                f"{name}: the class of {split.pictures.name(members[0])} has one picture only, which cannot be "
+                f"{name}: the class of {one} has fewer than two pictures of its own and cannot be "
                 "divided into training and validation: add pictures or give the splits"
             )
         wanted = max(1, round(fraction * len(members)))

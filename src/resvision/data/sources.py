@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import tarfile
-import zipfile
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resvision.data import images
+from resvision.data import archives, images
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.builtin import load as load_builtin
 from resvision.data.download import Progress
@@ -23,7 +22,6 @@ from resvision.files import storage
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VALIDATION_FRACTION = 0.2  # of a set that comes without splits
 MAX_ARCHIVE_BYTES = 4 << 30  # an archive is read into memory; a larger one should be unpacked
-MAX_FILE_BYTES = 256 << 20
 
 Arrays = tuple[Any, Sequence[int] | Sequence[str] | Any]
 
@@ -70,7 +68,7 @@ def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progres
         return _from_tree(str(data), *_walk(path))
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_manifest(path, columns)
-    if tarfile.is_tarfile(path) or zipfile.is_zipfile(path):
+    if archives.is_archive(path):
         return _from_tree(str(data), *_read_archive(path))
     raise DataError(f"{path}: neither a folder, a CSV manifest, nor a tar or zip archive")
 
@@ -108,7 +106,10 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
         DataError: a wrong type, shape or length, or a label outside the classes.
     """
     pictures, labels = _pair(pair, name)
-    array = ArrayPictures(np.asarray(pictures), name)
+    try:
+        array = ArrayPictures(np.asarray(pictures), name)
+    except ValueError as error:  # a ragged list
+        raise DataError(f"{name}: pictures of different sizes cannot be one array; save them in a folder") from error
     values = np.asarray(labels).reshape(-1).tolist()
     if len(array) != len(values):
         raise DataError(f"{name}: {len(array)} pictures, but {len(values)} labels")
@@ -176,23 +177,21 @@ def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[Pur
     files: list[tuple[PurePosixPath, File]] = []
     folders: set[PurePosixPath] = set()
     total = 0
-    try:
-        for name, data in _members(path):
-            relative = PurePosixPath(name)
-            if relative.is_absolute() or ".." in relative.parts:
-                raise DataError(f"{path}: the member {name!r} points outside the archive; pack it again without that")
-            if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
-                continue
-            folders.update(parent for parent in relative.parents if parent.parts)
-            if data is None:
-                folders.add(relative)
-                continue
-            total += len(data)
-            if total > MAX_ARCHIVE_BYTES:
-                raise DataError(f"{path}: holds more than {MAX_ARCHIVE_BYTES >> 30} GB; unpack it and give the folder")
-            files.append((relative, File(str(relative), data=data)))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"{path}: the archive cannot be read ({error})") from error
+    for name, data in archives.members(path):
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise DataError(f"{path}: the member {name!r} points outside the archive; pack it again without that")
+        # "." itself has no parts: an archive that was made from within the folder.
+        if not relative.parts or any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
+            continue
+        folders.update(parent for parent in relative.parents if parent.parts)
+        if data is None:
+            folders.add(relative)
+            continue
+        total += len(data)
+        if total > MAX_ARCHIVE_BYTES:
+            raise DataError(f"{path}: holds more than {MAX_ARCHIVE_BYTES >> 30} GB; unpack it and give the folder")
+        files.append((relative, File(str(relative), data=data)))
     files.sort(key=lambda pair: pair[0])
     # An archive often holds one folder that holds everything.
     while files and len(tops := {relative.parts[0] for relative, _ in files}) == 1 and _nested(folders, *tops):
@@ -204,29 +203,6 @@ def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[Pur
 
 def _nested(folders: Iterable[PurePosixPath], top: str) -> bool:
     return top not in SPLIT_NAMES and any(len(folder.parts) > 1 and folder.parts[0] == top for folder in folders)
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Names and contents of an archive's members, None for a folder; links and devices are passed over."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                with archive.open(info) as content:
-                    yield info.filename, None if info.is_dir() else _bounded(path, info.filename, content)
-        return
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if member.isdir():
-                yield member.name, None
-            elif member.isfile() and (file := tar.extractfile(member)) is not None:
-                yield member.name, _bounded(path, member.name, file)
-
-
-def _bounded(path: Path, name: str, file: Any) -> bytes:
-    data: bytes = file.read(MAX_FILE_BYTES + 1)  # what the header says of the size may be a lie
-    if len(data) > MAX_FILE_BYTES:
-        raise DataError(f"{path}: the member {name!r} is larger than {MAX_FILE_BYTES >> 20} MB")
-    return data
 
 
 def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[PurePosixPath]) -> DataSet:
@@ -241,14 +217,14 @@ def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[
             for top in split_tops
         }
         _same_classes(name, classes)
-        groups = {
-            SPLIT_NAMES[top]: [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
-            for top in split_tops
-        }
+        groups: dict[str, list[tuple[str, File]]] = {}
+        for top in split_tops:  # "val" and "valid" side by side are one split
+            found = [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
+            groups.setdefault(SPLIT_NAMES[top], []).extend(found)
         return _assemble(name, sorted(classes["train"]), groups, method="given by folders")
     if not tops:
-        found = f"{len(files)} files, but no class folders" if files else "nothing"
-        raise DataError(f"{name}: holds {found}; expected <class>/PICTURE or train|val|test/<class>/PICTURE")
+        content = f"{len(files)} files, but no class folders" if files else "nothing"
+        raise DataError(f"{name}: holds {content}; expected <class>/PICTURE or train|val|test/<class>/PICTURE")
     return _assemble(name, tops, {"all": [(r.parts[0], f) for r, f in pictures]}, method="none")
 
 
@@ -287,7 +263,16 @@ def _assemble(name: str, classes: list[str], groups: dict[str, list[tuple[str, F
 def _from_manifest(path: Path, columns: Columns) -> DataSet:
     with storage(path):
         text = path.read_text(encoding="utf-8-sig", errors="replace")
-    rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    rows = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+    )
+    try:
+        return _from_rows(path, rows, columns)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: not CSV ({error}); is a quote left open?") from error
+
+
+def _from_rows(path: Path, rows: csv.DictReader[str], columns: Columns) -> DataSet:
     found = list(rows.fieldnames or ())
     split_column = columns.split or ("split" if "split" in found else None)
     for option, column in (("path", columns.path), ("label", columns.label), ("split", split_column)):
@@ -296,7 +281,8 @@ def _from_manifest(path: Path, columns: Columns) -> DataSet:
                 f"{path}: there is no column {column!r}; it has {listed(found, 12)}. Name it with --{option}-column"
             )
     groups: dict[str, list[tuple[str, File]]] = {}
-    for line, row in enumerate(rows, start=2):
+    for row in rows:
+        line = rows.line_num
         name, label = row[columns.path], row[columns.label]
         if not name or not label:
             raise DataError(f"{path}, line {line}: the column {columns.label if name else columns.path} is empty")

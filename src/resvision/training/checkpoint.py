@@ -55,10 +55,14 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optim
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path}: not a checkpoint of this run ({error})") from error
     if optimizer is not None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
-                states.setdefault(int(index), {})[name] = value
+                # In the memory order of its parameter: another one is summed up with other rounding.
+                like = parameters[int(index)]
+                state = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                states.setdefault(int(index), {})[name] = state
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress

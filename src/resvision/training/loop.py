@@ -35,6 +35,7 @@ from resvision.training.checkpoint import load_checkpoint, save_checkpoint
 from resvision.training.losses import cross_entropy
 from resvision.training.run import RunFolder
 
+SAVE_SECONDS = 10.0  # shorter epochs than this share a checkpoint, or a tiny set would spend its time on saving
 FLUSH_STEPS = 20  # steps between two looks at the loss on an accelerator, which has to stop for each
 
 
@@ -172,6 +173,7 @@ def train(
     pending: list[tuple[int, int, engines.StepResult]] = []
     with signals.collected() as caught, _tensorboard(run, tensorboard) as board, reporter:
         reporter.start(steps, state.step)
+        saved = now()
         while state.step < steps and not state.stopped:
             epoch, first_step = divmod(state.step, batches.steps)
             network.train()
@@ -200,13 +202,15 @@ def train(
                 state.stopped = _reason_to_stop(state.history, recipe, parts)
                 if parts.chooser is not None and _best(state.history, parts) == len(state.history) - 1:
                     save_checkpoint(run.best_checkpoint, network, None, {"epoch": epoch + 1})
-                run.write_metrics(state.history)
                 for name, value in row.items():
                     board(name, value, state.step)
                 reporter.epoch(row, seconds_left=row["seconds"] / state.step * (steps - state.step))
             state.seconds = earlier_seconds + now() - begin
-            if epoch_ends or caught:
+            ends = state.step == steps or state.stopped
+            if ends or caught or now() - saved >= SAVE_SECONDS:
+                run.write_metrics(state.history)
                 save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state))
+                saved = now()
             if caught and state.step < steps:
                 raise Interrupted(
                     f"stopped after step {state.step:,}; go on with: resvision train --resume {run.path}", caught[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,16 @@ class RunFolder:
         if not run.recipe_file.is_file():
             raise RunError(f"{run.path}: there is no run to go on with ({run.recipe_file.name} is missing)")
         return run
+
+    @contextmanager
+    def removed_if_empty(self) -> Iterator[None]:
+        """Removes the folder if the block fails before it has put anything there: a mistake leaves no trace."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # it is not empty
+                self.path.rmdir()
+            raise
 
     @property
     def recipe_file(self) -> Path:

@@ -1,0 +1,70 @@
+"""The members of a tar or zip archive, read into memory and never unpacked to disk."""
+
+from __future__ import annotations
+
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from resvision.errors import DataError
+
+MAX_MEMBER_BYTES = 256 << 20
+
+# What the readers raise over a damaged, truncated or encrypted archive, and over a compression that they do not know.
+DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, RuntimeError, NotImplementedError),
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the content of a file is that of a tar (plain, gzip, bzip2, xz) or zip archive."""
+    return tarfile.is_tarfile(path) or zipfile.is_zipfile(path)
+
+
+def members(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Names and contents of an archive's members, None for a folder; links and devices are passed over.
+
+    Raises:
+        DataError: the archive is damaged anywhere, or a member is too large.
+    """
+    try:
+        yield from (_zip_members if zipfile.is_zipfile(path) else _tar_members)(path)
+    except DAMAGED as error:
+        raise DataError(f"{path}: the archive cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if stat.S_ISLNK(info.external_attr >> 16):  # the upper half holds the file mode of Unix
+                continue
+            with archive.open(info) as content:
+                yield info.filename, None if info.is_dir() else _bounded(path, info.filename, content)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isdir():
+                yield member.name, None
+            elif member.isfile() and (content := archive.extractfile(member)) is not None:
+                yield member.name, _bounded(path, member.name, content)
+        # tarfile takes a damaged header for the end of the archive, after which there are only zeros, and a gzip
+        # file is checked only where it is read to its end.
+        assert archive.fileobj is not None
+        while rest := archive.fileobj.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError(f"a damaged header after {len(archive.getmembers())} members")
+
+
+def _bounded(path: Path, name: str, file: IO[bytes]) -> bytes:
+    data = file.read(MAX_MEMBER_BYTES + 1)  # what the header says of the size may be a lie
+    if len(data) > MAX_MEMBER_BYTES:
+        raise DataError(f"{path}: the member {name!r} is larger than {MAX_MEMBER_BYTES >> 20} MB")
+    return data
