@@ -173,12 +173,13 @@ def train(
     pending: list[tuple[int, int, engines.StepResult]] = []
     with signals.collected() as caught, _tensorboard(run, tensorboard) as board, reporter:
         reporter.start(steps, state.step)
-        saved = now()
+        first_step, started = state.step, now()
+        saved = started
         while state.step < steps and not state.stopped:
-            epoch, first_step = divmod(state.step, batches.steps)
+            epoch, step_of_epoch = divmod(state.step, batches.steps)
             network.train()
             mark = now()
-            for batch in batches.epoch(epoch, first_step):
+            for batch in batches.epoch(epoch, step_of_epoch):
                 lr = optim.set_step(optimizer, recipe, state.step)
                 state.step += 1
                 if len(batch.labels):
@@ -204,7 +205,7 @@ def train(
                     save_checkpoint(run.best_checkpoint, network, None, {"epoch": epoch + 1})
                 for name, value in row.items():
                     board(name, value, state.step)
-                reporter.epoch(row, seconds_left=row["seconds"] / state.step * (steps - state.step))
+                reporter.epoch(row, (now() - started) / (state.step - first_step) * (steps - state.step))
             state.seconds = earlier_seconds + now() - begin
             ends = state.step == steps or state.stopped
             if ends or caught or now() - saved >= SAVE_SECONDS:
