@@ -10,9 +10,11 @@ the median over the pairs. Prints one JSON document.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -68,16 +70,22 @@ class PlainResNet20(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
+@cache
+def define_torchvision_operators() -> torch.library.Library | None:
+    """Two operators that torchvision's wheel looks for and that do not load beside the CPU build of torch."""
+    if torch.cuda.is_available():
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library  # the definitions live as long as this object, which the cache keeps
+
+
 def plain_network(name: str) -> nn.Module:
     """The peer's network."""
     if name == "resnet20_cifar":
         return PlainResNet20()
-    if not torch.cuda.is_available():
-        # torchvision's wheel looks for two compiled operators that do not load beside the CPU build of torch.
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_library"] = library  # the definitions live as long as this object
+    define_torchvision_operators()
     import torchvision
 
     return torchvision.models.get_model(name, num_classes=CLASSES)
@@ -100,8 +108,6 @@ def plain_step(name: str, batch: Batch) -> Callable[[], None]:
 
 def our_step(name: str, size: int, batch: Batch) -> tuple[Callable[[], None], Recipe, str]:
     """A training step as `resvision train` does it, with what it measures and chooses on this machine."""
-    import dataclasses
-
     recipe = Recipe(model=name, size=size, channels=3, batch_size=len(batch.labels), lr=LR, steps=1000)
     network = ResNet(dataclasses.replace(zoo.get(name), num_classes=CLASSES)).train()
     preprocess = Preprocess(size=size)
