@@ -164,12 +164,13 @@ def train(
         Also write TensorBoard's event files.
     """
     from resvision import api
-    from resvision.data.sources import Columns
+    from resvision.data.sources import DEFAULT_COLUMNS, Columns
     from resvision.progress import ConsoleReporter
 
+    columns = Columns(path=path_column, label=label_column, split=split_column)
     made = api.train(
         data,
-        columns=Columns(path=path_column, label=label_column, split=split_column),
+        columns=columns,
         recipe=recipe,
         out=out,
         resume=resume,
@@ -177,7 +178,8 @@ def train(
         reporter=ConsoleReporter(),
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
-    _print_training(made, as_json)
+    named = [f" --{n}-column {v}" for n, v in vars(columns).items() if v != getattr(DEFAULT_COLUMNS, n)]
+    _print_training(made, as_json, "".join(named))
 
 
 @app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")
@@ -282,7 +284,7 @@ def _print_table(titles: list[str], rows: list[list[Any]], caption: str | None =
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*titles, title=caption, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(*titles, title=caption, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(titles))
     for row, column in enumerate(table.columns):
         if rows and all(str(cells[row])[:1].isdigit() for cells in rows):
             column.justify = "right"
@@ -293,7 +295,8 @@ def _print_table(titles: list[str], rows: list[list[Any]], caption: str | None =
     console.print(table, soft_wrap=not sys.stdout.isatty())
 
 
-def _print_training(made: TrainingResult, as_json: bool) -> None:
+def _print_training(made: TrainingResult, as_json: bool, columns: str = "") -> None:
+    """The figures of a run and what to do next; `columns` are the options that its manifest needs."""
     result = made.result
     if as_json:
         _print_json({"run": str(made.folder), **result})
@@ -303,16 +306,23 @@ def _print_training(made: TrainingResult, as_json: bool) -> None:
         ["network", f"{result['model']}, {result['params']:,} parameters"],
         [f"{result['split']} accuracy", f"{result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"],
         ["NLL, ECE", f"{result['loss']:.4f}, {result['ece']:.4f}"],
-        ["trained", f"{result['epochs']} epochs in {result['seconds']:.0f} s, stopped by {result['stopped']}"],
+        [
+            "trained",
+            f"{_count(result['epochs'], 'epoch')} in {result['seconds']:.0f} s, stopped by {result['stopped']}",
+        ],
         ["speed", f"{result['images_per_second']:,.0f} pictures/s, {result['precision']}"],
         ["saved in", str(made.folder)],
     ]
-    _print_table([result["data"], ""], rows)
+    _print_table(["", ""], rows, f"{result['data']}, {_count(len(result['classes']), 'class', 'classes')}")
     print(f"Look at {made.folder / 'curves.png'} and {made.folder / 'confusion.png'}. Next:")
-    print(f"  resvision evaluate {made.folder} {result['data']}")
+    print(f"  resvision evaluate {made.folder} {result['data']}{columns}")
     print(f"  resvision predict {made.folder} PICTURE.jpg")
     if result["data"] == "digits":
         print("  resvision train YOUR_PICTURES/   (one folder a class)")
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _percent(value: float | None) -> str:

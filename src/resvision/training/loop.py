@@ -151,7 +151,7 @@ def train(
     steps = recipe.steps or length.steps(recipe, batches, engine, begin, parts)
     recipe = replace(recipe, steps=steps)
     epochs = math.ceil(steps / batches.steps)
-    reporter.note(f"{steps:,} steps of {batches.batch_size} pictures, {epochs} epochs")
+    reporter.note(f"{steps:,} steps of {batches.batch_size} pictures, {epochs} {'epoch' if epochs == 1 else 'epochs'}")
 
     # ---- optimiser ----
     optimizer = optim.build(network, recipe)
