@@ -9,7 +9,7 @@ from resvision.errors import SpecError
 from resvision.models import ResNet
 from resvision.spec import ResNetSpec
 
-# Trainable parameters: torchvision's for the ImageNet networks, the option A count for the CIFAR network.
+# Trainable parameters: torchvision's for the ImageNet networks, the papers' or their authors' for the others.
 PARAMS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -19,6 +19,9 @@ PARAMS = {
     "resnext50_32x4d": 25_028_904,
     "resnext101_32x8d": 88_791_336,
     "resnet20_cifar": 269_722,
+    "resnet1202_cifar": 19_421_274,
+    "wrn28_10": 36_479_194,
+    "resnext29_8x64d": 34_426_698,
 }
 # The "GFLOPS" column of torchvision's model tables, at 224 px.
 GMACS = {
@@ -29,6 +32,9 @@ GMACS = {
     "resnet152": 11.514,
     "resnext50_32x4d": 4.230,
     "resnext101_32x8d": 16.414,
+    "resnext101_64x4d": 15.460,
+    "wide_resnet50_2": 11.398,
+    "wide_resnet101_2": 22.753,
 }
 
 
@@ -37,7 +43,14 @@ def test_parameters(name: str, params: int) -> None:
     assert cost(zoo.get(name), 32).params == params
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet20_cifar", "plain18", "resnext50_32x4d"])
+# One of each kind of wiring.
+FAMILY = (
+    *("resnet18", "resnet50", "resnext50_32x4d", "resnet10t", "resnet26d", "seresnet18", "resnetrs50", "resnetv2_18"),
+    *("resnetv2_50", "plain18", "resnet20_cifar", "resnet164_cifar", "preact20_cifar", "wrn16_4", "plain20_cifar"),
+)
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_parameters_are_those_of_the_network(name: str) -> None:
     network = ResNet(zoo.get(name))
     assert sum(p.numel() for p in network.parameters()) == cost(zoo.get(name), 32).params
@@ -58,7 +71,7 @@ def test_costs_by_hand() -> None:
     assert found.activation_bytes == 4 * (picture + 3 * 2 * layer + 2)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20_cifar", "plain20_cifar", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", FAMILY)
 def test_activation_memory_is_what_autograd_keeps(name: str) -> None:
     spec, size, count = zoo.get(name), 64, 2
     network = ResNet(spec)

@@ -46,7 +46,7 @@ def test_shortcuts_without_weights(shortcut: Any, init: Any) -> None:
         ({"depths": ()}, "depths=() must be a tuple of positive integers"),
         ({"widths": (4, 0)}, "widths=(4, 0) must be a tuple of positive integers"),
         ({"block": "double"}, "block='double' is not one of basic, bottleneck"),
-        ({"groups": 2}, "a basic block takes only 1 and 64"),
+        ({"groups": 2}, "a basic block takes only 1, 64 and '3x3'"),
         ({"num_classes": 0}, "num_classes=0 must be a positive integer"),
         ({"in_channels": True}, "in_channels=True must be a positive integer"),
         ({"shortcut": "none"}, 'use init="he"'),

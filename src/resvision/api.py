@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,17 @@ from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
-from resvision.errors import DataError, RecipeError, RunError
+from resvision.errors import ClassifierError, DataError, RecipeError, RunError
 from resvision.evaluation import Evaluation
 from resvision.evaluation import evaluate as evaluate_session
+from resvision.files import parse
+from resvision.measure import timestamp
+from resvision.models import ResNet, convert
+from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe
 from resvision.report import card, plots
+from resvision.spec import ResNetSpec
 from resvision.training import RunFolder
 from resvision.training import train as run_training
 from resvision.training.run import read_recipe
@@ -138,6 +143,63 @@ def train(
         )
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
+
+
+def import_weights(
+    file: str | Path,
+    *,
+    model: str,
+    spec: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> tuple[Classifier, Path]:
+    """Turns weights of torchvision, timm or a plain PyTorch script into a classifier in a folder.
+
+    Args:
+        file: a state dict, .safetensors or written by torch.save; no code in it is run.
+        model: the network's name here.
+        spec: fields of `ResNetSpec` in which the network differs from that name.
+        classes: names in the order of the logits; None numbers them.
+        preprocess: fields of `Preprocess`, as the weights were trained with. For ImageNet networks those left out are
+            torchvision's; CIFAR networks have no common ones, so that mean and std must be given.
+        out: the folder; None takes the next number under runs/.
+
+    Raises:
+        ClassifierError: the file holds no weights, or they do not fit the network; each that does not is named.
+        InputError: a field does not exist, or the classes are not as many as the logits.
+    """
+    path = Path(file).expanduser()
+    state = convert.read(path)
+    changed = dict(spec or {})
+    ends = [value for key, value in state.items() if key.endswith(("fc.weight", "linear.weight", "classifier.weight"))]
+    if ends and "num_classes" not in changed:
+        changed["num_classes"] = len(ends[0])
+    wanted = parse(ResNetSpec, dataclasses.asdict(zoo.get(model)) | changed, "spec")
+    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(wanted.num_classes))
+    given = _imagenet_preprocess(wanted) | dict(preprocess or {})
+    if missing := [field for field in ("mean", "std") if field not in given]:
+        raise ClassifierError(
+            f"{model} has no common {' and '.join(missing)}: give those that the weights were trained with"
+        )
+    network = ResNet(wanted)
+    network.load_state_dict(convert.convert(state, wanted))
+    classifier = Classifier(
+        network=network.eval(),
+        preprocess=parse(Preprocess, given, "preprocess"),
+        classes=names,
+        provenance={"imported": path.name, "model": model, "created": timestamp()},
+    )
+    run = RunFolder.create(out, "import")
+    classifier.save(run.path)
+    return classifier, run.path
+
+
+def _imagenet_preprocess(spec: ResNetSpec) -> dict[str, Any]:
+    """What torchvision's weights were trained with, as far as it is common to networks like this one."""
+    if spec.stem == "cifar" or spec.in_channels != 3:
+        return {"size": spec.natural_size, "channels": spec.in_channels}
+    return {"size": 224, "crop": 0.875, "channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> TrainingResult:

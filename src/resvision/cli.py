@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from resvision import __version__
 from resvision.errors import InputError, ResvisionError
+from resvision.preprocess import Interpolation
 from resvision.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -180,6 +181,97 @@ def train(
     )
     named = [f" --{n}-column {v}" for n, v in vars(columns).items() if v != getattr(DEFAULT_COLUMNS, n)]
     _print_training(made, as_json, "".join(named))
+
+
+@app.command(name="import", help_epilogue="Example: resvision import resnet50.pth --model resnet50 --classes names.txt")
+def import_weights(
+    file: Path,
+    /,
+    *,
+    model: str,
+    spec: Annotated[list[str] | None, Parameter(negative="")] = None,
+    classes: Path | None = None,
+    size: int | None = None,
+    crop: float | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: Interpolation | None = None,
+    out: Path | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Turn weights of torchvision, timm or a plain PyTorch script into a classifier, strictly.
+
+    Parameters
+    ----------
+    file
+        A state dict: .safetensors, or written by torch.save, of which only tensors are read.
+    model
+        The network's name here, as `resvision models` lists it.
+    spec
+        FIELD=VALUE in which the network differs from that name, such as pad_side=both; may be given again.
+    classes
+        Text file with one class name a line, in the order of the logits; without it they are numbered.
+    size
+        Height and width of the network's input, in pixels.
+    crop
+        The part of the shorter side that the cut in the middle keeps.
+    mean
+        R,G,B that was subtracted in training, of values in 0..1.
+    std
+        R,G,B by which was divided in training.
+    interpolation
+        Of the resize.
+    out
+        Folder for the classifier; without it runs/import-001, runs/import-002, ...
+    """
+    from resvision import api
+    from resvision.files import read_text
+
+    given = {
+        "size": size,
+        "crop": crop,
+        "mean": _numbers("--mean", mean),
+        "std": _numbers("--std", std),
+        "interpolation": interpolation,
+    }
+    classifier, folder = api.import_weights(
+        file,
+        model=model,
+        spec=_fields(spec or []),
+        classes=[line for line in read_text(classes).splitlines() if line.strip()] if classes is not None else None,
+        preprocess={name: value for name, value in given.items() if value is not None},
+        out=out,
+    )
+    if as_json:
+        _print_json({"run": str(folder), "model": model, "classes": list(classifier.classes)})
+        return
+    if classes is None:
+        print("the classes are numbered: give their names with --classes", file=sys.stderr)
+    print(f"{model} with {_count(len(classifier.classes), 'class', 'classes')} is saved in {folder}. Next:")
+    print(f"  resvision predict {folder} PICTURE.jpg")
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """Numbers with commas between them."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{option} {text!r}: give numbers with commas between them, such as 0.485,0.456,0.406"
+        ) from None
+
+
+def _fields(pairs: Sequence[str]) -> dict[str, Any]:
+    """FIELD=VALUE, the values as YAML reads them."""
+    import yaml
+
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--spec {pair!r}: give FIELD=VALUE, such as pad_side=both")
+        fields[name] = yaml.safe_load(value)
+    return fields
 
 
 @app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")

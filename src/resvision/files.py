@@ -78,6 +78,21 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error})") from error
 
 
+def read_text(path: Path) -> str:
+    """Reads UTF-8, with or without a byte order mark.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InputError: it is not UTF-8.
+    """
+    with storage(path):
+        data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
 def read_yaml(path: Path) -> Any:
     """Reads one YAML document of plain values.
 

@@ -12,9 +12,24 @@ from typing import Literal, get_args
 from resvision.errors import SpecError
 
 BlockKind = Literal["basic", "bottleneck"]
-Stem = Literal["imagenet", "cifar"]
-Shortcut = Literal["project", "pad", "none"]
+Order = Literal["post", "pre"]
+Stem = Literal["imagenet", "deep", "tiered", "cifar"]
+Pool = Literal["max", "conv"]
+StrideOn = Literal["3x3", "1x1"]
+Shortcut = Literal["project", "avg_project", "pad", "none"]
+PadSide = Literal["end", "both"]
 Init = Literal["he", "zero_gamma"]
+
+_CHOICES = {
+    "block": BlockKind,
+    "order": Order,
+    "stem": Stem,
+    "pool": Pool,
+    "stride_on": StrideOn,
+    "shortcut": Shortcut,
+    "pad_side": PadSide,
+    "init": Init,
+}
 
 # A bottleneck's output is four times as wide as its 3x3 convolution (He et al. 2015, section 4.1).
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
@@ -39,12 +54,25 @@ class ConvPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPlan:
-    """One residual block, y = F(x) + x: the convolutions of F, and what stands on the shortcut."""
+    """One residual block, y = F(x) + x: the convolutions of F, and what stands on the shortcut.
+
+    Args:
+        name: in the state dict.
+        convs: of F, in the order they run.
+        order: "post", each convolution followed by its norm and activation, or "pre", preceded by them.
+        shortcut: "identity", or how x is brought to another shape.
+        pad_side: where option A puts the zeros.
+        downsample: the projection of the shortcut.
+        se_width: channels between the two layers of squeeze-and-excitation; 0 where there is none.
+    """
 
     name: str
     convs: tuple[ConvPlan, ...]
+    order: Order
     shortcut: Shortcut | Literal["identity"]
+    pad_side: PadSide
     downsample: ConvPlan | None = None
+    se_width: int = 0
 
     @property
     def in_channels(self) -> int:
@@ -75,10 +103,24 @@ class ResNetSpec:
         block: two 3x3 convolutions ("basic") or 1x1, 3x3, 1x1 ("bottleneck").
         groups: cardinality, the number of groups of the 3x3 convolution (Xie et al. 2016, section 3).
         base_width: channels a group, per 64 of stage width; 4 with groups=32 is ResNeXt's 32x4d.
-        stem: "imagenet", 7x7 stride 2 and max pooling, or "cifar", 3x3 stride 1.
-        shortcut: where the shape changes: "project", a 1x1 convolution (option B); "pad", zeros in the added channels
-            (option A); "none", no shortcut anywhere, which makes the plain network (He et al. 2015, section 3.3).
-        init: "he", or "zero_gamma", which also starts every branch at zero (Goyal et al. 2017, section 5.1).
+        order: "post", y = relu(F(x) + x) with norms behind the convolutions (He et al. 2015), or "pre", y = F(x) + x
+            with norms and activations before them and once more at the end (He et al. 2016, figure 4e).
+        stem: "imagenet", 7x7 stride 2 and pooling; "deep", three 3x3 in its place (He et al. 2018, figure 2b);
+            "tiered", the same with growing widths; "cifar", 3x3 stride 1 and no pooling.
+        stem_width: channels that the stem hands to the first block; None is the width of the first stage.
+        pool: behind the stem, "max", or "conv", a 3x3 convolution of stride 2 (Bello et al. 2021, section 5).
+        stride_on: the convolution of a bottleneck that has the stride: "3x3" as in torchvision and timm ("v1.5"), or
+            "1x1" as in the paper.
+        shortcut: where the shape changes: "project", a 1x1 convolution (option B); "avg_project", the same behind
+            average pooling (He et al. 2018, figure 2c); "pad", zeros in the added channels (option A); "none", no
+            shortcut anywhere, which makes the plain network (He et al. 2015, section 3.3).
+        pad_side: where option A puts the zeros: at the "end", or half of them on "both" sides, as some published
+            networks do.
+        se_ratio: squeeze-and-excitation in every block (Hu et al. 2017), its inner width as a part of the block's
+            channels; 0 is none.
+        se_divisor: the inner width is rounded to a multiple of this, at least one; 8 in timm, 1 in the paper.
+        init: "he", or "zero_gamma", which also starts every branch at zero (Goyal et al. 2017, section 5.1; with
+            order="pre" it is the last convolution that starts at zero).
         num_classes: logits at the end.
         in_channels: 1 for grey pictures, 3 for colour.
 
@@ -91,14 +133,21 @@ class ResNetSpec:
     block: BlockKind = "basic"
     groups: int = 1
     base_width: int = 64
+    order: Order = "post"
     stem: Stem = "imagenet"
+    stem_width: int | None = None
+    pool: Pool = "max"
+    stride_on: StrideOn = "3x3"
     shortcut: Shortcut = "project"
+    pad_side: PadSide = "end"
+    se_ratio: float = 0.0
+    se_divisor: int = 8
     init: Init = "zero_gamma"
     num_classes: int = 1000
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        for field, kind in (("block", BlockKind), ("stem", Stem), ("shortcut", Shortcut), ("init", Init)):
+        for field, kind in _CHOICES.items():
             value = getattr(self, field)
             if value not in get_args(kind):
                 raise SpecError(f"{field}={value!r} is not one of {', '.join(get_args(kind))}")
@@ -108,19 +157,28 @@ class ResNetSpec:
                 raise SpecError(f"{field}={values!r} must be a tuple of positive integers")
         if len(self.depths) != len(self.widths):
             raise SpecError(f"depths={self.depths} and widths={self.widths} must name the same number of stages")
-        for field in ("groups", "base_width", "num_classes", "in_channels"):
+        for field in ("groups", "base_width", "se_divisor", "num_classes", "in_channels"):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
                 raise SpecError(f"{field}={value!r} must be a positive integer")
-        if self.block == "basic" and (self.groups != 1 or self.base_width != 64):
-            raise SpecError(f"groups={self.groups}, base_width={self.base_width}: a basic block takes only 1 and 64")
+        if self.stem_width is not None and (type(self.stem_width) is not int or self.stem_width < 8):
+            raise SpecError(f"stem_width={self.stem_width!r} must be an integer of at least 8, or None")
+        if not 0 <= self.se_ratio <= 1:
+            raise SpecError(f"se_ratio={self.se_ratio!r} must lie in [0, 1]")
+        if self.block == "basic" and (self.groups != 1 or self.base_width != 64 or self.stride_on != "3x3"):
+            raise SpecError(
+                f"groups={self.groups}, base_width={self.base_width}, stride_on={self.stride_on!r}: "
+                "a basic block takes only 1, 64 and '3x3'"
+            )
+        if self.stem == "cifar" and self.pool != "max":
+            raise SpecError(f"pool={self.pool!r}: the cifar stem has no pooling")
         if self.shortcut == "none" and self.init == "zero_gamma":
             raise SpecError('init="zero_gamma" with shortcut="none" would start a network that is zero: use init="he"')
 
     @property
-    def stem_width(self) -> int:
-        """Channels that the stem hands to the first block: those of the first stage."""
-        return self.widths[0]
+    def stem_channels(self) -> int:
+        """Channels that the stem hands to the first block."""
+        return self.widths[0] if self.stem_width is None else self.stem_width
 
     @property
     def num_features(self) -> int:
@@ -130,28 +188,46 @@ class ResNetSpec:
     @property
     def natural_size(self) -> int:
         """Height and width of the pictures that the papers trained it on, in pixels."""
-        return 224 if self.stem == "imagenet" else 32
+        return 32 if self.stem == "cifar" else 224
 
     @property
     def depth(self) -> int:
-        """Layers as the papers count them: stem, the convolutions of F, and the last linear layer."""
+        """Layers as He et al. count them: stem, the convolutions of F, and the last linear layer.
+
+        Wide residual networks count their three projections in place of the last layer, which is 2 more.
+        """
         return 2 + sum(len(block.convs) for block in self.plan())
 
-    def stem_plan(self) -> ConvPlan:
-        """The first convolution."""
-        kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        return ConvPlan(
-            name="conv1",
-            in_channels=self.in_channels,
-            out_channels=self.stem_width,
-            kernel_size=kernel_size,
-            stride=stride,
+    def stem_plan(self) -> tuple[ConvPlan, ...]:
+        """The convolutions before the first block, each but the last followed by a norm and an activation."""
+        out = self.stem_channels
+        if self.stem == "cifar":
+            shapes = {"conv1": (self.in_channels, out, 3, 1)}
+        elif self.stem == "imagenet":
+            shapes = {"conv1": (self.in_channels, out, 7, 2)}
+        else:
+            first, second = (out * 3 // 8 if self.stem == "tiered" else out // 2), out // 2
+            shapes = {
+                "conv1.0": (self.in_channels, first, 3, 2),
+                "conv1.3": (first, second, 3, 1),
+                "conv1.6": (second, out, 3, 1),
+            }
+        return tuple(
+            ConvPlan(name=name, in_channels=c, out_channels=o, kernel_size=k, stride=s)
+            for name, (c, o, k, s) in shapes.items()
         )
+
+    def pool_plan(self) -> ConvPlan | None:
+        """The convolution that pools behind the stem, if one does."""
+        if self.stem == "cifar" or self.pool == "max":
+            return None
+        channels = self.stem_channels
+        return ConvPlan(name="maxpool.0", in_channels=channels, out_channels=channels, kernel_size=3, stride=2)
 
     def plan(self) -> tuple[BlockPlan, ...]:
         """The blocks in the order they run, with the names torchvision and timm give them (layer1.0, ...)."""
         blocks = []
-        channels = self.stem_width
+        channels = self.stem_channels
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -166,27 +242,41 @@ class ResNetSpec:
         if self.block == "basic":
             shapes = [(in_channels, width, 3, stride, 1), (width, width, 3, 1, 1)]
         else:
-            # The stride sits on the 3x3 convolution, as in torchvision and timm ("v1.5"); the paper had it on the 1x1.
+            first, second = (1, stride) if self.stride_on == "3x3" else (stride, 1)
             shapes = [
-                (in_channels, inner, 1, 1, 1),
-                (inner, inner, 3, stride, self.groups),
+                (in_channels, inner, 1, first, 1),
+                (inner, inner, 3, second, self.groups),
                 (inner, out_channels, 1, 1, 1),
             ]
         convs = tuple(
             ConvPlan(name=f"conv{i}", in_channels=c, out_channels=o, kernel_size=k, stride=s, groups=g)
             for i, (c, o, k, s, g) in enumerate(shapes, start=1)
         )
-        if self.shortcut == "none":
-            return BlockPlan(name=name, convs=convs, shortcut="none")
-        if stride == 1 and in_channels == out_channels:
-            return BlockPlan(name=name, convs=convs, shortcut="identity")
-        downsample = None
-        if self.shortcut == "project":
-            downsample = ConvPlan(
-                name="downsample.0",
-                in_channels=in_channels,
-                out_channels=out_channels,
-                kernel_size=1,
-                stride=stride,
-            )
-        return BlockPlan(name=name, convs=convs, shortcut=self.shortcut, downsample=downsample)
+        changes = stride > 1 or in_channels != out_channels
+        return BlockPlan(
+            name=name,
+            convs=convs,
+            order=self.order,
+            shortcut=self.shortcut if changes or self.shortcut == "none" else "identity",
+            pad_side=self.pad_side,
+            downsample=self._downsample_plan(in_channels, out_channels, stride) if changes else None,
+            se_width=self._se_width(out_channels),
+        )
+
+    def _downsample_plan(self, in_channels: int, out_channels: int, stride: int) -> ConvPlan | None:
+        if self.shortcut not in ("project", "avg_project"):
+            return None
+        pooled = self.shortcut == "avg_project"  # the pooling, which comes first, has the stride
+        return ConvPlan(
+            name="downsample.1" if pooled else "downsample.0",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=1,
+            stride=1 if pooled else stride,
+        )
+
+    def _se_width(self, channels: int) -> int:
+        if not self.se_ratio:
+            return 0
+        divisor = self.se_divisor
+        return max(divisor, int(channels * self.se_ratio + divisor / 2) // divisor * divisor)

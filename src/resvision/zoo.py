@@ -2,58 +2,184 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from resvision.errors import SpecError
 from resvision.spec import ResNetSpec
 
+# ---- ImageNet ----
+
 IMAGENET_WIDTHS = (64, 128, 256, 512)
+
+_RESNET18 = ResNetSpec(depths=(2, 2, 2, 2), widths=IMAGENET_WIDTHS)
+_RESNET34 = replace(_RESNET18, depths=(3, 4, 6, 3))
+_RESNET50 = replace(_RESNET34, block="bottleneck")
+_RESNET101 = replace(_RESNET50, depths=(3, 4, 23, 3))
+
+# He et al. 2015, table 1; 26 layers are timm's, 200 are of He et al. 2016, table 5.
+_RESNETS = {
+    18: _RESNET18,
+    26: replace(_RESNET50, depths=(2, 2, 2, 2)),
+    34: _RESNET34,
+    50: _RESNET50,
+    101: _RESNET101,
+    152: replace(_RESNET50, depths=(3, 8, 36, 3)),
+    200: replace(_RESNET50, depths=(3, 24, 36, 3)),
+}
+
+# Bello et al. 2021, table 7
+_RS_DEPTHS = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    270: (4, 29, 53, 4),
+    350: (4, 36, 72, 4),
+    420: (4, 44, 87, 4),
+}
+
+
+def _d(spec: ResNetSpec) -> ResNetSpec:
+    """ResNet-D: three 3x3 convolutions as the stem, and pooling before the projections (He et al. 2018, section 4)."""
+    return replace(spec, stem="deep", shortcut="avg_project")
+
+
+def _t(spec: ResNetSpec) -> ResNetSpec:
+    """The tiny networks of timm: one block a stage, as ResNet-D with a stem that widens in steps."""
+    return replace(spec, depths=(1, 1, 1, 1), stem="tiered", shortcut="avg_project")
+
+
+def _se(spec: ResNetSpec) -> ResNetSpec:
+    """Squeeze-and-excitation by 16 (Hu et al. 2017, section 6.4)."""
+    return replace(spec, se_ratio=1 / 16)
+
+
+def _rs(depths: tuple[int, ...]) -> ResNetSpec:
+    """ResNet-RS: ResNet-D with squeeze-and-excitation by 4 and a convolution for the pooling (Bello et al. 2021)."""
+    return replace(_d(_RESNET50), depths=depths, pool="conv", se_ratio=1 / 4)
+
+
+def _x(spec: ResNetSpec, cardinality: int, base_width: int) -> ResNetSpec:
+    """ResNeXt (Xie et al. 2016, table 1)."""
+    return replace(spec, groups=cardinality, base_width=base_width)
+
+
+def _plain(spec: ResNetSpec) -> ResNetSpec:
+    """The same layers without any shortcut (He et al. 2015, section 3.3)."""
+    return replace(spec, shortcut="none", init="he")
+
+
+_IMAGENET: dict[str, ResNetSpec] = {
+    "resnet10t": _t(_RESNET18),
+    "resnet14t": _t(_RESNET50),
+    **{f"resnet{depth}": spec for depth, spec in _RESNETS.items()},
+    **{f"resnet{depth}d": _d(spec) for depth, spec in _RESNETS.items()},
+    "resnext50_32x4d": _x(_RESNET50, 32, 4),
+    "resnext101_32x4d": _x(_RESNET101, 32, 4),
+    "resnext101_32x8d": _x(_RESNET101, 32, 8),
+    "resnext101_64x4d": _x(_RESNET101, 64, 4),
+    # Zagoruyko & Komodakis 2016, section 3.3: the inner convolutions are twice as wide
+    "wide_resnet50_2": replace(_RESNET50, base_width=128),
+    "wide_resnet101_2": replace(_RESNET101, base_width=128),
+    **{f"seresnet{depth}": _se(_RESNETS[depth]) for depth in (18, 34, 50, 101, 152)},
+    "seresnext50_32x4d": _se(_x(_RESNET50, 32, 4)),
+    "seresnext101_32x4d": _se(_x(_RESNET101, 32, 4)),
+    **{f"resnetrs{depth}": _rs(depths) for depth, depths in _RS_DEPTHS.items()},
+    # He et al. 2016, section 4
+    **{f"resnetv2_{depth}": replace(_RESNETS[depth], order="pre") for depth in (18, 34, 50, 101, 152, 200)},
+    **{f"plain{depth}": _plain(_RESNETS[depth]) for depth in (18, 34, 50)},
+}
+
+# ---- CIFAR ----
+
 CIFAR_WIDTHS = (16, 32, 64)  # He et al. 2015, section 4.2
 
 
-def _cifar(depth: int, *, plain: bool = False) -> ResNetSpec:
-    """The 6n+2 layers of He et al. 2015, section 4.2: three stages of n basic blocks, option A shortcuts."""
-    blocks = (depth - 2) // 6
+def _basic_cifar(blocks: int) -> ResNetSpec:
+    """6n+2 layers: three stages of n basic blocks, option A shortcuts (He et al. 2015, section 4.2)."""
     return ResNetSpec(
         depths=(blocks,) * 3,
         widths=CIFAR_WIDTHS,
         stem="cifar",
-        shortcut="none" if plain else "pad",
+        shortcut="pad",
         init="he",  # as in the paper; blocks that begin as identities learn more slowly in short runs
         num_classes=10,
     )
 
 
-_RESNET18 = ResNetSpec(depths=(2, 2, 2, 2), widths=IMAGENET_WIDTHS)
-_RESNET34 = ResNetSpec(depths=(3, 4, 6, 3), widths=IMAGENET_WIDTHS)
-_RESNET50 = ResNetSpec(depths=(3, 4, 6, 3), widths=IMAGENET_WIDTHS, block="bottleneck")
-_RESNET101 = dataclasses.replace(_RESNET50, depths=(3, 4, 23, 3))
+def _bottleneck_cifar(blocks: int) -> ResNetSpec:
+    """9n+2 layers: three stages of n bottlenecks, projections where the shape changes (He et al. 2016, section 4)."""
+    return replace(_basic_cifar(blocks), block="bottleneck", stem_width=CIFAR_WIDTHS[0], shortcut="project")
 
-_LISTED: dict[str, ResNetSpec] = {
-    # He et al. 2015, table 1
-    "resnet18": _RESNET18,
-    "resnet34": _RESNET34,
-    "resnet50": _RESNET50,
-    "resnet101": _RESNET101,
-    "resnet152": dataclasses.replace(_RESNET50, depths=(3, 8, 36, 3)),
-    # Xie et al. 2016, table 1
-    "resnext50_32x4d": dataclasses.replace(_RESNET50, groups=32, base_width=4),
-    "resnext101_32x8d": dataclasses.replace(_RESNET101, groups=32, base_width=8),
-    # The plain networks they replaced, He et al. 2015, figure 3
-    "plain18": dataclasses.replace(_RESNET18, shortcut="none", init="he"),
-    "plain34": dataclasses.replace(_RESNET34, shortcut="none", init="he"),
-    # He et al. 2015, table 6
-    **{f"resnet{depth}_cifar": _cifar(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"plain{depth}_cifar": _cifar(depth, plain=True) for depth in (8, 20, 32, 44, 56)},
+
+def _wide(blocks: int, factor: int) -> ResNetSpec:
+    """6n+4 layers, `factor` times as wide (Zagoruyko & Komodakis 2016, table 1)."""
+    widths = tuple(factor * width for width in CIFAR_WIDTHS)
+    spec = replace(_basic_cifar(blocks), widths=widths, stem_width=CIFAR_WIDTHS[0], shortcut="project")
+    return replace(spec, order="pre")
+
+
+def _resnext_cifar(cardinality: int) -> ResNetSpec:
+    """29 layers, groups of 64 channels (Xie et al. 2016, section 5.3)."""
+    spec = replace(_bottleneck_cifar(3), widths=(64, 128, 256), stem_width=64)
+    return _x(spec, cardinality, 64)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Networks that go by their depth: `name` with {depth} in it, of `layers` layers a block and `extra` ones."""
+
+    name: str
+    layers: int
+    extra: int
+    build: Callable[[int], ResNetSpec]
+    listed: tuple[int, ...]
+
+    def blocks(self, depth: int) -> int | None:
+        """Blocks a stage, or None where no whole number of them makes this depth."""
+        blocks, rest = divmod(depth - self.extra, self.layers)
+        return blocks if blocks >= 1 and rest == 0 else None
+
+    def nearest(self, depth: int) -> tuple[int, ...]:
+        """The valid depths around another."""
+        below = max(1, (depth - self.extra) // self.layers) * self.layers + self.extra
+        return (below, below + self.layers)
+
+
+# Where two families share a name, the first whose layers add up to the depth is taken, unless the depth is listed:
+# preact110 is of basic blocks, preact164 of bottlenecks, as in the papers.
+_FAMILIES = (
+    _Family("resnet{depth}_cifar", 6, 2, _basic_cifar, (8, 14, 20, 32, 44, 56, 110, 1202)),
+    _Family("resnet{depth}_cifar", 9, 2, _bottleneck_cifar, (164,)),
+    _Family("preact{depth}_cifar", 6, 2, lambda n: replace(_basic_cifar(n), order="pre"), (20, 56, 110)),
+    _Family("preact{depth}_cifar", 9, 2, lambda n: replace(_bottleneck_cifar(n), order="pre"), (164, 1001)),
+    _Family("plain{depth}_cifar", 6, 2, lambda n: _plain(_basic_cifar(n)), (8, 20, 32, 44, 56, 110)),
+)
+_WIDE = ((16, 4), (16, 8), (28, 10), (40, 4))
+_WIDE_LAYERS, _WIDE_EXTRA = 6, 4
+
+_CIFAR: dict[str, ResNetSpec] = {
+    **{
+        family.name.format(depth=depth): family.build(blocks)
+        for family in _FAMILIES
+        for depth in family.listed
+        if (blocks := family.blocks(depth))
+    },
+    **{f"wrn{d}_{k}": _wide((d - _WIDE_EXTRA) // _WIDE_LAYERS, k) for d, k in _WIDE},
+    "resnext29_8x64d": _resnext_cifar(8),
+    "resnext29_16x64d": _resnext_cifar(16),
 }
 
-_CIFAR_NAME = re.compile(r"(resnet|plain)(\d{1,6})_cifar")
+_LISTED = {**_IMAGENET, **_CIFAR}
+_DEPTH_NAME = re.compile(r"([a-z]+)(\d{1,6})(_cifar)")
+_WIDE_NAME = re.compile(r"wrn(\d{1,6})_(\d{1,3})")
 
 
 def names() -> tuple[str, ...]:
-    """The names that `resvision models` lists. `resnet{6n+2}_cifar` and `plain{6n+2}_cifar` work for every n >= 1."""
+    """The names that `resvision models` lists. The CIFAR families have a network for every valid depth besides."""
     return tuple(_LISTED)
 
 
@@ -65,16 +191,36 @@ def get(name: str) -> ResNetSpec:
     """
     if name in _LISTED:
         return _LISTED[name]
-    if match := _CIFAR_NAME.fullmatch(name):
-        family, depth = match[1], int(match[2])
-        if depth >= 8 and (depth - 2) % 6 == 0:
-            return _cifar(depth, plain=family == "plain")
-        below = max(8, depth - (depth - 2) % 6)
-        nearest = sorted({below, below + 6})
-        raise SpecError(
-            f"there is no network {name!r}: a CIFAR network has 6n+2 layers; "
-            f"the nearest are {' and '.join(f'{family}{d}_cifar' for d in nearest)}"
-        )
+    if match := _DEPTH_NAME.fullmatch(name):
+        families = [f for f in _FAMILIES if f.name == f"{match[1]}{{depth}}{match[3]}"]
+        if families:
+            return _of_depth(name, families, int(match[2]))
+    if match := _WIDE_NAME.fullmatch(name):
+        return _of_width(name, int(match[1]), int(match[2]))
     near = difflib.get_close_matches(name, _LISTED, n=3, cutoff=0.5)
     advice = f"did you mean {' or '.join(near)}?" if near else "`resvision models` lists them"
     raise SpecError(f"there is no network {name!r}; {advice}")
+
+
+def _of_depth(name: str, families: list[_Family], depth: int) -> ResNetSpec:
+    for family in families:
+        if blocks := family.blocks(depth):
+            return family.build(blocks)
+    nearest = sorted({d for family in families for d in family.nearest(depth)}, key=lambda d: (abs(d - depth), d))[:2]
+    rules = " or ".join(f"{family.layers}n+{family.extra}" for family in families)
+    raise SpecError(
+        f"there is no network {name!r}: it has {rules} layers; "
+        f"the nearest are {' and '.join(families[0].name.format(depth=d) for d in sorted(nearest))}"
+    )
+
+
+def _of_width(name: str, depth: int, factor: int) -> ResNetSpec:
+    blocks, rest = divmod(depth - _WIDE_EXTRA, _WIDE_LAYERS)
+    if blocks >= 1 and rest == 0 and factor >= 1:
+        return _wide(blocks, factor)
+    below = max(1, blocks) * _WIDE_LAYERS + _WIDE_EXTRA
+    nearest = (below, below + _WIDE_LAYERS)
+    raise SpecError(
+        f"there is no network {name!r}: a wide residual network has {_WIDE_LAYERS}n+{_WIDE_EXTRA} layers and a factor "
+        f"of at least 1; the nearest are {' and '.join(f'wrn{d}_{max(1, factor)}' for d in nearest)}"
+    )

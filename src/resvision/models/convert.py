@@ -1,0 +1,105 @@
+"""Weights of other libraries: read without running code, renamed to the names here, and checked against a spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from resvision.errors import ClassifierError, StorageError
+from resvision.files import storage
+from resvision.models.resnet import ResNet
+from resvision.spec import ResNetSpec
+
+State = dict[str, torch.Tensor]
+
+# Containers in which checkpoints nest the weights, as training scripts write them.
+_NESTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema")
+
+# Whose names they are: timm's resnetv2; the CIFAR repositories of K. Liu, Y. Idelbayev and X. Zhang.
+_NAMES = (
+    (r"^module\.", ""),
+    (r"^stem\.conv\.", "conv1."),
+    (r"^stages\.(\d+)\.blocks\.(\d+)\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}."),
+    (r"^block(\d+)\.layer\.(\d+)\.", r"layer\1.\2."),
+    (r"^(layer\d+\.\d+)\.norm(\d)\.", r"\1.bn\2."),
+    (r"^(layer\d+\.\d+)\.downsample\.conv\.", r"\1.downsample.0."),
+    (r"^(layer\d+\.\d+)\.shortcut\.", r"\1.downsample."),
+    (r"^(layer\d+\.\d+)\.convShortcut\.", r"\1.downsample.0."),
+    (r"^(head\.fc|linear|classifier)\.", "fc."),
+)
+
+
+def read(path: Path) -> State:
+    """The weights in a checkpoint file: .safetensors, or what torch.save wrote, of which only tensors are read.
+
+    Raises:
+        ClassifierError: it is none, holds no weights, or holds objects that would have to run code to be read.
+        StorageError: it cannot be read.
+    """
+    try:
+        with storage(path):
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except StorageError:
+        raise
+    except Exception as error:  # over a file that is no checkpoint the readers raise errors of any kind
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ClassifierError(
+            f"{path}: not a checkpoint of plain tensors ({reason}); save its state dict alone, best as .safetensors"
+        ) from error
+    return unnest(loaded)
+
+
+def unnest(loaded: object) -> State:
+    """The weights in what a checkpoint file holds, wherever it keeps them.
+
+    Raises:
+        ClassifierError: there are none.
+    """
+    while isinstance(loaded, Mapping):
+        if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+            return {str(key): value for key, value in loaded.items()}
+        nest = next((name for name in _NESTS if isinstance(loaded.get(name), Mapping)), None)
+        if nest is None:
+            break
+        loaded = loaded[nest]
+    found = ", ".join(map(str, list(loaded)[:5])) if isinstance(loaded, Mapping) else type(loaded).__name__
+    raise ClassifierError(f"no state dict was found, only {found}; expected tensors by name, or one of {_NESTS}")
+
+
+def convert(state: Mapping[str, torch.Tensor], spec: ResNetSpec) -> State:
+    """Weights by the names of `spec`'s network, from those of torchvision, timm or the common CIFAR repositories.
+
+    Raises:
+        ClassifierError: a weight is missing, unexpected or of another shape; all of them are named.
+    """
+    renamed = {_rename(key, spec): value for key, value in state.items()}
+    with torch.device("meta"):
+        expected = ResNet(spec).state_dict()
+    for key, value in expected.items():
+        if key.endswith("num_batches_tracked"):  # older checkpoints lack it, and nothing here reads it
+            renamed.setdefault(key, torch.zeros((), dtype=value.dtype))
+        elif key == "fc.weight" and key in renamed and renamed[key].ndim == 4:  # a 1x1 convolution in its place
+            renamed[key] = renamed[key].flatten(1)
+    problems = [f"{key} is missing" for key in expected if key not in renamed]
+    problems += [f"{key} is unexpected" for key in renamed if key not in expected]
+    problems += [
+        f"{key} is {tuple(renamed[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in renamed and renamed[key].shape != value.shape
+    ]
+    if problems:
+        raise ClassifierError(f"not the weights of this network: {'; '.join(problems)}")
+    return {key: renamed[key] for key in expected}
+
+
+def _rename(key: str, spec: ResNetSpec) -> str:
+    for pattern, name in _NAMES:
+        key = re.sub(pattern, name, key)
+    # The norm behind the last block; with pre-activation there is none behind the stem that could have its name.
+    return re.sub(r"^bn1\.", "norm.", key) if spec.order == "pre" else key
