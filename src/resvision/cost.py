@@ -69,6 +69,26 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
     return Cost(params=tally.params, macs=tally.macs, activation_bytes=tally.kept)
 
 
+def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...]:
+    """For each block, what enters it and what it keeps for the backward pass, in bytes: one picture in float32.
+
+    Args:
+        spec: of the network.
+        size: height and width of the pictures, in pixels.
+    """
+    for conv in (*spec.stem_plan(), *filter(None, [spec.pool_plan()])):
+        size = out_size(size, conv.kernel_size, conv.stride, conv.padding)
+    if spec.stem != "cifar" and spec.pool == "max":
+        size = out_size(size, 3, 2, 1)
+    found = []
+    for block in spec.plan():
+        tally = _Tally()
+        enters = block.in_channels * size * size * FLOAT_BYTES
+        size = _count_block(tally, block, size)
+        found.append((enters, tally.kept))
+    return tuple(found)
+
+
 @dataclass
 class _Tally:
     """What has been counted so far."""

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 
 def now() -> float:
@@ -54,3 +55,18 @@ def peak_memory_bytes() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that this process may still take, in bytes; None where the platform does not tell.
+
+    The least of what the machine has free and what a container's limit (cgroup v2) leaves.
+    """
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    found = [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line]
+    limit, current = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+        found.append(int(text) - int(current.read_text()))
+    return min(found, default=None)

@@ -15,6 +15,7 @@ Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "onecycle", "constant"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
+Memory = Literal["full", "checkpoint"]
 
 LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
@@ -61,6 +62,8 @@ class Recipe:
         precision: "fp32", or "bf16" for convolutions and matrix products.
         channels_last: memory order N, H, W, C.
         compile: whether torch.compile translates the network.
+        memory: "full" keeps all activations for the backward pass; "checkpoint" keeps those between some blocks and
+            computes the others again (Chen et al. 2016), which takes longer and needs far less memory.
         workers: processes that read pictures; 0 reads in the main process.
     """
 
@@ -98,13 +101,14 @@ class Recipe:
     precision: Precision | None = None
     channels_last: bool | None = None
     compile: bool | None = None
+    memory: Memory | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
         for field, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
             if getattr(self, field) not in get_args(kind):
                 raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
-        for field, kind in (("precision", Precision), ("keep", Keep)):
+        for field, kind in (("precision", Precision), ("keep", Keep), ("memory", Memory)):
             if getattr(self, field) not in (None, *get_args(kind)):
                 raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
         self._check("size", f"at least 1 and at most {MAX_SIZE}", lambda v: 1 <= v <= MAX_SIZE)
@@ -125,6 +129,8 @@ class Recipe:
             raise RecipeError(f"shift={self.shift} must be smaller than size={self.size}")
         if self.crop_scale < 1 and self.shift:
             raise RecipeError(f"crop_scale={self.crop_scale} and shift={self.shift} both move the picture: give one")
+        if self.compile and self.memory == "checkpoint":
+            raise RecipeError("compile=True and memory='checkpoint' exclude each other: give one of them")
         if self.holdout == 0 and (choices := self.choices):
             raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
 

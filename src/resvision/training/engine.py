@@ -17,7 +17,7 @@ from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
 from resvision.runtime import autocast
-from resvision.training import optim
+from resvision.training import memory, optim
 from resvision.training.losses import Loss, Network
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
@@ -69,7 +69,11 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
-    forward: Network = torch.compile(network) if recipe.compile else network
+    forward: Network = network
+    if recipe.compile:
+        forward = torch.compile(network)
+    elif recipe.memory == "checkpoint":
+        forward = memory.checkpointed(network, preprocess.size)
     return Engine(network, forward, loss, preprocess, recipe.precision, recipe.channels_last)
 
 
@@ -100,7 +104,7 @@ def choose(
     ]
     trials = _seconds_a_picture(candidates, network, loss, preprocess)
     best = min(trials, key=lambda r: trials[r])
-    if recipe.compile is None and can_compile(network):
+    if recipe.compile is None and recipe.memory != "checkpoint" and can_compile(network):
         threshold = COMPILE_FROM_SECONDS_CUDA if torch.cuda.is_available() else COMPILE_FROM_SECONDS
         if trials[best] * pictures_left(trials[best]) >= threshold:
             trials |= _seconds_a_picture([best, replace(best, compile=True)], network, loss, preprocess)

@@ -30,7 +30,7 @@ from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession, device
 from resvision.training import engine as engines
-from resvision.training import length, optim, roles, signals
+from resvision.training import length, memory, optim, roles, signals
 from resvision.training.checkpoint import load_checkpoint, save_checkpoint
 from resvision.training.losses import cross_entropy
 from resvision.training.run import RunFolder
@@ -135,7 +135,10 @@ def train(
     spec = replace(zoo.get(recipe.model), num_classes=len(parts.classes), in_channels=preprocess.channels)
     network = ResNet(spec).to(device())
 
-    # ---- engine ----
+    # ---- memory and engine ----
+    if recipe.memory is None or not resume:
+        recipe, needed = memory.choose(spec, recipe, preprocess)
+        reporter.note(needed)
     loss = cross_entropy(recipe.label_smoothing)
     if None in (recipe.precision, recipe.channels_last, recipe.compile):
         undecided = recipe

@@ -1,0 +1,148 @@
+"""Memory: which activations of a training step are kept, and which are computed again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from resvision.cost import block_activations, cost
+from resvision.errors import RecipeError
+from resvision.measure import available_memory_bytes
+from resvision.models import ResNet
+from resvision.models.block import Block
+from resvision.preprocess import Preprocess
+from resvision.recipe import Memory, Recipe
+from resvision.spec import ResNetSpec
+from resvision.training.losses import Network
+
+USABLE = 0.8  # part of the memory at hand that a step may plan with; the rest is for what is not counted
+WEIGHT_COPIES = 4  # weights, gradients, momentum, and a copy in another precision or memory order
+FLOAT_BYTES = 4
+CAPS = 40  # sizes of the largest segment that are tried
+
+
+def segments(spec: ResNetSpec, size: int) -> tuple[int, ...]:
+    """How many blocks stand between one kept activation and the next, so that a step keeps the least.
+
+    What is kept is the input of every segment and, in the backward pass, all of one segment at a time: of equal blocks,
+    the square root of their number makes the best segment (Chen et al. 2016, section 4).
+    """
+    blocks = block_activations(spec, size)
+    largest, total = max(kept for _, kept in blocks), sum(kept for _, kept in blocks)
+    caps = [largest * (total / largest) ** (step / CAPS) for step in range(CAPS + 1)]
+    return min((_packed(blocks, cap) for cap in caps), key=lambda lengths: _checkpointed(blocks, lengths))
+
+
+def step_bytes(spec: ResNetSpec, size: int, batch_size: int, memory: Memory) -> int:
+    """About the memory of a training step in float32, in bytes: activations, weights, gradients and momentum."""
+    whole = cost(spec, size)
+    kept = whole.activation_bytes
+    if memory == "checkpoint":
+        blocks = block_activations(spec, size)
+        kept += _checkpointed(blocks, segments(spec, size)) - sum(inner for _, inner in blocks)
+    return batch_size * kept + WEIGHT_COPIES * FLOAT_BYTES * whole.params
+
+
+def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Recipe, str]:
+    """Fills `memory` with the fastest way that fits what is at hand.
+
+    Returns:
+        The recipe, and a line that says what a step takes.
+
+    Raises:
+        RecipeError: no way fits.
+    """
+    at_hand = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory_bytes()
+    ways: tuple[Memory, ...] = ("full", "checkpoint") if recipe.memory is None else (recipe.memory,)
+    if recipe.compile:
+        ways = ("full",)
+    needs = {way: step_bytes(spec, preprocess.size, recipe.batch_size, way) for way in ways}
+    fitting = [way for way in ways if at_hand is None or needs[way] <= USABLE * at_hand]
+    if not fitting:
+        way = ways[-1]
+        assert at_hand is not None
+        most = int(USABLE * at_hand / step_bytes(spec, preprocess.size, 1, way))
+        advice = f"--batch-size {most}" if most else "a smaller network or --size"
+        raise RecipeError(
+            f"a step of {recipe.batch_size} pictures needs about {_gb(needs[way])} with memory={way!r}, and "
+            f"{_gb(at_hand)} are at hand: try {advice}{' or --memory checkpoint' if 'checkpoint' not in ways else ''}"
+        )
+    way = fitting[0]
+    hand = "" if at_hand is None else f", {_gb(at_hand)} at hand"
+    return replace(recipe, memory=way), f"memory: a step takes at most about {_gb(needs[way])} ({way}){hand}"
+
+
+def checkpointed(network: ResNet, size: int) -> Network:
+    """The network's forward pass, with the activations inside each segment computed again in the backward pass."""
+    blocks = list(network.blocks())
+    lengths = segments(network.spec, size)
+    ends = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
+    groups = [blocks[start:end] for start, end in pairwise(ends)]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        x = network.stem(x)
+        for group in groups:
+            contexts = partial(_contexts, group)
+            x = checkpoint(_run, group, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return network.head(x)
+
+    return forward
+
+
+def _run(group: Sequence[Block], x: torch.Tensor) -> torch.Tensor:
+    for block in group:
+        x = block(x)
+    return x
+
+
+def _contexts(group: Sequence[Block]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For the first pass and for the one that computes again."""
+    return nullcontext(), _statistics_kept(group)
+
+
+@contextmanager
+def _statistics_kept(group: Sequence[Block]) -> Iterator[None]:
+    """Norms leave their running statistics alone: the first pass has updated them with this batch."""
+    norms = [m for block in group for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _packed(blocks: Sequence[tuple[int, int]], cap: float) -> tuple[int, ...]:
+    """Lengths of segments none of which keeps more than `cap`, but for a single block that does."""
+    lengths, held = [0], 0
+    for _, kept in blocks:
+        if lengths[-1] and held + kept > cap:
+            lengths.append(0)
+            held = 0
+        lengths[-1] += 1
+        held += kept
+    return tuple(lengths)
+
+
+def _checkpointed(blocks: Sequence[tuple[int, int]], lengths: Sequence[int]) -> int:
+    """Bytes that are kept at most: the inputs of all segments and the inside of the largest."""
+    inputs, largest, start = 0, 0, 0
+    for length in lengths:
+        segment = blocks[start : start + length]
+        inputs += segment[0][0]
+        largest = max(largest, sum(kept for _, kept in segment))
+        start += length
+    return inputs + largest
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,121 @@
+"""Memory modes: the same numbers from less memory, and a plan that says what fits before anything starts."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from resvision import zoo
+from resvision.data.loader import Batch
+from resvision.errors import RecipeError
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.recipe import Recipe
+from resvision.training import engine, memory, optim
+from resvision.training.losses import cross_entropy
+
+RECIPE = Recipe(model="resnet56_cifar", size=16, channels=3, batch_size=16, steps=10)
+FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "compile": False}
+PREPROCESS = Preprocess(size=16)
+
+
+def trained(way: str, name: str = "resnet56_cifar", steps: int = 3) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and the state dict after a few steps."""
+    torch.manual_seed(0)
+    network = ResNet(zoo.get(name)).double()
+    recipe = Recipe(**{**vars(RECIPE), **FIXED, "model": name, "memory": way})
+    built = engine.build(network, recipe, cross_entropy(), PREPROCESS)
+    optimizer = optim.build(network, recipe)
+    optim.set_step(optimizer, recipe, 5)
+    squares = torch.randint(0, 256, (16, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    network.train()
+    losses = []
+    for _ in range(steps):
+        inputs = squares.permute(0, 3, 1, 2).double() / 255
+        loss, _ = built.loss(built.forward, inputs, torch.arange(16) % 10)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, network.state_dict()
+
+
+@pytest.mark.parametrize("name", ["resnet56_cifar", "preact20_cifar", "resnet18"])
+def test_checkpointing_gives_the_same_numbers(name: str) -> None:
+    """Losses, weights and the norms' running statistics, which a second pass must not update again."""
+    losses, state = trained("full", name)
+    other_losses, other_state = trained("checkpoint", name)
+    assert other_losses == pytest.approx(losses, rel=1e-12)
+    for key, value in state.items():
+        torch.testing.assert_close(other_state[key], value, rtol=1e-9, atol=1e-9)
+    assert state["layer1.0.bn1.num_batches_tracked"] == 3
+
+
+def test_a_step_keeps_what_the_plan_says() -> None:
+    """Bytes that autograd holds between forward and backward, each storage once."""
+    spec, size, count = zoo.get("resnet110_cifar"), 32, 2
+    network = ResNet(spec)
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    found = {}
+    for way in ("full", "checkpoint"):
+        forward = network if way == "full" else memory.checkpointed(network, size)
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            forward(torch.randn(count, 3, size, size))
+        found[way] = sum(held for place, held in kept.items() if place not in own)
+    weights = memory.WEIGHT_COPIES * 4 * sum(p.numel() for p in network.parameters())
+    assert memory.step_bytes(spec, size, count, "full") - weights == pytest.approx(found["full"], rel=0.05)
+    # The plan adds the inside of one segment, which exists in the backward pass alone.
+    assert found["checkpoint"] < memory.step_bytes(spec, size, count, "checkpoint") - weights < found["full"] / 4
+
+
+@pytest.mark.parametrize("name", ["resnet8_cifar", "resnet110_cifar", "resnet1202_cifar", "resnet50"])
+def test_segments_cover_all_blocks_and_are_the_best_of_their_kind(name: str) -> None:
+    spec = zoo.get(name)
+    lengths = memory.segments(spec, spec.natural_size)
+    blocks = len(spec.plan())
+    assert sum(lengths) == blocks
+    assert min(lengths) >= 1
+    assert len(lengths) < max(8, 3 * blocks**0.5)
+
+
+def test_the_fastest_way_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = zoo.get(RECIPE.model)
+    full, checkpoint = (memory.step_bytes(spec, 16, 16, way) for way in ("full", "checkpoint"))
+    for at_hand, expected in ((2 * full, "full"), (full, "checkpoint"), (None, "full")):
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda at_hand=at_hand: at_hand)
+        chosen, text = memory.choose(spec, RECIPE, PREPROCESS)
+        assert chosen == dataclasses.replace(RECIPE, memory=expected)
+        assert expected in text
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: checkpoint)
+    with pytest.raises(RecipeError, match=r"a step of 16 pictures needs about .* GB .* try --batch-size \d"):
+        memory.choose(spec, RECIPE, PREPROCESS)
+    with pytest.raises(RecipeError, match="or --memory checkpoint"):
+        memory.choose(spec, dataclasses.replace(RECIPE, memory="full"), PREPROCESS)
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(RecipeError, match="a smaller network or --size"):
+        memory.choose(spec, RECIPE, PREPROCESS)
+
+
+def test_the_engine_runs_the_chosen_way() -> None:
+    torch.manual_seed(0)
+    network = ResNet(zoo.get("resnet8_cifar")).train()
+    recipe = dataclasses.replace(RECIPE, **FIXED, model="resnet8_cifar", memory="checkpoint")
+    chosen, _ = engine.choose(network, recipe, cross_entropy(), PREPROCESS, lambda seconds: 1e12)
+    assert chosen == recipe  # also nothing is compiled, however long the run is
+    built = engine.build(network, recipe, cross_entropy(), PREPROCESS)
+    assert built.forward is not network
+    squares = torch.zeros(16, 16, 16, 3, dtype=torch.uint8)
+    result = built.step(Batch(squares, torch.arange(16) % 10), optim.build(network, recipe))
+    assert torch.isfinite(result.loss)
+
+
+def test_compiling_and_checkpointing_exclude_each_other() -> None:
+    with pytest.raises(RecipeError, match="exclude each other"):
+        dataclasses.replace(RECIPE, compile=True, memory="checkpoint")
