@@ -1,5 +1,7 @@
 """Cost read off the plan, against the networks themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,9 @@ PARAMS = {
     "resnet1202_cifar": 19_421_274,
     "wrn28_10": 36_479_194,
     "resnext29_8x64d": 34_426_698,
+    "revnet38_cifar": 464_858,  # 0.46M, 1.73M and 1.75M in Gomez et al. 2017, table 2
+    "revnet110_cifar": 1_729_162,
+    "revnet164_cifar": 1_748_746,
 }
 # The "GFLOPS" column of torchvision's model tables, at 224 px.
 GMACS = {
@@ -47,13 +52,28 @@ def test_parameters(name: str, params: int) -> None:
 FAMILY = (
     *("resnet18", "resnet50", "resnext50_32x4d", "resnet10t", "resnet26d", "seresnet18", "resnetrs50", "resnetv2_18"),
     *("resnetv2_50", "plain18", "resnet20_cifar", "resnet164_cifar", "preact20_cifar", "wrn16_4", "plain20_cifar"),
+    *("seresnet20_cifar", "revnet38_cifar", "revnet164_cifar", "revnet104"),
 )
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_parameters_are_those_of_the_network(name: str) -> None:
-    network = ResNet(zoo.get(name))
-    assert sum(p.numel() for p in network.parameters()) == cost(zoo.get(name), 32).params
+SPECS = {name: zoo.get(name) for name in FAMILY} | {
+    "avg_pad": replace(zoo.get("resnet20_cifar"), shortcut="avg_pad"),
+    "no norm": replace(zoo.get("plain20_cifar"), norm="none", init="torch"),
+    "fixup": replace(zoo.get("resnet20_cifar"), norm="none", init="fixup"),
+    "fixup, bottleneck": replace(zoo.get("resnet50"), norm="none", init="fixup"),
+    "fixup, deep stem": replace(zoo.get("resnet26d"), norm="none", init="fixup"),
+    "skipinit": replace(zoo.get("resnet50"), norm="none", init="skipinit"),
+    "skipinit, pre-activation": replace(zoo.get("wrn16_4"), norm="none", init="skipinit"),
+    "experts": replace(zoo.get("resnet20_cifar"), experts=4),
+    "experts, bottleneck": replace(zoo.get("resnet50"), experts=3),
+    "experts with biases": replace(zoo.get("resnet20_cifar"), experts=2, norm="none", init="skipinit"),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_parameters_are_those_of_the_network(spec: ResNetSpec) -> None:
+    network = ResNet(spec)
+    assert sum(p.numel() for p in network.parameters()) == cost(spec, 32).params
 
 
 @pytest.mark.parametrize(("name", "gmacs"), GMACS.items())
@@ -71,9 +91,18 @@ def test_costs_by_hand() -> None:
     assert found.activation_bytes == 4 * (picture + 3 * 2 * layer + 2)
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_activation_memory_is_what_autograd_keeps(name: str) -> None:
-    spec, size, count = zoo.get(name), 64, 2
+def test_conditional_convolutions_by_hand() -> None:
+    """Against one kernel: the router, and the mixing of the kernels for every picture (Yang et al. 2019, section 3)."""
+    spec = ResNetSpec(depths=(1,), widths=(2,), stem="cifar", num_classes=3, in_channels=1)
+    plain, mixed = cost(spec, 4), cost(replace(spec, experts=5), 4)
+    kernel, router = 2 * 2 * 9, 2 * 5 + 5
+    assert mixed.params - plain.params == 2 * (4 * kernel + router)
+    assert mixed.macs - plain.macs == 2 * (5 * kernel + 2 * 5)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_activation_memory_is_what_autograd_keeps(spec: ResNetSpec) -> None:
+    size, count = 64, 2
     network = ResNet(spec)
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, torch.Tensor] = {}

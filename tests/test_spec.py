@@ -50,6 +50,13 @@ def test_shortcuts_without_weights(shortcut: Any, init: Any) -> None:
         ({"num_classes": 0}, "num_classes=0 must be a positive integer"),
         ({"in_channels": True}, "in_channels=True must be a positive integer"),
         ({"shortcut": "none"}, 'use init="he"'),
+        ({"shortcut": "none", "init": "skipinit", "norm": "none"}, 'use init="he"'),
+        ({"norm": "none"}, 'use init="skipinit" or init="fixup"'),
+        ({"init": "fixup"}, 'use norm="none"'),
+        ({"init": "fixup", "norm": "none", "order": "pre"}, 'init="fixup" needs order="post"'),
+        ({"reversible": True}, "a reversible network needs order='pre' and a shortcut"),
+        ({"reversible": True, "order": "pre", "widths": (4, 7)}, "widths=7: a reversible network divides"),
+        ({"experts": 0}, "experts=0 must be a positive integer"),
     ],
 )
 def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -60,7 +67,10 @@ def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> 
 
 @pytest.mark.parametrize(
     ("name", "depth"),
-    [("resnet18", 18), ("resnet50", 50), ("resnet152", 152), ("resnet20_cifar", 20), ("resnet1202_cifar", 1202)],
+    [
+        *(("resnet18", 18), ("resnet50", 50), ("resnet152", 152), ("resnet20_cifar", 20), ("resnet1202_cifar", 1202)),
+        *(("revnet38_cifar", 38), ("revnet164_cifar", 164), ("revnet104", 104), ("seresnet164_cifar", 164)),
+    ],
 )
 def test_depth_is_the_number_in_the_name(name: str, depth: int) -> None:
     assert zoo.get(name).depth == depth

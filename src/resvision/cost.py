@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resvision.errors import SpecError
-from resvision.spec import BlockPlan, ConvPlan, ResNetSpec
+from resvision.spec import BlockPlan, ConvPlan, Init, Norm, ResNetSpec
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 8  # max pooling keeps the place of each maximum as int64
@@ -36,8 +36,9 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
     """Counts `spec` at pictures of `size` x `size` pixels.
 
     What is kept for the backward pass: the input of every convolution, which is the output of a ReLU before it; the
-    input of every norm; the indices of the max pooling; what squeeze-and-excitation weighs, and its vectors; the
-    features that enter the last layer. Additions and the norms' outputs (overwritten in place) keep nothing.
+    input of every norm; the indices of the max pooling; what squeeze-and-excitation and a branch's scale weigh; the
+    kernels that conditional convolutions mix for each picture; the features that enter the last layer. Additions and
+    the norms' outputs (overwritten in place) keep nothing. A reversible network keeps only what its stages give.
 
     Raises:
         SpecError: `size` is not positive.
@@ -45,26 +46,15 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
     if size < 1:
         raise SpecError(f"size={size} must be a positive number of pixels")
     tally = _Tally()
-    tally.keep(spec.in_channels, size)
-    for index, conv in enumerate(spec.stem_plan(), start=1):
-        size = tally.conv(conv, size)
-        if spec.order == "post" or index < len(spec.stem_plan()):
-            tally.norm(conv.out_channels)
-            tally.keep(conv.out_channels, size, times=2)  # before the norm, and behind the ReLU
-        elif spec.stem != "cifar":
-            tally.keep(conv.out_channels, size)  # the pooling's input
-    if pool := spec.pool_plan():
-        size = tally.conv(pool, size)
-        tally.norm(pool.out_channels)
-        tally.keep(pool.out_channels, size, times=2)
-    elif spec.stem != "cifar":
-        size = out_size(size, 3, 2, 1)
-        tally.kept += spec.stem_channels * size * size * (FLOAT_BYTES + INDEX_BYTES)
-    for block in spec.plan():
-        size = _count_block(tally, block, size)
-    if spec.order == "pre":
-        tally.norm(spec.num_features)
-        tally.keep(spec.num_features, size)
+    size = _count_stem(tally, spec, size)
+    if spec.reversible:
+        kept = tally.kept + _stage_outputs(spec, size)
+        _count_blocks(tally, spec, size)
+        tally.kept = kept
+    else:
+        _count_blocks(tally, spec, size)
+    if spec.init == "fixup":
+        tally.params += 1
     tally.linear(spec.num_features, spec.num_classes)
     return Cost(params=tally.params, macs=tally.macs, activation_bytes=tally.kept)
 
@@ -72,21 +62,13 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
 def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...]:
     """For each block, what enters it and what it keeps for the backward pass, in bytes: one picture in float32.
 
+    A reversible network's pairs of F and G are one block each.
+
     Args:
         spec: of the network.
         size: height and width of the pictures, in pixels.
     """
-    for conv in (*spec.stem_plan(), *filter(None, [spec.pool_plan()])):
-        size = out_size(size, conv.kernel_size, conv.stride, conv.padding)
-    if spec.stem != "cifar" and spec.pool == "max":
-        size = out_size(size, 3, 2, 1)
-    found = []
-    for block in spec.plan():
-        tally = _Tally()
-        enters = block.in_channels * size * size * FLOAT_BYTES
-        size = _count_block(tally, block, size)
-        found.append((enters, tally.kept))
-    return tuple(found)
+    return tuple(_count_blocks(_Tally(), spec, _count_stem(_Tally(), spec, size)))
 
 
 @dataclass
@@ -101,12 +83,21 @@ class _Tally:
         """Adds a convolution; returns the height and width of its output."""
         size = out_size(size, conv.kernel_size, conv.stride, conv.padding)
         weights = conv.out_channels * (conv.in_channels // conv.groups) * conv.kernel_size**2
-        self.params += weights
+        biases = conv.out_channels if conv.bias else 0
+        self.params += conv.experts * (weights + biases)
         self.macs += weights * size * size
+        if conv.experts > 1:
+            self.linear(conv.in_channels, conv.experts)
+            self.macs += conv.experts * (weights + biases)  # the kernel is mixed for every picture
+            self.kept += (weights + conv.experts) * FLOAT_BYTES
         return size
 
-    def norm(self, channels: int) -> None:
-        self.params += 2 * channels
+    def norm(self, channels: int, norm: Norm, init: Init) -> None:
+        """Adds what stands in a norm's place."""
+        if norm == "batch":
+            self.params += 2 * channels
+        elif init == "fixup":
+            self.params += 1
 
     def linear(self, inputs: int, outputs: int) -> None:
         """Adds a linear layer with a bias, which keeps its input."""
@@ -118,31 +109,103 @@ class _Tally:
         self.kept += times * channels * size * size * FLOAT_BYTES
 
 
-def _count_block(tally: _Tally, block: BlockPlan, size: int) -> int:
-    """Adds a block whose input is `size` x `size`; returns the height and width of its output."""
-    first_size = size
+def _count_stem(tally: _Tally, spec: ResNetSpec, size: int) -> int:
+    """Adds everything before the first block; returns the height and width of what enters that."""
+    normed = spec.norm == "batch"
+    tally.keep(spec.in_channels, size)
+    for index, conv in enumerate(spec.stem_plan(), start=1):
+        size = tally.conv(conv, size)
+        if spec.order == "post" or index < len(spec.stem_plan()):
+            tally.norm(conv.out_channels, spec.norm, spec.init)
+            tally.keep(conv.out_channels, size, times=1 + normed)  # before the norm, and behind the ReLU
+        elif spec.stem != "cifar":
+            tally.keep(conv.out_channels, size)  # the pooling's input
+    if pool := spec.pool_plan():
+        size = tally.conv(pool, size)
+        tally.norm(pool.out_channels, spec.norm, spec.init)
+        tally.keep(pool.out_channels, size, times=1 + normed)
+    elif spec.stem != "cifar":
+        size = out_size(size, 3, 2, 1)
+        tally.kept += spec.stem_channels * size * size * (FLOAT_BYTES + INDEX_BYTES)
+    return size
+
+
+def _count_blocks(tally: _Tally, spec: ResNetSpec, size: int) -> list[tuple[int, int]]:
+    """Adds all blocks and the norm behind them; returns for each block what enters it and what it keeps, in bytes."""
+    found = []
+    blocks = iter(spec.plan())
+    for block in blocks:
+        before = tally.kept
+        enters = block.in_channels * size * size * FLOAT_BYTES * (2 if spec.reversible else 1)
+        out = _count_block(tally, block, size, size)
+        if spec.reversible:
+            _count_block(tally, next(blocks), out, size)
+        size = out
+        found.append((enters, tally.kept - before))
+    if spec.order == "pre":
+        tally.norm(spec.num_features, spec.norm, spec.init)
+        tally.keep(spec.num_features, size)
+    return found
+
+
+def _count_block(tally: _Tally, block: BlockPlan, size: int, shortcut_size: int) -> int:
+    """Adds a block; returns the height and width of its output.
+
+    Args:
+        tally: to add to.
+        block: to add.
+        size: height and width of what enters F.
+        shortcut_size: height and width of what enters the shortcut.
+    """
     last = len(block.convs)
+    normed, fixup = block.norm == "batch", block.init == "fixup"
     for index, conv in enumerate(block.convs, start=1):
         if block.order == "pre":
-            tally.norm(conv.in_channels)
+            tally.norm(conv.in_channels, block.norm, block.init)
             # The sum that enters the block is kept for its first norm, what the convolutions give for the others.
-            tally.keep(conv.in_channels, size, times=2)
+            tally.keep(conv.in_channels, size, times=1 + normed)
         size = tally.conv(conv, size)
         if block.order == "post":
-            tally.norm(conv.out_channels)
+            tally.norm(conv.out_channels, block.norm, block.init)
             # Before the norm, and behind the ReLU; the last one stands behind the addition and has the same shape.
-            tally.keep(conv.out_channels, size, times=2)
+            tally.keep(conv.out_channels, size, times=1 + normed)
+        if fixup:
+            tally.params += 1  # the shift before the convolution, whose sum is another tensor to keep
+            tally.keep(conv.in_channels, size * conv.stride)
+        if index == last and block.init in ("fixup", "skipinit"):
+            tally.params += 1
+            tally.keep(conv.out_channels, size)
         if index == last and block.se_width:
             tally.keep(conv.out_channels, size)
             tally.linear(conv.out_channels, block.se_width)
             tally.linear(block.se_width, conv.out_channels)
             tally.kept += 2 * conv.out_channels * FLOAT_BYTES  # the gates, and as they are spread over the picture
-    if block.downsample is not None:
-        pooled = block.shortcut == "avg_project" and block.stride > 1
-        if pooled:
-            tally.keep(block.in_channels, size)
-        tally.conv(block.downsample, size if pooled else first_size)
-        if block.order == "post":
-            tally.norm(block.out_channels)
-            tally.keep(block.out_channels, size)
+    _count_shortcut(tally, block, shortcut_size)
     return size
+
+
+def _count_shortcut(tally: _Tally, block: BlockPlan, size: int) -> None:
+    """Adds the shortcut of a block whose input is `size` x `size`."""
+    if block.downsample is None:
+        return
+    if block.init == "fixup":
+        tally.keep(block.downsample.in_channels, size)  # the input is shifted once more
+    if block.shortcut == "avg_project" and block.shortcut_stride > 1:
+        size = -(-size // block.shortcut_stride)
+        tally.keep(block.downsample.in_channels, size)
+    size = tally.conv(block.downsample, size)
+    if block.order == "post" and block.norm == "batch":
+        tally.norm(block.out_channels, block.norm, block.init)
+        tally.keep(block.out_channels, size)
+
+
+def _stage_outputs(spec: ResNetSpec, size: int) -> int:
+    """Bytes that a reversible network keeps: the input of each block that changes the shape, and the last output."""
+    kept = 0
+    for index, block in enumerate(spec.plan()[::2]):
+        counted = index == 0 and spec.stem != "cifar"  # as what the pooling gives
+        if block.shortcut != "identity" and not counted:
+            kept += 2 * block.in_channels * size * size * FLOAT_BYTES
+        size = -(-size // block.stride)
+    ends = 2  # of the last stage, and what the norm behind it gives
+    return kept + ends * spec.num_features * size * size * FLOAT_BYTES

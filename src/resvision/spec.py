@@ -6,7 +6,7 @@ plan, so that no two of them can disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from resvision.errors import SpecError
@@ -16,9 +16,10 @@ Order = Literal["post", "pre"]
 Stem = Literal["imagenet", "deep", "tiered", "cifar"]
 Pool = Literal["max", "conv"]
 StrideOn = Literal["3x3", "1x1"]
-Shortcut = Literal["project", "avg_project", "pad", "none"]
+Shortcut = Literal["project", "avg_project", "pad", "avg_pad", "none"]
 PadSide = Literal["end", "both"]
-Init = Literal["he", "zero_gamma"]
+Norm = Literal["batch", "none"]
+Init = Literal["he", "zero_gamma", "fixup", "skipinit", "glorot", "torch"]
 
 _CHOICES = {
     "block": BlockKind,
@@ -28,6 +29,7 @@ _CHOICES = {
     "stride_on": StrideOn,
     "shortcut": Shortcut,
     "pad_side": PadSide,
+    "norm": Norm,
     "init": Init,
 }
 
@@ -37,7 +39,7 @@ EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class ConvPlan:
-    """One convolution, followed by a norm: its place in the state dict and its shape."""
+    """One convolution: its place in the state dict and its shape."""
 
     name: str
     in_channels: int
@@ -45,6 +47,8 @@ class ConvPlan:
     kernel_size: int
     stride: int = 1
     groups: int = 1
+    bias: bool = False
+    experts: int = 1
 
     @property
     def padding(self) -> int:
@@ -61,7 +65,11 @@ class BlockPlan:
         convs: of F, in the order they run.
         order: "post", each convolution followed by its norm and activation, or "pre", preceded by them.
         shortcut: "identity", or how x is brought to another shape.
+        shortcut_stride: by how much the shortcut divides H and W; in a reversible block's second half, whose input has
+            been divided already, it differs from that of F.
         pad_side: where option A puts the zeros.
+        norm: "batch", or "none".
+        init: how the weights begin; with "fixup" and "skipinit" F has a scale, with "fixup" also shifts.
         downsample: the projection of the shortcut.
         se_width: channels between the two layers of squeeze-and-excitation; 0 where there is none.
     """
@@ -70,7 +78,10 @@ class BlockPlan:
     convs: tuple[ConvPlan, ...]
     order: Order
     shortcut: Shortcut | Literal["identity"]
+    shortcut_stride: int
     pad_side: PadSide
+    norm: Norm
+    init: Init
     downsample: ConvPlan | None = None
     se_width: int = 0
 
@@ -112,15 +123,25 @@ class ResNetSpec:
         stride_on: the convolution of a bottleneck that has the stride: "3x3" as in torchvision and timm ("v1.5"), or
             "1x1" as in the paper.
         shortcut: where the shape changes: "project", a 1x1 convolution (option B); "avg_project", the same behind
-            average pooling (He et al. 2018, figure 2c); "pad", zeros in the added channels (option A); "none", no
-            shortcut anywhere, which makes the plain network (He et al. 2015, section 3.3).
+            average pooling (He et al. 2018, figure 2c); "pad", zeros in the added channels (option A); "avg_pad", the
+            same behind average pooling; "none", no shortcut anywhere, which makes the plain network (He et al. 2015,
+            section 3.3).
         pad_side: where option A puts the zeros: at the "end", or half of them on "both" sides, as some published
             networks do.
         se_ratio: squeeze-and-excitation in every block (Hu et al. 2017), its inner width as a part of the block's
             channels; 0 is none.
         se_divisor: the inner width is rounded to a multiple of this, at least one; 8 in timm, 1 in the paper.
-        init: "he", or "zero_gamma", which also starts every branch at zero (Goyal et al. 2017, section 5.1; with
-            order="pre" it is the last convolution that starts at zero).
+        experts: kernels of each 3x3 convolution of F, mixed anew for every picture (Yang et al. 2019, section 3); 1 is
+            an ordinary convolution.
+        reversible: the channels are divided into two streams, y1 = x1 + F(x2) and y2 = x2 + G(y1), so that the backward
+            pass computes the activations from the outputs instead of storing them (Gomez et al. 2017, section 3).
+            `depths` count pairs of F and G, `widths` both streams.
+        norm: "batch" normalisation, or "none", with biases in the convolutions.
+        init: "he" (He et al. 2015 b); "zero_gamma", which also starts every branch at zero (Goyal et al. 2017, section
+            5.1; with order="pre" it is the last convolution that starts at zero); "glorot" (Glorot & Bengio 2010);
+            "torch", PyTorch's own; and for networks without normalisation "fixup", scaled down with the depth, with
+            scalar shifts and scales (Zhang et al. 2019, section 3), or "skipinit", a learnt scale of every branch
+            that starts at zero (De & Smith 2020, section 3; also known as ReZero).
         num_classes: logits at the end.
         in_channels: 1 for grey pictures, 3 for colour.
 
@@ -142,6 +163,9 @@ class ResNetSpec:
     pad_side: PadSide = "end"
     se_ratio: float = 0.0
     se_divisor: int = 8
+    experts: int = 1
+    reversible: bool = False
+    norm: Norm = "batch"
     init: Init = "zero_gamma"
     num_classes: int = 1000
     in_channels: int = 3
@@ -157,7 +181,7 @@ class ResNetSpec:
                 raise SpecError(f"{field}={values!r} must be a tuple of positive integers")
         if len(self.depths) != len(self.widths):
             raise SpecError(f"depths={self.depths} and widths={self.widths} must name the same number of stages")
-        for field in ("groups", "base_width", "se_divisor", "num_classes", "in_channels"):
+        for field in ("groups", "base_width", "se_divisor", "experts", "num_classes", "in_channels"):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
                 raise SpecError(f"{field}={value!r} must be a positive integer")
@@ -172,8 +196,30 @@ class ResNetSpec:
             )
         if self.stem == "cifar" and self.pool != "max":
             raise SpecError(f"pool={self.pool!r}: the cifar stem has no pooling")
-        if self.shortcut == "none" and self.init == "zero_gamma":
-            raise SpecError('init="zero_gamma" with shortcut="none" would start a network that is zero: use init="he"')
+        if self.shortcut == "none" and self.init in ("zero_gamma", "fixup", "skipinit"):
+            raise SpecError(
+                f'init="{self.init}" with shortcut="none" would start a network that is zero: use init="he"'
+            )
+        self._check_norm()
+        if self.reversible:
+            self._check_reversible()
+
+    def _check_norm(self) -> None:
+        if self.norm == "none" and self.init == "zero_gamma":
+            raise SpecError('norm="none" leaves init="zero_gamma" nothing to zero: use init="skipinit" or init="fixup"')
+        if self.norm == "batch" and self.init in ("fixup", "skipinit"):
+            raise SpecError(f'init="{self.init}" is for networks without normalisation: use norm="none"')
+        if self.init == "fixup" and self.order != "post":
+            raise SpecError('init="fixup" needs order="post": use init="skipinit" with pre-activation')
+
+    def _check_reversible(self) -> None:
+        if self.order != "pre" or self.shortcut == "none":
+            raise SpecError(
+                f"order={self.order!r}, shortcut={self.shortcut!r}: "
+                "a reversible network needs order='pre' and a shortcut"
+            )
+        if odd := [width for width in (self.stem_channels, *self.widths) if width % 2]:
+            raise SpecError(f"widths={odd[0]}: a reversible network divides its channels by two")
 
     @property
     def stem_channels(self) -> int:
@@ -213,7 +259,7 @@ class ResNetSpec:
                 "conv1.6": (second, out, 3, 1),
             }
         return tuple(
-            ConvPlan(name=name, in_channels=c, out_channels=o, kernel_size=k, stride=s)
+            ConvPlan(name=name, in_channels=c, out_channels=o, kernel_size=k, stride=s, bias=self._bias)
             for name, (c, o, k, s) in shapes.items()
         )
 
@@ -222,18 +268,35 @@ class ResNetSpec:
         if self.stem == "cifar" or self.pool == "max":
             return None
         channels = self.stem_channels
-        return ConvPlan(name="maxpool.0", in_channels=channels, out_channels=channels, kernel_size=3, stride=2)
+        return ConvPlan(
+            name="maxpool.0", in_channels=channels, out_channels=channels, kernel_size=3, stride=2, bias=self._bias
+        )
+
+    @property
+    def _bias(self) -> bool:
+        """Whether convolutions have biases: a norm makes them idle, and Fixup has its own."""
+        return self.norm == "none" and self.init != "fixup"
 
     def plan(self) -> tuple[BlockPlan, ...]:
-        """The blocks in the order they run, with the names torchvision and timm give them (layer1.0, ...)."""
-        blocks = []
-        channels = self.stem_channels
+        """The blocks in the order they run, with the names torchvision and timm give them (layer1.0, ...).
+
+        Of a reversible network F and G are blocks of their own (layer1.0.f, layer1.0.g), on half of the channels.
+        """
+        blocks: list[BlockPlan] = []
+        streams = 2 if self.reversible else 1
+        channels = self.stem_channels // streams
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                block = self._block_plan(f"layer{stage + 1}.{index}", channels, width, stride)
-                blocks.append(block)
-                channels = block.out_channels
+                name, stride = f"layer{stage + 1}.{index}", 2 if stage > 0 and index == 0 else 1
+                if self.reversible:
+                    first = self._block_plan(f"{name}.f", channels, width // 2, stride)
+                    second = self._block_plan(f"{name}.g", first.out_channels, width // 2, 1)
+                    # The second stream's shortcut begins where the first one's does.
+                    across = {field: getattr(first, field) for field in ("shortcut", "shortcut_stride", "downsample")}
+                    blocks += [first, replace(second, **across)]
+                else:
+                    blocks.append(self._block_plan(name, channels, width, stride))
+                channels = blocks[-1].out_channels
         return tuple(blocks)
 
     def _block_plan(self, name: str, in_channels: int, width: int, stride: int) -> BlockPlan:
@@ -249,7 +312,16 @@ class ResNetSpec:
                 (inner, out_channels, 1, 1, 1),
             ]
         convs = tuple(
-            ConvPlan(name=f"conv{i}", in_channels=c, out_channels=o, kernel_size=k, stride=s, groups=g)
+            ConvPlan(
+                name=f"conv{i}",
+                in_channels=c,
+                out_channels=o,
+                kernel_size=k,
+                stride=s,
+                groups=g,
+                bias=self._bias,
+                experts=self.experts if k == 3 else 1,
+            )
             for i, (c, o, k, s, g) in enumerate(shapes, start=1)
         )
         changes = stride > 1 or in_channels != out_channels
@@ -258,7 +330,10 @@ class ResNetSpec:
             convs=convs,
             order=self.order,
             shortcut=self.shortcut if changes or self.shortcut == "none" else "identity",
+            shortcut_stride=stride,
             pad_side=self.pad_side,
+            norm=self.norm,
+            init=self.init,
             downsample=self._downsample_plan(in_channels, out_channels, stride) if changes else None,
             se_width=self._se_width(out_channels),
         )
@@ -273,6 +348,7 @@ class ResNetSpec:
             out_channels=out_channels,
             kernel_size=1,
             stride=1 if pooled else stride,
+            bias=self._bias,
         )
 
     def _se_width(self, channels: int) -> int:

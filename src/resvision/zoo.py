@@ -91,6 +91,14 @@ _IMAGENET: dict[str, ResNetSpec] = {
     # He et al. 2016, section 4
     **{f"resnetv2_{depth}": replace(_RESNETS[depth], order="pre") for depth in (18, 34, 50, 101, 152, 200)},
     **{f"plain{depth}": _plain(_RESNETS[depth]) for depth in (18, 34, 50)},
+    "revnet104": ResNetSpec(  # Gomez et al. 2017, table 2
+        depths=(2, 2, 11, 2),
+        widths=(128, 256, 512, 832),
+        block="bottleneck",
+        order="pre",
+        stride_on="1x1",
+        reversible=True,
+    ),
 }
 
 # ---- CIFAR ----
@@ -128,6 +136,29 @@ def _resnext_cifar(cardinality: int) -> ResNetSpec:
     return _x(spec, cardinality, 64)
 
 
+def _basic_rev_cifar(blocks: int) -> ResNetSpec:
+    """12n+2 layers in n reversible blocks a stage, with padded shortcuts (Gomez et al. 2017, table 2)."""
+    return replace(
+        _basic_cifar(blocks),
+        widths=_REV_38_WIDTHS if blocks == 3 else _REV_WIDTHS,
+        order="pre",
+        shortcut="avg_pad",
+        pad_side="both",
+        reversible=True,
+    )
+
+
+def _bottleneck_rev_cifar(blocks: int) -> ResNetSpec:
+    """18n+2 layers in n reversible blocks a stage, with projections (Gomez et al. 2017, table 2)."""
+    spec = replace(_basic_rev_cifar(blocks), widths=_REV_WIDTHS, stem_width=_REV_WIDTHS[0])
+    return replace(spec, block="bottleneck", shortcut="project", stride_on="1x1")
+
+
+# Both streams together, so that each is as wide as an ordinary network's; the last stage of 38 layers is narrower, for
+# as many parameters as ResNet-32.
+_REV_WIDTHS, _REV_38_WIDTHS = (32, 64, 128), (32, 64, 112)
+
+
 @dataclass(frozen=True)
 class _Family:
     """Networks that go by their depth: `name` with {depth} in it, of `layers` layers a block and `extra` ones."""
@@ -156,9 +187,13 @@ _FAMILIES = (
     _Family("resnet{depth}_cifar", 9, 2, _bottleneck_cifar, (164,)),
     _Family("preact{depth}_cifar", 6, 2, lambda n: replace(_basic_cifar(n), order="pre"), (20, 56, 110)),
     _Family("preact{depth}_cifar", 9, 2, lambda n: replace(_bottleneck_cifar(n), order="pre"), (164, 1001)),
+    _Family("seresnet{depth}_cifar", 6, 2, lambda n: _se(_basic_cifar(n)), (20, 56, 110)),
+    _Family("seresnet{depth}_cifar", 9, 2, lambda n: _se(_bottleneck_cifar(n)), (164,)),
     _Family("plain{depth}_cifar", 6, 2, lambda n: _plain(_basic_cifar(n)), (8, 20, 32, 44, 56, 110)),
+    _Family("revnet{depth}_cifar", 12, 2, _basic_rev_cifar, (38, 110)),
+    _Family("revnet{depth}_cifar", 18, 2, _bottleneck_rev_cifar, (164,)),
 )
-_WIDE = ((16, 4), (16, 8), (28, 10), (40, 4))
+_WIDE = ((16, 4), (16, 8), (16, 10), (22, 8), (28, 10), (28, 12), (40, 1), (40, 2), (40, 4), (40, 8))
 _WIDE_LAYERS, _WIDE_EXTRA = 6, 4
 
 _CIFAR: dict[str, ResNetSpec] = {

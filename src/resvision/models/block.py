@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resvision.models.layers import SqueezeExcite, conv, pad_shortcut
+from resvision.models.layers import Shift, SqueezeExcite, conv, pad_shortcut
 from resvision.spec import BlockPlan
 
 
@@ -18,7 +18,8 @@ class Block(nn.Module):
     (He et al. 2016, figure 4e and appendix).
 
     The modules have torchvision's and timm's names: conv1, bn1, conv2, bn2, (conv3, bn3), downsample.0, downsample.1,
-    se.fc1, se.fc2.
+    se.fc1, se.fc2. With Fixup and SkipInit there is a scale behind the last convolution of F, and with Fixup a shift
+    before each convolution (shift1a, ...) and each activation (shift1b, ...), as in Zhang et al. 2019, figure 1.
     """
 
     def __init__(self, plan: BlockPlan) -> None:
@@ -26,46 +27,71 @@ class Block(nn.Module):
         self.plan = plan
         for index, conv_plan in enumerate(plan.convs, start=1):
             self.add_module(f"conv{index}", conv(conv_plan))
-            channels = conv_plan.out_channels if plan.order == "post" else conv_plan.in_channels
-            self.add_module(f"bn{index}", nn.BatchNorm2d(channels))
+            if plan.norm == "batch":
+                channels = conv_plan.out_channels if plan.order == "post" else conv_plan.in_channels
+                self.add_module(f"bn{index}", nn.BatchNorm2d(channels))
+            elif plan.init == "fixup":
+                self.add_module(f"shift{index}a", Shift())
+                self.add_module(f"shift{index}b", Shift())
+        if plan.init in ("fixup", "skipinit"):
+            self.scale = nn.Parameter(torch.ones(1))
         if plan.downsample is not None:
             self.downsample = _downsample(plan)
         if plan.se_width:
             self.se = SqueezeExcite(plan.out_channels, plan.se_width)
 
     def zero_branch(self) -> None:
-        """Makes F zero and the block an identity: by its last norm, or by its last convolution where none follows."""
+        """Makes F zero and the block an identity: by its scale, its last norm, or its last convolution."""
         last = len(self.plan.convs)
-        module = self.get_submodule(f"bn{last}" if self.plan.order == "post" else f"conv{last}")
-        nn.init.zeros_(module.weight)  # type: ignore[arg-type]
+        if self.plan.init == "skipinit":
+            weight = self.scale
+        else:
+            by_norm = self.plan.norm == "batch" and self.plan.order == "post"
+            weight = self.get_parameter(f"bn{last}.weight" if by_norm else f"conv{last}.weight")
+        nn.init.zeros_(weight)
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
         """F(x): (N, C, H, W) to (N, out_channels, H / stride, W / stride).
 
-        With pre-activation, x has its first norm and ReLU behind it already.
+        With pre-activation, x has its first norm and ReLU behind it already: `active` gives that.
         """
         last = len(self.plan.convs)
         for index in range(1, last + 1):
-            x = self._layer(f"conv{index}", x)
+            x = self._convolved(index, x)
+            if index == last and hasattr(self, "scale"):
+                x = x * self.scale
             if self.plan.order == "post":
-                x = self._layer(f"bn{index}", x)
-                if index < last:
-                    x = F.relu(x, inplace=True)
+                x = self._normed(index, x)
             elif index < last:
-                x = F.relu(self._layer(f"bn{index + 1}", x), inplace=True)
+                x = self._normed(index + 1, x)
+            if index < last:
+                x = F.relu(x, inplace=True)
         return self._layer("se", x) if self.plan.se_width else x
 
+    def active(self, x: torch.Tensor) -> torch.Tensor:
+        """What pre-activation does to the block's input before its first convolution."""
+        return F.relu(self._normed(1, x), inplace=self.plan.norm == "batch")  # without a norm x itself is needed later
+
+    def _convolved(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        return self._layer(f"conv{index}", self._layer(f"shift{index}a", x))
+
+    def _normed(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        return self._layer(f"bn{index}" if self.plan.norm == "batch" else f"shift{index}b", x)
+
     def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self._modules[name](x)  # type: ignore[misc]
-        return y
+        """The layer of that name, where the block has it."""
+        layer = self._modules.get(name)
+        return x if layer is None else layer(x)
 
     def shortcut(self, x: torch.Tensor) -> torch.Tensor:
         """The shortcut: x itself, or x brought to the shape of F(x)."""
+        if self.plan.shortcut == "identity":
+            return x
+        x = self._layer("shift1a", x)
         if self.plan.downsample is not None:
             return self._layer("downsample", x)
-        if self.plan.shortcut == "pad":
-            return pad_shortcut(x, self.plan.out_channels, self.plan.stride, self.plan.pad_side)
-        return x
+        average = self.plan.shortcut == "avg_pad"
+        return pad_shortcut(x, self.plan.out_channels, self.plan.shortcut_stride, self.plan.pad_side, average=average)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, out_channels, H / stride, W / stride)."""
@@ -74,7 +100,7 @@ class Block(nn.Module):
             if self.plan.shortcut != "none":
                 y = y + self.shortcut(x)
             return F.relu(y, inplace=True)
-        active = F.relu(self._layer("bn1", x), inplace=True)
+        active = self.active(x)
         y = self.branch(active)
         if self.plan.shortcut == "none":
             return y
@@ -87,9 +113,9 @@ def _downsample(plan: BlockPlan) -> nn.Sequential:
     layers: list[nn.Module] = []
     if plan.shortcut == "avg_project":
         # Windows that hang over the edge average only what is inside, as in timm.
-        pool = nn.AvgPool2d(2, plan.stride, ceil_mode=True, count_include_pad=False)
-        layers.append(pool if plan.stride > 1 else nn.Identity())
+        pool = nn.AvgPool2d(2, plan.shortcut_stride, ceil_mode=True, count_include_pad=False)
+        layers.append(pool if plan.shortcut_stride > 1 else nn.Identity())
     layers.append(conv(plan.downsample))
-    if plan.order == "post":
+    if plan.order == "post" and plan.norm == "batch":
         layers.append(nn.BatchNorm2d(plan.out_channels))
     return nn.Sequential(*layers)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resvision.spec import ConvPlan, PadSide
+from resvision.spec import ConvPlan, Init, Norm, PadSide
 
 
-def conv(plan: ConvPlan) -> nn.Conv2d:
-    """The convolution of a plan; it has no bias, since the norm behind it has one."""
+def conv(plan: ConvPlan) -> nn.Module:
+    """The convolution of a plan, with one kernel or with experts."""
+    if plan.experts > 1:
+        return ConditionalConv2d(plan)
     return nn.Conv2d(
         plan.in_channels,
         plan.out_channels,
@@ -18,11 +23,64 @@ def conv(plan: ConvPlan) -> nn.Conv2d:
         stride=plan.stride,
         padding=plan.padding,
         groups=plan.groups,
-        bias=False,
+        bias=plan.bias,
     )
 
 
-def pad_shortcut(x: torch.Tensor, out_channels: int, stride: int, side: PadSide = "end") -> torch.Tensor:
+def normalise(channels: int, norm: Norm, init: Init) -> nn.Module:
+    """What stands behind a convolution of the stem or a projection: a norm, Fixup's shift, or nothing."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return Shift() if init == "fixup" else nn.Identity()
+
+
+class Shift(nn.Module):
+    """One learnt number that is added everywhere, from zero on (Zhang et al. 2019, section 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape to the same."""
+        return x + self.bias
+
+
+class ConditionalConv2d(nn.Module):
+    """A convolution whose kernel is mixed for each picture from those of several experts (Yang et al. 2019, section 3).
+
+    The kernel is sum_e r_e W_e with r = sigmoid(router(mean of x over H and W)).
+
+    Args:
+        plan: its shape and the number of experts.
+    """
+
+    def __init__(self, plan: ConvPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        shape = (plan.out_channels, plan.in_channels // plan.groups, plan.kernel_size, plan.kernel_size)
+        self.weight = nn.Parameter(torch.empty(plan.experts, *shape))
+        self.bias = nn.Parameter(torch.zeros(plan.experts, plan.out_channels)) if plan.bias else None
+        self.router = nn.Linear(plan.in_channels, plan.experts)
+        for kernel in self.weight:
+            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, out_channels, H / stride, W / stride)."""
+        plan, count = self.plan, len(x)
+        routes = self.router(x.mean(dim=(2, 3))).sigmoid()  # (N, experts)
+        kernels = (routes @ self.weight.flatten(1)).view(count * plan.out_channels, *self.weight.shape[2:])
+        bias = None if self.bias is None else (routes @ self.bias).flatten()
+        # Every picture has its own kernel: the batch becomes groups of one large convolution.
+        y = F.conv2d(
+            x.reshape(1, -1, *x.shape[2:]), kernels, bias, plan.stride, plan.padding, groups=count * plan.groups
+        )
+        return y.view(count, plan.out_channels, *y.shape[2:])
+
+
+def pad_shortcut(
+    x: torch.Tensor, out_channels: int, stride: int, side: PadSide = "end", *, average: bool = False
+) -> torch.Tensor:
     """Option A of He et al. 2015, section 3.3: every `stride`-th pixel, and zeros in the channels that are added.
 
     Args:
@@ -30,13 +88,18 @@ def pad_shortcut(x: torch.Tensor, out_channels: int, stride: int, side: PadSide 
         out_channels: channels of the result, at least C.
         stride: by how much H and W are divided.
         side: zeros at the "end", or half of them on "both" sides of the channels.
+        average: the mean of `stride` x `stride` pixels, where they fit, instead of every `stride`-th.
 
     Returns:
         (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
     added = out_channels - x.shape[1]
     before = added // 2 if side == "both" else 0
-    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, before, added - before))
+    if average and stride > 1:
+        x = F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False)
+    else:
+        x = x[:, :, ::stride, ::stride]
+    return F.pad(x, (0, 0, 0, 0, before, added - before))
 
 
 class SqueezeExcite(nn.Module):
@@ -59,3 +122,17 @@ class SqueezeExcite(nn.Module):
         squeezed = x.mean(dim=(2, 3), keepdim=True)
         gates: torch.Tensor = self.fc2(F.relu(self.fc1(squeezed), inplace=True)).sigmoid()
         return x * gates
+
+
+@contextmanager
+def statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block, norms leave their running statistics alone: for what is computed a second time."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from resvision.models.block import Block
-from resvision.models.layers import conv
+from resvision.models.initial import initialise
+from resvision.models.layers import Shift, conv, normalise
+from resvision.models.reversible import ReversibleBlock, ReversibleStage
 from resvision.spec import ResNetSpec
 
 
@@ -18,9 +20,8 @@ class ResNet(nn.Module):
 
     The state dict has torchvision's and timm's names: conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc. With
     pre-activation the stem has no norm, and `norm` stands behind the last block.
-    Convolutions start as in He et al. 2015 (b), section 2.2, in the mode that keeps the size of the gradients
-    ("fan out"); with `init="zero_gamma"` the last norm of every block starts at zero, which makes the block an identity
-    (Goyal et al. 2017, section 5.1). The layers of squeeze-and-excitation and the last one begin as torch's.
+    A reversible network has layer1.0.f.conv1, layer1.0.g.conv1 and so on, and computes its activations again in the
+    backward pass. How the weights begin is `init` of the spec; see `models.initial`.
     """
 
     def __init__(self, spec: ResNetSpec) -> None:
@@ -29,27 +30,27 @@ class ResNet(nn.Module):
         *before, last = spec.stem_plan()
         stem: list[nn.Module] = []
         for plan in before:
-            stem += [conv(plan), nn.BatchNorm2d(plan.out_channels), nn.ReLU(inplace=True)]
+            stem += [conv(plan), normalise(plan.out_channels, spec.norm, spec.init), nn.ReLU(inplace=True)]
         self.conv1 = nn.Sequential(*stem, conv(last)) if stem else conv(last)
         if spec.order == "post":
-            self.bn1 = nn.BatchNorm2d(spec.stem_channels)
+            self.bn1 = normalise(spec.stem_channels, spec.norm, spec.init)
         if pool := spec.pool_plan():
-            self.maxpool = nn.Sequential(conv(pool), nn.BatchNorm2d(pool.out_channels), nn.ReLU(inplace=True))
-        blocks = iter(spec.plan())
+            norm = normalise(pool.out_channels, spec.norm, spec.init)
+            self.maxpool = nn.Sequential(conv(pool), norm, nn.ReLU(inplace=True))
+        blocks = map(Block, spec.plan())
         for stage, depth in enumerate(spec.depths, start=1):
-            self.add_module(f"layer{stage}", nn.Sequential(*(Block(next(blocks)) for _ in range(depth))))
+            name = f"layer{stage}"
+            if spec.reversible:
+                pairs = (ReversibleBlock(next(blocks), next(blocks)) for _ in range(depth))
+                self.add_module(name, ReversibleStage(*pairs))
+            else:
+                self.add_module(name, nn.Sequential(*(next(blocks) for _ in range(depth))))
         if spec.order == "pre":
-            self.norm = nn.BatchNorm2d(spec.num_features)
+            self.norm = normalise(spec.num_features, spec.norm, spec.init)
+        if spec.init == "fixup":
+            self.shift = Shift()
         self.fc = nn.Linear(spec.num_features, spec.num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if self.spec.init == "zero_gamma":
-            for block in self.blocks():
-                block.zero_branch()
+        initialise(self)
 
     def stages(self) -> Iterator[nn.Sequential]:
         """layer1, layer2, ... in the order they run."""
@@ -59,11 +60,14 @@ class ResNet(nn.Module):
             yield module
 
     def blocks(self) -> Iterator[Block]:
-        """All blocks in the order they run."""
+        """All blocks in the order they run, of a reversible network F and G apart."""
         for stage in self.stages():
             for block in stage:
-                assert isinstance(block, Block)
-                yield block
+                if isinstance(block, ReversibleBlock):
+                    yield from (block.f, block.g)
+                else:
+                    assert isinstance(block, Block)
+                    yield block
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, S, S) to the first block's input, (N, C, S / 4, S / 4), or (N, C, S, S) for CIFAR."""
@@ -77,8 +81,9 @@ class ResNet(nn.Module):
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """The last block's output (N, C, H, W) to logits (N, num_classes)."""
         if self.spec.order == "pre":
-            x = F.relu(self.norm(x), inplace=True)
-        logits: torch.Tensor = self.fc(x.mean(dim=(2, 3)))
+            x = F.relu(self.norm(x))
+        x = x.mean(dim=(2, 3))
+        logits: torch.Tensor = self.fc(self.shift(x) if self.spec.init == "fixup" else x)
         return logits
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

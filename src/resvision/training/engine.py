@@ -69,11 +69,9 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
-    forward: Network = network
-    if recipe.compile:
-        forward = torch.compile(network)
-    elif recipe.memory == "checkpoint":
-        forward = memory.checkpointed(network, preprocess.size)
+    forward: Network = (
+        torch.compile(network) if recipe.compile else memory.forward_pass(network, preprocess.size, recipe.memory)
+    )
     return Engine(network, forward, loss, preprocess, recipe.precision, recipe.channels_last)
 
 
@@ -118,7 +116,7 @@ def can_compile(network: ResNet) -> bool:
     """Whether torch.compile can be expected to work here: on a CPU it needs a C++ compiler."""
     blocks = sum(1 for _ in network.blocks())
     compiler = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
-    return compiler and blocks <= MAX_COMPILED_BLOCKS
+    return compiler and blocks <= MAX_COMPILED_BLOCKS and not network.spec.reversible
 
 
 def _seconds_a_picture(

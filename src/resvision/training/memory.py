@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from resvision.cost import block_activations, cost
@@ -17,6 +16,7 @@ from resvision.errors import RecipeError
 from resvision.measure import available_memory_bytes
 from resvision.models import ResNet
 from resvision.models.block import Block
+from resvision.models.layers import statistics_kept
 from resvision.preprocess import Preprocess
 from resvision.recipe import Memory, Recipe
 from resvision.spec import ResNetSpec
@@ -42,11 +42,12 @@ def segments(spec: ResNetSpec, size: int) -> tuple[int, ...]:
 
 def step_bytes(spec: ResNetSpec, size: int, batch_size: int, memory: Memory) -> int:
     """About the memory of a training step in float32, in bytes: activations, weights, gradients and momentum."""
-    whole = cost(spec, size)
-    kept = whole.activation_bytes
-    if memory == "checkpoint":
-        blocks = block_activations(spec, size)
-        kept += _checkpointed(blocks, segments(spec, size)) - sum(inner for _, inner in blocks)
+    whole, blocks = cost(spec, size), block_activations(spec, size)
+    kept, inside = whole.activation_bytes, [inner for _, inner in blocks]
+    if spec.reversible:  # the plan counts what is kept between the passes, which leaves out the blocks themselves
+        kept += sum(inside) if memory == "full" else max(inside)
+    elif memory == "checkpoint":
+        kept += _checkpointed(blocks, segments(spec, size)) - sum(inside)
     return batch_size * kept + WEIGHT_COPIES * FLOAT_BYTES * whole.params
 
 
@@ -60,9 +61,13 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
         RecipeError: no way fits.
     """
     at_hand = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory_bytes()
-    ways: tuple[Memory, ...] = ("full", "checkpoint") if recipe.memory is None else (recipe.memory,)
-    if recipe.compile:
+    ways: tuple[Memory, ...] = ("full", "checkpoint")
+    if recipe.memory is not None:
+        ways = (recipe.memory,)
+    elif recipe.compile:
         ways = ("full",)
+    elif spec.reversible:
+        ways = ("checkpoint",)  # which is what one takes a reversible network for
     needs = {way: step_bytes(spec, preprocess.size, recipe.batch_size, way) for way in ways}
     fitting = [way for way in ways if at_hand is None or needs[way] <= USABLE * at_hand]
     if not fitting:
@@ -77,6 +82,27 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
     way = fitting[0]
     hand = "" if at_hand is None else f", {_gb(at_hand)} at hand"
     return replace(recipe, memory=way), f"memory: a step takes at most about {_gb(needs[way])} ({way}){hand}"
+
+
+def forward_pass(network: ResNet, size: int, memory: Memory | None) -> Network:
+    """The network's forward pass, which keeps what `memory` says for the backward pass.
+
+    Args:
+        network: a reversible one computes its activations from its outputs by itself, unless they are to be kept.
+        size: height and width of the pictures, in pixels, for which the segments are planned.
+        memory: "full", "checkpoint", or None for the network's own way.
+    """
+    if network.spec.reversible:
+        return partial(_stored, network) if memory == "full" else network
+    return checkpointed(network, size) if memory == "checkpoint" else network
+
+
+def _stored(network: ResNet, x: torch.Tensor) -> torch.Tensor:
+    x = network.stem(x)
+    for stage in network.stages():
+        for block in stage:
+            x = block(x)
+    return network.head(x)
 
 
 def checkpointed(network: ResNet, size: int) -> Network:
@@ -103,22 +129,8 @@ def _run(group: Sequence[Block], x: torch.Tensor) -> torch.Tensor:
 
 
 def _contexts(group: Sequence[Block]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the first pass and for the one that computes again."""
-    return nullcontext(), _statistics_kept(group)
-
-
-@contextmanager
-def _statistics_kept(group: Sequence[Block]) -> Iterator[None]:
-    """Norms leave their running statistics alone: the first pass has updated them with this batch."""
-    norms = [m for block in group for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+    """For the first pass and for the one that computes again, which must not update the norms' statistics again."""
+    return nullcontext(), statistics_kept(group)
 
 
 def _packed(blocks: Sequence[tuple[int, int]], cap: float) -> tuple[int, ...]:
