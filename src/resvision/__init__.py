@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resvision.api import demo, evaluate, import_weights, models, predict, train
+    from resvision.api import demo, evaluate, import_weights, models, predict, study, train
     from resvision.classifier import Classifier
     from resvision.preprocess import Preprocess
     from resvision.recipe import Recipe
@@ -25,6 +25,7 @@ __all__ = [
     "import_weights",
     "models",
     "predict",
+    "study",
     "train",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,22 @@ from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
-from resvision.errors import ClassifierError, DataError, RecipeError, RunError
+from resvision.errors import ClassifierError, DataError, InputError, RecipeError, RunError
 from resvision.evaluation import Evaluation
 from resvision.evaluation import evaluate as evaluate_session
-from resvision.files import parse
+from resvision.explain.bench import LEDGER_FILE, Bench, Ledger
+from resvision.explain.studies import STUDIES
+from resvision.files import parse, write_json
 from resvision.measure import timestamp
 from resvision.models import ResNet, convert
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe
-from resvision.report import card, plots
+from resvision.report import card, pages, plots
 from resvision.spec import ResNetSpec
 from resvision.training import RunFolder
 from resvision.training import train as run_training
+from resvision.training.loop import versions
 from resvision.training.run import read_recipe
 
 Data = str | Path | sources.Arrays
@@ -212,6 +216,57 @@ def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> 
     classifier, result, evaluation = run_training(dataset, recipes.demo(), run, reporter, source=source)
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
+
+
+def study(
+    name: str,
+    data: str | Path = "digits",
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], Path]:
+    """Does a short experiment that shows why residual networks work; leaves numbers, plots and a page in a folder.
+
+    Args:
+        name: "degradation", "gradients", "paths" or "landscape".
+        data: as in `train`.
+        out: the folder; None takes the next number under runs/. A study that was stopped there goes on.
+        reporter: told about the progress.
+        **options: fields of `explain.bench.Options` in place of the study's own.
+
+    Returns:
+        What numbers.json holds, and the folder.
+
+    Raises:
+        InputError: there is no such study, or an option or the data cannot be used.
+    """
+    reporter = reporter or Reporter()
+    if name not in STUDIES:
+        raise InputError(f"there is no study {name!r}: there are {', '.join(STUDIES)}")
+    chosen = STUDIES[name]
+    wanted = dataclasses.replace(chosen.options, **options)
+    dataset = sources.load(data, progress=reporter.download)
+    settings = {"study": name, "data": dataset.name, **dataclasses.asdict(wanted)}
+    folder = _study_folder(name, out)
+    bench = Bench(dataset, wanted)
+    ledger = Ledger(folder / LEDGER_FILE, settings)
+    precision = ledger.once("precision", bench.fastest_precision)
+    bench.recipe = dataclasses.replace(bench.recipe, precision=precision)
+    reporter.note(f"{dataset.name}: {len(bench.train_split):,} pictures of {bench.recipe.size} px train; in {folder}")
+    numbers = json.loads(json.dumps(chosen.run(bench, ledger, reporter.note), allow_nan=False))
+    numbers = {"settings": settings | {"size": bench.recipe.size, "precision": precision}, **numbers}
+    numbers |= {"description": chosen.describe(numbers), "created": timestamp(), "versions": versions()}
+    write_json(folder / "numbers.json", numbers)
+    pages.write(folder, name, chosen.title, numbers)
+    return numbers, folder
+
+
+def _study_folder(name: str, out: str | Path | None) -> Path:
+    """A new folder, or that of a study which was stopped."""
+    if out is not None and (Path(out).expanduser() / LEDGER_FILE).is_file():
+        return Path(out).expanduser()
+    return RunFolder.create(out, f"study-{name}").path
 
 
 def evaluate(

@@ -274,6 +274,71 @@ def _fields(pairs: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
+@app.command(help_epilogue="Example: resvision study degradation fashion-mnist --out study/")
+def study(
+    name: str,
+    data: str = "digits",
+    /,
+    *,
+    depths: str | None = None,
+    seeds: int | None = None,
+    pictures: int | None = None,
+    size: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    out: Path | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Show by a short experiment why residual networks work: numbers, plots and a page.
+
+    Parameters
+    ----------
+    name
+        degradation: training and test error of plain and residual networks as they get deeper.
+        gradients: how large they are at every block, with and without shortcut and normalisation.
+        paths: a trained network without some of its blocks, or with others in their place.
+        landscape: the loss around a trained network.
+    data
+        As in `resvision train`.
+    depths
+        Layers, with commas between them; the CIFAR networks have 6n+2.
+    seeds
+        How often each network is trained.
+    pictures
+        At most so many of the training pictures.
+    size
+        Height and width in pixels; by default the pictures' own, at most 32.
+    steps
+        Optimiser steps of each training.
+    batch_size
+        Pictures a step.
+    lr
+        Peak learning rate.
+    out
+        Folder; one that holds the same study, stopped before its end, goes on. Without it runs/study-NAME-001, ...
+    """
+    from resvision import api
+    from resvision.progress import ConsoleReporter
+
+    given = {
+        "depths": tuple(int(depth) for depth in _numbers("--depths", depths) or ()) or None,
+        "seeds": seeds,
+        "pictures": pictures,
+        "size": size,
+        "steps": steps,
+        "batch_size": batch_size,
+        "lr": lr,
+    }
+    options = {option: value for option, value in given.items() if value is not None}
+    numbers, folder = api.study(name, data, out=out, reporter=ConsoleReporter(), **options)
+    if as_json:
+        _print_json({"folder": str(folder), **numbers})
+        return
+    print(numbers["description"])
+    print(f"Look at {folder / 'README.md'}, {folder / name}.png and {folder / name}.svg.")
+
+
 @app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")
 def evaluate(
     run: Path,

@@ -1,0 +1,1 @@
+"""Why it works: short experiments whose numbers are measured anew each time."""

@@ -1,0 +1,233 @@
+"""What all studies share: pictures, one way to train on them, and a ledger that lets a stopped study go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resvision import zoo
+from resvision.data.loader import Batch, EvaluationBatches, TrainingBatches, screen
+from resvision.data.pictures import DataSet, Split
+from resvision.data.sources import prepare
+from resvision.data.statistics import facts, mean_and_std
+from resvision.errors import RecipeError, RunError
+from resvision.evaluation import evaluate
+from resvision.files import storage, write_text
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.recipe import SMALL_PICTURE, Precision, Recipe
+from resvision.runtime import TorchSession, device
+from resvision.spec import ResNetSpec
+from resvision.training import engine as engines
+from resvision.training import optim
+from resvision.training.losses import cross_entropy
+
+HELD_PICTURES = 1000  # of the test split, and of the training split without augmentation, for each measurement
+LEDGER_FILE = "finished.jsonl"  # in the folder of a study
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How large an experiment is.
+
+    Args:
+        depths: layers of the networks.
+        seeds: how often each network is trained, with seeds 0, 1, ...
+        pictures: at most so many of the training split, the same part of each class.
+        size: height and width in pixels; None takes the pictures' own, at most 32.
+        steps: optimiser steps of each training.
+        batch_size: pictures a step.
+        lr: peak learning rate of SGD with a cosine schedule.
+    """
+
+    depths: tuple[int, ...]
+    seeds: int
+    pictures: int
+    size: int | None
+    steps: int
+    batch_size: int = 64
+    lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in ("seeds", "pictures", "steps", "batch_size"):
+            if getattr(self, field) < 1:
+                raise RecipeError(f"{field}={getattr(self, field)} must be at least 1")
+        if not self.depths:
+            raise RecipeError("depths: give at least one, such as 8,20,56")
+
+
+class Ledger:
+    """What a study has finished, line by line in a file, so that it goes on where it was stopped.
+
+    Args:
+        path: of the file.
+        settings: of the study; a file with others is refused.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.done: dict[str, Any] = {}
+        settings = json.loads(json.dumps(settings))
+        if path.exists():
+            with storage(path):
+                recorded, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+            if recorded != settings:
+                changed = [key for key in settings if recorded.get(key) != settings[key]]
+                raise RunError(f"{path.parent}: holds a study with another {', '.join(changed)}: give another --out")
+            self.done = {row["key"]: row["value"] for row in rows}
+        self.settings = settings
+
+    def once(self, key: str, work: Callable[[], Any]) -> Any:
+        """The value of `work`, computed now or found in the file."""
+        if key not in self.done:
+            self.done[key] = work()
+            rows = [{"key": key, "value": value} for key, value in self.done.items()]
+            lines = [json.dumps(line, allow_nan=False) for line in [self.settings, *rows]]
+            write_text(self.path, "\n".join(lines) + "\n")
+        return self.done[key]
+
+
+class Bench:
+    """The pictures of a study in memory, and how every network is trained on them.
+
+    Args:
+        dataset: divided into training and test part here where it comes without.
+        options: of the study.
+    """
+
+    def __init__(self, dataset: DataSet, options: Options) -> None:
+        self.options = options
+        dataset = prepare(dataset)
+        found = facts(dataset)
+        self.name, self.classes = dataset.name, dataset.classes
+        size = options.size or min(found.side, 32)
+        train, self.bad, self.largest = screen(dataset.splits["train"], 0.01)
+        self.train_split = _balanced(train, options.pictures)
+        held = dataset.splits.get("test", dataset.splits.get("val"))
+        assert held is not None  # prepare() sees to it
+        middle = (0.5,) * found.channels
+        plain = Preprocess(size=size, channels=found.channels, mean=middle, std=middle)
+        mean, std = mean_and_std(self.train_split, plain)
+        self.preprocess = replace(plain, mean=tuple(mean), std=tuple(std))
+        self.recipe = Recipe(
+            model="resnet20_cifar",
+            size=size,
+            channels=found.channels,
+            batch_size=min(options.batch_size, len(self.train_split)),
+            lr=options.lr,
+            warmup=0.1,
+            shift=size // 16 if size <= SMALL_PICTURE else 0,
+            flip=found.flip,
+            steps=options.steps,
+            precision="fp32",
+            channels_last=True,
+            compile=False,
+            memory="full",
+            workers=0,
+        )
+        self.train_part = EvaluationBatches(_balanced(self.train_split, HELD_PICTURES), self.preprocess, 0)
+        self.test_part = EvaluationBatches(_balanced(held, HELD_PICTURES), self.preprocess, 0)
+
+    def fastest_precision(self) -> Precision:
+        """The precision of training that is fastest on this machine, by a few steps of each."""
+        network = self.network(self.spec(self.recipe.model), seed=0)
+        undecided = replace(self.recipe, precision=None)
+        chosen, _ = engines.choose(network, undecided, cross_entropy(), self.preprocess, lambda seconds: 0.0)
+        assert chosen.precision is not None
+        return chosen.precision
+
+    @property
+    def epochs(self) -> float:
+        """How often each training picture is presented."""
+        return self.options.steps * self.recipe.batch_size / len(self.train_split)
+
+    def spec(self, name: str, **fields: Any) -> ResNetSpec:
+        """A network of the zoo for these pictures, with some fields changed."""
+        assert self.recipe.channels is not None
+        return replace(zoo.get(name), num_classes=len(self.classes), in_channels=self.recipe.channels, **fields)
+
+    def network(self, spec: ResNetSpec, seed: int) -> ResNet:
+        """A new network; the same seed gives networks with the same weights' names and shapes the same weights."""
+        torch.manual_seed(seed)
+        return ResNet(spec).to(device())
+
+    def train(self, network: ResNet, seed: int, *, lr: float | None = None) -> Iterator[int]:
+        """Trains and yields the number of steps done, after each; the caller may look at the network in between.
+
+        It ends early where the loss is no longer finite.
+        """
+        recipe = replace(self.recipe, seed=seed, lr=self.recipe.lr if lr is None else lr)
+        batches = TrainingBatches(self.train_split, recipe, self.preprocess, self.bad, self.largest)
+        engine = engines.build(network, recipe, cross_entropy(), self.preprocess)
+        optimizer = optim.build(network, recipe)
+        step = 0
+        while step < self.options.steps:
+            for batch in batches.epoch(step // batches.steps):
+                network.train()
+                optim.set_step(optimizer, recipe, step)
+                loss = engine.step(batch, optimizer).loss.item()
+                step += 1
+                yield step
+                if not math.isfinite(loss):
+                    return
+                if step == self.options.steps:
+                    break
+
+    def measure(self, network: ResNet) -> dict[str, float]:
+        """Loss (nats) and error (0..1) on a part of the training pictures, not augmented, and on the test part."""
+        session = TorchSession(network, self.preprocess)
+        found: dict[str, float] = {}
+        for name, part in (("train", self.train_part), ("test", self.test_part)):
+            evaluation = evaluate(session, part, self.classes)
+            found |= {f"{name}_loss": evaluation.nll, f"{name}_error": 1 - evaluation.accuracy}
+        return found
+
+    def batch(self, count: int) -> Batch:
+        """The first pictures of the test part, always the same."""
+        squares, labels = zip(*((batch.squares, batch.labels) for batch in self.test_part), strict=True)
+        return Batch(torch.cat(squares)[:count].to(device()), torch.cat(labels)[:count].to(device()))
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation (of the sample; 0 for one value) and the values themselves."""
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "values": values,
+    }
+
+
+def apart(higher: dict[str, Any], lower: dict[str, Any]) -> bool:
+    """Whether every value of one is above every value of the other: a difference beyond the seeds' spread."""
+    return bool(min(higher["values"]) > max(lower["values"]))
+
+
+def one_depth(options: Options, study: str) -> int:
+    """The depth of a study of one pair of networks.
+
+    Raises:
+        RecipeError: several were given.
+    """
+    if len(options.depths) != 1:
+        raise RecipeError(f"depths={options.depths}: the study {study} takes one")
+    return options.depths[0]
+
+
+def _balanced(split: Split, most: int) -> Split:
+    """At most `most` pictures, in turn one of each class."""
+    if len(split) <= most:
+        return split
+    turn = np.zeros(len(split), dtype=np.int64)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        turn[members] = np.arange(len(members))
+    return split.take(np.sort(np.argsort(turn, kind="stable")[:most]))

@@ -1,0 +1,101 @@
+"""Degradation: plain networks get worse with depth, residual ones do not (He et al. 2015, figures 1 and 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resvision.explain.bench import Bench, Ledger, Note, apart, spread
+from resvision.measure import now
+
+ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
+POINTS = 8  # measurements along each training
+REFERENCE_DEPTH = 20  # with which the deepest networks are compared, as in the paper's figure 1
+
+
+def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
+    """Trains every depth as a plain and as a residual network from the same weights; returns the numbers."""
+    arms = []
+    for seed in range(bench.options.seeds):
+        for depth in bench.options.depths:
+            for arm in ARMS:
+                begin = now()
+                points = ledger.once(f"{arm} {depth} {seed}", lambda: _train(bench, arm, depth, seed))  # noqa: B023
+                arms.append({"arm": arm, "depth": depth, "seed": seed, "points": points})
+                last = points[-1]
+                note(
+                    f"{arm}-{depth}, seed {seed}: training error {last['train_error']:.2%}, test error "
+                    f"{last['test_error']:.2%} ({now() - begin:.0f} s)"
+                )
+    summary = {arm: {depth: _final(arms, arm, depth) for depth in bench.options.depths} for arm in ARMS}
+    return {"arms": arms, "summary": summary, "epochs": bench.epochs, "pictures": len(bench.train_split)}
+
+
+def _train(bench: Bench, arm: str, depth: int, seed: int) -> list[dict[str, float]]:
+    # He's initialisation in both arms: the same names and shapes, so that one seed gives both the same weights.
+    network = bench.network(bench.spec(ARMS[arm].format(depth), init="he"), seed)
+    steps = bench.options.steps
+    measured_at = {round(steps * (point + 1) / POINTS) for point in range(POINTS)}
+    points = [{"step": 0, **bench.measure(network)}]
+    points += [{"step": step, **bench.measure(network)} for step in bench.train(network, seed) if step in measured_at]
+    return points
+
+
+def _final(arms: list[dict[str, Any]], arm: str, depth: int) -> dict[str, Any]:
+    last = [row["points"][-1] for row in arms if (row["arm"], row["depth"]) == (arm, depth)]
+    return {name: spread([point[name] for point in last]) for name in ("train_error", "test_error", "train_loss")}
+
+
+def describe(numbers: dict[str, Any]) -> str:
+    """What was seen, in words, from the numbers."""
+    options = numbers["settings"]
+    depths = options["depths"]
+    text = (
+        f"Plain and residual networks of {_listed(depths)} layers were trained from the same initial weights for "
+        f"{options['steps']:,} steps of {options['batch_size']} pictures ({numbers['epochs']:.1f} presentations of "
+        f"{numbers['pictures']:,} pictures of {options['data']}), each with {options['seeds']} seeds. "
+    )
+    deep = max(depths)
+    shallow = REFERENCE_DEPTH if REFERENCE_DEPTH in depths and deep > REFERENCE_DEPTH else min(depths)
+    if deep == shallow:
+        return text + "With one depth there is nothing to compare along the depth."
+    worse = {arm: _compare(numbers["summary"][arm], deep, shallow) for arm in ARMS}
+    for arm, (sentence, _) in worse.items():
+        text += f"{arm.capitalize()}: {sentence} "
+    degrades = {arm: verdict for arm, (_, verdict) in worse.items()}
+    if degrades["plain"] == "worse" and degrades["residual"] != "worse":
+        text += (
+            "So depth hurt the plain networks even on the pictures they were trained on, which is no overfitting, and "
+            "did not hurt the residual ones: the degradation of He et al. 2015."
+        )
+    elif degrades["plain"] == "worse":
+        text += "So depth hurt both kinds in this short training."
+    else:
+        text += "So this experiment did not show the degradation: train longer, deeper, or with more seeds."
+    return text
+
+
+def _compare(summary: dict[str, Any], deep: int, shallow: int) -> tuple[str, str]:
+    """A sentence, and "worse", "better" or "alike" for the deeper network's training error."""
+    by_depth = {int(depth): row for depth, row in summary.items()}
+    a, b = by_depth[deep]["train_error"], by_depth[shallow]["train_error"]
+    verdict = "worse" if apart(a, b) else "better" if apart(b, a) else "alike"
+    seeds = {
+        "worse": "every seed of the deeper one above every seed of the shallower",
+        "better": "every seed of the deeper one below every seed of the shallower",
+        "alike": "within the spread of the seeds",
+    }[verdict]
+    tests = [by_depth[depth]["test_error"] for depth in (shallow, deep)]
+    sentence = (
+        f"from {shallow} to {deep} layers the training error went from {_percent(b)} to {_percent(a)}, {seeds}; the "
+        f"test error from {_percent(tests[0])} to {_percent(tests[1])}."
+    )
+    return sentence, verdict
+
+
+def _percent(value: dict[str, Any]) -> str:
+    return f"{value['mean']:.2%} (sd {100 * value['sd']:.2f})"
+
+
+def _listed(depths: list[int]) -> str:
+    *first, last = map(str, depths)
+    return f"{', '.join(first)} and {last}" if first else last
