@@ -246,6 +246,8 @@ def study(
         raise InputError(f"there is no study {name!r}: there are {', '.join(STUDIES)}")
     chosen = STUDIES[name]
     wanted = dataclasses.replace(chosen.options, **options)
+    if len(chosen.options.depths) == 1 != len(wanted.depths):
+        raise RecipeError(f"depths={wanted.depths}: the study {name} takes one")
     dataset = sources.load(data, progress=reporter.download)
     settings = {"study": name, "data": dataset.name, **dataclasses.asdict(wanted)}
     folder = _study_folder(name, out)

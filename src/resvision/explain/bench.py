@@ -63,6 +63,8 @@ class Options:
                 raise RecipeError(f"{field}={getattr(self, field)} must be at least 1")
         if not self.depths:
             raise RecipeError("depths: give at least one, such as 8,20,56")
+        for depth in self.depths:
+            zoo.get(f"plain{depth}_cifar")  # raises where there is no such depth
 
 
 class Ledger:
@@ -209,17 +211,6 @@ def spread(values: list[float]) -> dict[str, Any]:
 def apart(higher: dict[str, Any], lower: dict[str, Any]) -> bool:
     """Whether every value of one is above every value of the other: a difference beyond the seeds' spread."""
     return bool(min(higher["values"]) > max(lower["values"]))
-
-
-def one_depth(options: Options, study: str) -> int:
-    """The depth of a study of one pair of networks.
-
-    Raises:
-        RecipeError: several were given.
-    """
-    if len(options.depths) != 1:
-        raise RecipeError(f"depths={options.depths}: the study {study} takes one")
-    return options.depths[0]
 
 
 def _balanced(split: Split, most: int) -> Split:

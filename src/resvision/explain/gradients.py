@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, one_depth
+from resvision.explain.bench import Bench, Ledger, Note
 from resvision.models import ResNet
 from resvision.spec import Init, Norm
 
@@ -25,7 +25,7 @@ VANISHES, EXPLODES = 0.1, 10.0  # first block relative to last
 
 def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
     """Measures every combination of arm, norm and initialisation before and after training; returns the numbers."""
-    depth = one_depth(bench.options, "gradients")
+    [depth] = bench.options.depths
     rows = []
     for norm in NORMS:
         for init in INITS:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, one_depth, spread
+from resvision.explain.bench import Bench, Ledger, Note, spread
 from resvision.models import ResNet
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
@@ -24,7 +24,7 @@ Weights = dict[str, torch.Tensor]
 
 def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
     """Trains a plain and a residual network and scans a plane around each; returns the numbers."""
-    depth = one_depth(bench.options, "landscape")
+    [depth] = bench.options.depths
     rows = []
     for seed in range(bench.options.seeds):
         for arm in ARMS:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, one_depth, spread
+from resvision.explain.bench import Bench, Ledger, Note, spread
 from resvision.models import Block, ResNet
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
@@ -22,7 +22,7 @@ PICTURES = 256  # on which gradients of paths are measured
 
 def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
     """Trains a plain and a residual network, then takes them apart; returns the numbers."""
-    depth = one_depth(bench.options, "paths")
+    [depth] = bench.options.depths
     rows = []
     for seed in range(bench.options.seeds):
         for arm in ARMS:
@@ -86,7 +86,7 @@ def _swapped(blocks: Sequence[Block], loose: Sequence[int], swaps: int, draw: ra
     for _ in range(swaps):
         first = draw.choice(loose)
         width = blocks[first].plan.out_channels
-        second = draw.choice([i for i in loose if blocks[i].plan.out_channels == width])
+        second = draw.choice([i for i in loose if blocks[i].plan.out_channels == width and i != first] or [first])
         order[first], order[second] = order[second], order[first]
     return order
 

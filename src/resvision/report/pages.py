@@ -36,7 +36,7 @@ def write(folder: Path, name: str, title: str, numbers: Numbers) -> None:
             figure.savefig(temporary, format=kind, dpi=150)
     settings = numbers["settings"]
     options = " ".join(
-        f"--{key.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, list) else value}"
+        f"--{key.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
         for key, value in settings.items()
         if key not in ("study", "data", "precision") and value is not None
     )
@@ -139,7 +139,7 @@ def _gradients(numbers: Numbers) -> Figure:
         for style, label in (("-", "at initialisation"), ("--", f"after {steps} steps"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return _titled(figure, numbers, f"What reaches each of {numbers['depth']} layers' blocks, relative to the last one")
+    return _titled(figure, numbers, f"Every block of networks of {numbers['depth']} layers, relative to the last block")
 
 
 def _relative(values: list[float | None]) -> list[float]:
@@ -160,8 +160,10 @@ def _paths(numbers: Numbers) -> Figure:
         single.fill_between(blocks, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
         single.axhline(numbers["summary"][arm]["error"]["mean"], color=colour, ls=":", lw=1.2)
         for axes, key, place in ((deleted, "deleted", "blocks"), (reordered, "reordered", "kendall_tau")):
-            where = [statistics.fmean(run[key][i][place] for run in own) for i in range(len(own[0][key]))]
+            where = np.array([statistics.fmean(run[key][i][place] for run in own) for i in range(len(own[0][key]))])
             values = np.array([[row["mean"] for row in run[key]] for run in own])
+            turn = where.argsort()  # random swaps may bring an order nearer to the first one
+            where, values = where[turn], values[:, turn]
             axes.plot(where, values.mean(axis=0), "o-", ms=4, color=colour, label=arm)
             axes.fill_between(where, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
     for axes, title, label in (
@@ -175,7 +177,8 @@ def _paths(numbers: Numbers) -> Figure:
         axes.legend()
     reordered.invert_xaxis()
     summary = numbers["summary"]
-    count = [row["paths"] / 2 ** summary["blocks"] for row in numbers["rows"][-1].get("paths", _first_paths(numbers))]
+    measured = next(row["paths"] for row in numbers["rows"] if "paths" in row)
+    count = [row["paths"] / 2 ** summary["blocks"] for row in measured]
     places = range(len(count))
     lengths.bar(places, count, color="#bbbbbb", label="of all paths")
     lengths.bar(places, summary["share"], color=ARM_COLOURS["residual"], alpha=0.75, label="of the gradient")
@@ -184,11 +187,6 @@ def _paths(numbers: Numbers) -> Figure:
     lengths.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     lengths.legend()
     return _titled(figure, numbers, f"Networks of {numbers['depth']} layers taken apart")
-
-
-def _first_paths(numbers: Numbers) -> list[dict[str, float]]:
-    found: list[dict[str, float]] = next(row["paths"] for row in numbers["rows"] if "paths" in row)
-    return found
 
 
 def _landscape(numbers: Numbers) -> Figure:
