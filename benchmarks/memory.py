@@ -29,8 +29,8 @@ from resvision.training.losses import cross_entropy
 
 # name: (network, batch, ways, steps timed); the batches are the largest whose full activations fit beside the rest
 CASES: dict[str, tuple[str, int, tuple[str, ...], int]] = {
-    "resnet1202": ("resnet1202_cifar", 128, ("full", "checkpoint"), 1),
-    "revnet": ("revnet110_cifar", 128, ("full", "checkpoint"), 3),
+    "resnet1202": ("resnet1202_cifar", 192, ("full", "checkpoint"), 2),
+    "revnet": ("revnet110_cifar", 128, ("full", "checkpoint"), 4),
     "preact1001": ("preact1001_cifar", 64, ("checkpoint",), 200),
     "resnet10004": ("resnet10004_cifar", 8, ("checkpoint",), 1),
 }
@@ -86,7 +86,7 @@ def measure(case: str, way: str, what: str) -> dict[str, Any]:
     batch = pictures(count)
     before = peak_memory_bytes() or 0
     losses, times = [], []
-    for step in range(steps + (way == "full" or steps == 3)):
+    for step in range(steps):
         optim.set_step(optimizer, recipe, step)
         begin = now()
         losses.append(made.step(batch, optimizer).loss.item())

@@ -69,7 +69,9 @@ def test_every_engine_computes_the_same_step(precision: str, channels_last: bool
 
 @pytest.mark.skipif(not engine.can_compile(network()), reason="no C++ compiler is installed")
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of what it does itself
-def test_a_compiled_network_computes_the_same() -> None:
+@pytest.mark.parametrize("whole_blocks", [60, 2], ids=["whole", "block by block"])
+def test_a_compiled_network_computes_the_same(whole_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "WHOLE_BLOCKS", whole_blocks)
     recipe = dataclasses.replace(RECIPE, precision="fp32", channels_last=True, compile=True)
     losses = []
     for compile_it in (False, True):

@@ -24,7 +24,7 @@ TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's unit
 TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
 COMPILE_FROM_SECONDS = 600.0  # a shorter run can hardly win back the minute that compiling takes
 COMPILE_FROM_SECONDS_CUDA = 300.0
-MAX_COMPILED_BLOCKS = 60  # the compiler's time grows faster than the depth
+WHOLE_BLOCKS = 60  # deeper networks are compiled block by block: the compiler's time grows faster than the depth
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
     forward: Network = (
-        torch.compile(network) if recipe.compile else memory.forward_pass(network, preprocess.size, recipe.memory)
+        _compiled(network) if recipe.compile else memory.forward_pass(network, preprocess.size, recipe.memory)
     )
     return Engine(network, forward, loss, preprocess, recipe.precision, recipe.channels_last)
 
@@ -112,11 +112,26 @@ def choose(
     return best, f"measured: {measured}; chosen: {_describe(best)}"
 
 
+def _compiled(network: ResNet) -> Network:
+    """The forward pass, compiled as a whole, or block by block: equal blocks then share what was compiled."""
+    blocks = list(network.blocks())
+    if len(blocks) <= WHOLE_BLOCKS:
+        return torch.compile(network)
+    compiled = [torch.compile(block, dynamic=False) for block in blocks]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        x = network.stem(x)
+        for block in compiled:
+            x = block(x)
+        return network.head(x)
+
+    return forward
+
+
 def can_compile(network: ResNet) -> bool:
     """Whether torch.compile can be expected to work here: on a CPU it needs a C++ compiler."""
-    blocks = sum(1 for _ in network.blocks())
     compiler = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
-    return compiler and blocks <= MAX_COMPILED_BLOCKS and not network.spec.reversible
+    return compiler and not network.spec.reversible
 
 
 def _seconds_a_picture(
