@@ -7,12 +7,13 @@ from dataclasses import replace
 from resvision.data.loader import TrainingBatches
 from resvision.measure import now
 from resvision.recipe import Recipe
-from resvision.training import optim
+from resvision.training import optim, phases
 from resvision.training.engine import Engine
 from resvision.training.roles import Roles
 
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
+FORWARD = 1 / 3  # part of a training step that its forward pass takes
 
 
 def planned_pictures(recipe: Recipe, batches: TrainingBatches, seconds_a_picture: float) -> float:
@@ -33,21 +34,22 @@ def steps(recipe: Recipe, batches: TrainingBatches, engine: Engine, begin: float
         assert recipe.epochs is not None
         return recipe.epochs * batches.steps
     step_seconds = _probe(recipe, batches, engine)
-    # Evaluations come out of the minutes, too. A forward pass takes about a third of a training step, and the last
-    # evaluation, in float32, about twice that.
-    picture_seconds = step_seconds / batches.batch_size / 3
+    # Evaluations come out of the minutes, too: forward passes, and the last, in float32, takes about twice as long.
+    picture_seconds = FORWARD * step_seconds / batches.batch_size
     watched = len(roles.watched[1]) if roles.watched is not None else 0
     evaluation_a_step = watched * picture_seconds / batches.steps
     last_evaluation = 2 * len(roles.report) * picture_seconds
     left = recipe.minutes * 60 - (now() - begin) - last_evaluation
-    return max(1, int(left / (step_seconds + evaluation_a_step)))
+    # Steps of the last layer alone are hardly more than a forward pass.
+    mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD))
+    return max(1, int(left / (mean_seconds + evaluation_a_step)))
 
 
 def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> float:
     """Seconds of a real step, reading included; the network is left as it was."""
     before = {key: value.clone() for key, value in engine.network.state_dict().items()}
     optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
-    engine.network.train()
+    phases.learn(engine.network, recipe, trunk=True)
     done, epoch, start = 0, 0, now()
     while done <= PROBE_WARMUP or now() - start < PROBE_SECONDS:
         for batch in batches.epoch(epoch):
