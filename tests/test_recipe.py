@@ -92,6 +92,17 @@ def test_fields_replace_the_defaults() -> None:
     assert (recipes.default(PHOTOS, {"optimizer": "adam"}).lr, recipes.default(PHOTOS, {}).optimizer) == (1e-3, "sgd")
 
 
+def test_pretrained_weights_bring_their_size_and_a_learning_rate() -> None:
+    usual = {"size": 224, "crop": 0.95, "channels": 3}
+    tuned = recipes.default(PHOTOS, {"pretrained": "x", "model": "resnet50"}, usual)
+    assert (tuned.model, tuned.size, tuned.crop, tuned.channels, tuned.lr) == ("resnet50", 224, 0.95, 3, 0.1)
+    assert tuned.crop_scale < 1
+    assert recipes.default(PHOTOS, {"pretrained": "x", "freeze_norms": True}).lr == 0.01
+    given = {"pretrained": "x", "size": 128, "lr": 7.0}
+    assert (recipes.default(PHOTOS, given, usual).size, recipes.default(PHOTOS, given, usual).lr) == (128, 7.0)
+    assert recipes.default(PHOTOS, {"pretrained": "x", "optimizer": "adam"}).lr == 1e-3
+
+
 def test_the_recipes_name_networks_that_exist() -> None:
     for recipe in (recipes.demo(), recipes.default(PHOTOS, {}), recipes.default(CIFAR, {})):
         assert zoo.get(recipe.model)

@@ -219,8 +219,9 @@ def default(facts: DataFacts, given: Mapping[str, Any], usual: Mapping[str, Any]
         "channels": facts.channels,
         "flip": facts.flip,
         **(_SMALL if small else _LARGE),
-        **(_FINE_TUNING if given.get("pretrained") else {}),
     }
+    if given.get("pretrained"):
+        values["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
     if small:
         values["shift"] = size // 16
     if given.get("optimizer") == "adam":
@@ -247,7 +248,8 @@ _LARGE = {
     "warmup": 0.15,
     "label_smoothing": 0.1,
 }
-_FINE_TUNING: dict[str, Any] = {}
+FINE_TUNING_LR = 0.1
+FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
 LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times
 
 

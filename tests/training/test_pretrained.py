@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from test_loop import FIXED, StopAt, same, stripes, weights
 
 from resvision import api, zoo
-from resvision import recipe as recipes
 from resvision.classifier import Classifier
 from resvision.cli import main
 from resvision.data.loader import Batch
@@ -27,7 +26,7 @@ from resvision.errors import ClassifierError, InputError, Interrupted, MissingEx
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
-from resvision.recipe import DataFacts, Recipe
+from resvision.recipe import Recipe
 from resvision.training import RunFolder, engine, optim, phases, pretrained
 from resvision.training.losses import cross_entropy
 
@@ -319,19 +318,6 @@ def test_a_compiled_step_computes_the_same() -> None:
     plain, compiled = (steps({"compile": way}) for way in (False, True))
     for key, value in compiled.items():
         torch.testing.assert_close(value, plain[key], rtol=1e-3, atol=1e-5)
-
-
-# ---- the default ----
-
-
-def test_the_default_for_fine_tuning() -> None:
-    facts = DataFacts(pictures=100, side=500, channels=3, flip=True)
-    usual = {"size": 224, "crop": 0.95, "channels": 3}
-    chosen = recipes.default(facts, {"pretrained": "x", "model": "resnet50"}, usual)
-    assert (chosen.model, chosen.size, chosen.crop, chosen.channels) == ("resnet50", 224, 0.95, 3)
-    assert chosen.crop_scale < 1
-    assert recipes.default(facts, {"pretrained": "x", "model": "resnet50", "size": 128, "lr": 7.0}, usual).lr == 7.0
-    assert recipes.default(facts, {"model": "resnet50"}).fine_tuning == ()
 
 
 # ---- the hub ----
