@@ -14,6 +14,8 @@ from resvision.recipe import Recipe
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-5
 ONECYCLE_MOMENTUM = 0.1  # momentum is lower by this much at the peak learning rate
 
+STEM, HEAD = ("conv1", "bn1", "maxpool"), "fc"  # names of the modules before the first stage, and of the last layer
+
 
 def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser of a recipe; weights of convolutions and linear layers decay, norms and biases do not.
@@ -45,8 +47,9 @@ def stages_below_head(network: nn.Module) -> dict[str, int]:
     names = [name for name, _ in network.named_parameters()]
     stages = {name: int(match[1]) for name in names if (match := re.match(r"layer(\d+)\.", name))}
     last = max(stages.values(), default=1)
-    ends = {"fc": last + 1, "norm": last}  # with pre-activation a norm stands behind the last block
-    return {name: last + 1 - stages.get(name, ends.get(name.split(".")[0], 1)) for name in names}
+    rooms = dict.fromkeys(STEM, 1) | {HEAD: last + 1}
+    # What is left stands between the last block and the last layer.
+    return {name: last + 1 - stages.get(name, rooms.get(name.split(".")[0], last)) for name in names}
 
 
 def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
