@@ -197,6 +197,7 @@ def import_weights(
             "imported": path.name,
             "model": model,
             "spec": list(zoo.differences(model, wanted)),
+            "named": classes is not None,
             "created": timestamp(),
         },
     )

@@ -123,6 +123,18 @@ def test_the_same_classes_keep_the_last_layer_and_all_figures(tmp_path: Path) ->
     assert "with a new last layer" in pretrained.fill(ResNet(found.spec), found, CLASSES[::-1])
 
 
+def test_classes_that_an_import_numbered_are_not_the_same(tmp_path: Path) -> None:
+    """The digits are called 0 to 9, too."""
+    save_file(network(classes=10).state_dict(), tmp_path / "w.safetensors")
+    given: dict[str, Any] = {"model": "resnet8_cifar", "preprocess": {"mean": [0.5], "std": [0.5]}}
+    numbers = tuple("0123456789")
+    for name, classes in (("numbered", None), ("named", numbers)):
+        api.import_weights(tmp_path / "w.safetensors", classes=classes, out=tmp_path / name, **given)
+        found = pretrained.read(str(tmp_path / name))
+        line = pretrained.fill(ResNet(found.spec), found, numbers)
+        assert line.endswith("with a new last layer" if classes is None else "since the classes are the same")
+
+
 def test_pictures_are_prepared_as_the_weights_expect_them(tmp_path: Path) -> None:
     """Grey pictures become RGB for a network that takes RGB, and the data's own mean is not used."""
     preprocess = Preprocess(size=12, crop=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="lanczos")

@@ -119,7 +119,7 @@ def _from_folder(path: Path, model: str | None, spec: Sequence[str]) -> Pretrain
         spec=classifier.network.spec,
         state=classifier.network.state_dict(),
         preprocess=classifier.preprocess,
-        classes=classifier.classes,
+        classes=classifier.classes if classifier.provenance.get("named", True) else None,  # numbers are no names
     )
 
 
