@@ -135,7 +135,7 @@ def test_mistakes_are_named(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ClassifierError, match="resnet8_cifar has no common mean and std: give those"):
         import_weights(checkpoint, model="resnet8_cifar")
     with pytest.raises(InputError, match="spec: pad_size: "):
-        import_weights(checkpoint, model="resnet8_cifar", spec={"pad_size": "both"}, preprocess=CIFAR)
+        import_weights(checkpoint, model="resnet8_cifar", spec=["pad_size=both"], preprocess=CIFAR)
     with pytest.raises(ClassifierError, match="2 different class names for a network of 7 classes"):
         import_weights(checkpoint, model="resnet8_cifar", classes=["a", "b"], preprocess=CIFAR)
     (tmp_path / "text.pth").write_text("no checkpoint")

@@ -32,6 +32,8 @@ CIFAR = DataFacts(pictures=50_000, side=32, channels=3, flip=True)
         ("weight_decay", -1e-4, "at least 0"),
         ("shift", -1, "at least 0"),
         ("seed", -1, "at least 0"),
+        ("head_first", 1.1, "at least 0 and at most 1"),
+        ("lr_decay", 0.0, "above 0 and at most 1"),
     ],
 )
 def test_values_out_of_range_are_named(field: str, value: Any, rule: str) -> None:
@@ -49,6 +51,10 @@ def test_values_out_of_range_are_named(field: str, value: Any, rule: str) -> Non
         ({"optimizer": "sdg"}, "optimizer='sdg' is not one of sgd, adam"),
         ({"precision": "fp16"}, "precision='fp16' is not one of fp32, bf16"),
         ({"holdout": 0.0, "keep": "best"}, "keep=best must choose"),
+        ({"head_first": 0.2}, r"only pretrained weights go with head_first=0\.2: give --pretrained too"),
+        ({"lr_decay": 0.5, "freeze_norms": True}, r"go with lr_decay=0\.5 and freeze_norms: give"),
+        ({"spec": "pad_side=both"}, "spec='pad_side=both' must be a tuple of FIELD=VALUE, such as"),
+        ({"spec": ("both",)}, r"spec=\('both',\) must be a tuple of FIELD=VALUE"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -84,6 +90,17 @@ def test_fields_replace_the_defaults() -> None:
     assert recipes.default(PHOTOS, {"shift": 4}).crop_scale == 1
     assert recipes.default(CIFAR, {"crop_scale": 0.5}).shift == 0
     assert (recipes.default(PHOTOS, {"optimizer": "adam"}).lr, recipes.default(PHOTOS, {}).optimizer) == (1e-3, "sgd")
+
+
+def test_pretrained_weights_bring_their_size_and_a_learning_rate() -> None:
+    usual = {"size": 224, "crop": 0.95, "channels": 3}
+    tuned = recipes.default(PHOTOS, {"pretrained": "x", "model": "resnet50"}, usual)
+    assert (tuned.model, tuned.size, tuned.crop, tuned.channels, tuned.lr) == ("resnet50", 224, 0.95, 3, 0.1)
+    assert tuned.crop_scale < 1
+    assert recipes.default(PHOTOS, {"pretrained": "x", "freeze_norms": True}).lr == 0.01
+    given = {"pretrained": "x", "size": 128, "lr": 7.0}
+    assert (recipes.default(PHOTOS, given, usual).size, recipes.default(PHOTOS, given, usual).lr) == (128, 7.0)
+    assert recipes.default(PHOTOS, {"pretrained": "x", "optimizer": "adam"}).lr == 1e-3
 
 
 def test_the_recipes_name_networks_that_exist() -> None:

@@ -98,3 +98,35 @@ def test_unknown_names_suggest_the_nearest() -> None:
         zoo.get("resnet2_cifar")
     with pytest.raises(SpecError, match="`resvision models` lists them"):
         zoo.get("zzz")
+
+
+# ---- networks that differ from their name ----
+
+
+def test_a_variant_and_its_differences_are_each_others_inverse() -> None:
+    pairs = ("depths=[3, 4, 6, 4]", "shortcut=avg_project", "se_ratio=1e-05")
+    spec = zoo.variant("resnet50", pairs)
+    assert spec == dataclasses.replace(zoo.get("resnet50"), depths=(3, 4, 6, 4), shortcut="avg_project", se_ratio=1e-5)
+    assert zoo.differences("resnet50", spec) == pairs
+    assert zoo.differences("resnet50", dataclasses.replace(spec, num_classes=3, in_channels=1)) == pairs
+    for name in ("wrn28_10", "resnetrs50", "resnext50_32x4d", "plain18"):
+        other = dataclasses.replace(zoo.get(name), num_classes=1000)
+        assert zoo.variant("resnet50", zoo.differences("resnet50", other)) == other
+    assert zoo.variant("resnet50") == zoo.get("resnet50")
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("pad_side", "spec 'pad_side': give FIELD=VALUE, such as pad_side=both"),
+        ("num_classes=3", "spec 'num_classes=3': num_classes follows from the data or the weights, so leave it out"),
+        ("pad_size=both", "spec: pad_size: Unexpected keyword argument"),
+        ("pad_side=left", "spec: pad_side: Input should be 'end' or 'both'"),
+        ("depths=3", "spec: depths: Input should be a valid array"),
+        ("shortcut=none", 'init="zero_gamma" with shortcut="none"'),
+    ],
+)
+def test_mistakes_in_a_variant_are_named(pair: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        zoo.variant("resnet50", [pair])
+    assert message in str(caught.value)

@@ -32,7 +32,7 @@ from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe
 from resvision.report import card, pages, plots
 from resvision.spec import ResNetSpec
-from resvision.training import RunFolder
+from resvision.training import RunFolder, pretrained
 from resvision.training import train as run_training
 from resvision.training.loop import versions
 from resvision.training.run import read_recipe
@@ -114,7 +114,8 @@ def train(
         **fields: any field of `Recipe`, in place of the recipe's own.
 
     Raises:
-        InputError: the data, the recipe or the folder cannot be used.
+        InputError: the data, the recipe, its pretrained weights or the folder cannot be used.
+        DownloadError: data or weights cannot be fetched.
         DivergedError: the loss is not a finite number.
         Interrupted: a signal came; the state is saved.
     """
@@ -134,16 +135,24 @@ def train(
     else:
         dataset, source = sources.from_arrays(data, validation, classes), {}
 
+    weights = None
     if run is not None:
         chosen = run.read_recipe()
     else:
-        chosen = _recipe(dataset, recipe, fields)
-        zoo.get(chosen.model)
+        chosen, weights = _recipe(dataset, recipe, fields)
+        zoo.variant(chosen.model, chosen.spec)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
     with run.removed_if_empty():
         classifier, result, evaluation = run_training(
-            dataset, chosen, run, reporter, source=source, resume=resume is not None, tensorboard=tensorboard
+            dataset,
+            chosen,
+            run,
+            reporter,
+            weights=weights,
+            source=source,
+            resume=resume is not None,
+            tensorboard=tensorboard,
         )
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
@@ -153,7 +162,7 @@ def import_weights(
     file: str | Path,
     *,
     model: str,
-    spec: Mapping[str, Any] | None = None,
+    spec: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -163,7 +172,7 @@ def import_weights(
     Args:
         file: a state dict, .safetensors or written by torch.save; no code in it is run.
         model: the network's name here.
-        spec: fields of `ResNetSpec` in which the network differs from that name.
+        spec: FIELD=VALUE in which the network differs from that name, as in `zoo.variant`.
         classes: names in the order of the logits; None numbers them.
         preprocess: fields of `Preprocess`, as the weights were trained with. For ImageNet networks those left out are
             torchvision's; CIFAR networks have no common ones, so that mean and std must be given.
@@ -175,11 +184,7 @@ def import_weights(
     """
     path = Path(file).expanduser()
     state = convert.read(path)
-    changed = dict(spec or {})
-    ends = [value for key, value in state.items() if key.endswith(("fc.weight", "linear.weight", "classifier.weight"))]
-    if ends and "num_classes" not in changed:
-        changed["num_classes"] = len(ends[0])
-    wanted = parse(ResNetSpec, dataclasses.asdict(zoo.get(model)) | changed, "spec")
+    wanted = convert.sized(state, zoo.variant(model, spec))
     names = tuple(classes) if classes is not None else tuple(str(i) for i in range(wanted.num_classes))
     given = _imagenet_preprocess(wanted) | dict(preprocess or {})
     if missing := [field for field in ("mean", "std") if field not in given]:
@@ -192,7 +197,13 @@ def import_weights(
         network=network.eval(),
         preprocess=parse(Preprocess, given, "preprocess"),
         classes=names,
-        provenance={"imported": path.name, "model": model, "created": timestamp()},
+        provenance={
+            "imported": path.name,
+            "model": model,
+            "spec": list(zoo.differences(model, wanted)),
+            "named": classes is not None,
+            "created": timestamp(),
+        },
     )
     run = RunFolder.create(out, "import")
     classifier.save(run.path)
@@ -338,24 +349,44 @@ def _recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
     return source["data"], sources.Columns(**source["columns"])
 
 
-def _recipe(dataset: DataSet, base: Recipe | str | Path | None, fields: dict[str, Any]) -> Recipe:
-    """The recipe of a run: the default or a given one, with single fields replaced."""
+def _recipe(
+    dataset: DataSet, base: Recipe | str | Path | None, fields: dict[str, Any]
+) -> tuple[Recipe, pretrained.Pretrained | None]:
+    """The recipe of a run, the default or a given one with single fields replaced, and the weights it begins with."""
+    given = dict(fields) if base is None else _replaced(base, fields)
+    weights, usual = _weights(given), {}
+    if weights is not None:
+        given |= weights.decided()
+        usual = weights.usual()
+    found = facts(dataset)
     if base is None:
-        found = facts(dataset)
-        chosen = recipes.default(found, fields)
+        chosen = recipes.default(found, given, usual)
         workers = 0 if found.side <= SMALL_PICTURE else default_workers()
-        return dataclasses.replace(chosen, workers=workers) if chosen.workers is None else chosen
-    if not isinstance(base, Recipe):
-        base = read_recipe(Path(base))
-    values = dataclasses.asdict(base)
-    if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
-        values |= dict.fromkeys((*LENGTHS, "steps"))
-    chosen = recipes.make(values | fields)
-    return dataclasses.replace(
+    else:
+        chosen = recipes.make(given)
+        workers = default_workers()
+    chosen = dataclasses.replace(
         chosen,
-        workers=default_workers() if chosen.workers is None else chosen.workers,
-        channels=facts(dataset).channels if chosen.channels is None else chosen.channels,
+        workers=workers if chosen.workers is None else chosen.workers,
+        channels=usual.get("channels", found.channels) if chosen.channels is None else chosen.channels,
     )
+    return chosen, weights
+
+
+def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an earlier recipe, some of them replaced."""
+    recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
+    if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
+        recorded |= dict.fromkeys((*LENGTHS, "steps"))
+    return recorded | fields
+
+
+def _weights(given: dict[str, Any]) -> pretrained.Pretrained | None:
+    """The weights that the fields of a recipe ask for."""
+    if given.get("pretrained") is None:
+        return None
+    wanted = {name: given[name] for name in ("model", "spec", "channels") if name in given}
+    return pretrained.read(given["pretrained"], **wanted)
 
 
 def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation) -> None:

@@ -38,7 +38,11 @@ else:
     # Every field of Recipe but what a run derives is an option, with the field's own description.
     Hyperparameters = make_dataclass(
         "Hyperparameters",
-        [(name, kind | None, None) for name, kind in get_type_hints(Recipe).items() if name != "steps"],
+        [
+            (name, Annotated[kind | None, Parameter(negative_iterable="")], None)
+            for name, kind in get_type_hints(Recipe).items()
+            if name != "steps"
+        ],
         frozen=True,
     )
     Hyperparameters.__doc__ = Recipe.__doc__
@@ -189,7 +193,7 @@ def import_weights(
     /,
     *,
     model: str,
-    spec: Annotated[list[str] | None, Parameter(negative="")] = None,
+    spec: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     classes: Path | None = None,
     size: int | None = None,
     crop: float | None = None,
@@ -237,7 +241,7 @@ def import_weights(
     classifier, folder = api.import_weights(
         file,
         model=model,
-        spec=_fields(spec or []),
+        spec=spec,
         classes=[line for line in read_text(classes).splitlines() if line.strip()] if classes is not None else None,
         preprocess={name: value for name, value in given.items() if value is not None},
         out=out,
@@ -259,19 +263,6 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
         raise InputError(
             f"{option} {text!r}: give numbers with commas between them, such as 0.485,0.456,0.406"
         ) from None
-
-
-def _fields(pairs: Sequence[str]) -> dict[str, Any]:
-    """FIELD=VALUE, the values as YAML reads them."""
-    import yaml
-
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--spec {pair!r}: give FIELD=VALUE, such as pad_side=both")
-        fields[name] = yaml.safe_load(value)
-    return fields
 
 
 @app.command(help_epilogue="Example: resvision study degradation fashion-mnist --out study/")
@@ -322,7 +313,7 @@ def study(
     from resvision.progress import ConsoleReporter
 
     given = {
-        "depths": tuple(int(depth) for depth in _numbers("--depths", depths) or ()) or None,
+        "depths": _depths(depths),
         "seeds": seeds,
         "pictures": pictures,
         "size": size,
@@ -337,6 +328,15 @@ def study(
         return
     print(numbers["description"])
     print(f"Look at {folder / 'README.md'}, {folder / name}.png and {folder / name}.svg.")
+
+
+def _depths(text: str | None) -> tuple[int, ...] | None:
+    numbers = _numbers("--depths", text)
+    if numbers is None:
+        return None
+    if broken := [number for number in numbers if number != int(number)]:
+        raise InputError(f"--depths {text!r}: {broken[0]} is no number of layers, such as 8,20,56")
+    return tuple(map(int, numbers))
 
 
 @app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")

@@ -10,7 +10,7 @@ ResvisionError                something stopped the work; the message says what,
 │   ├── RunError              a run folder that exists already, or that cannot be resumed
 │   ├── StorageError          the disk is full, or a place cannot be read or written
 │   └── MissingExtraError     an optional dependency that is not installed
-├── DownloadError             a data set that could not be fetched (exit status 2)
+├── DownloadError             data or weights that could not be fetched (exit status 2)
 ├── DivergedError             the loss became infinite or NaN (exit status 2)
 └── Interrupted               a signal stopped a run after its state was saved (exit status 130 or 143)
 """
@@ -73,7 +73,7 @@ class MissingExtraError(InputError):
 
 
 class DownloadError(ResvisionError):
-    """A data set that could not be fetched."""
+    """Data or weights that could not be fetched."""
 
 
 class DivergedError(ResvisionError):

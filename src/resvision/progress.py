@@ -99,7 +99,7 @@ class ConsoleReporter(Reporter):
         self.note(
             f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['train_loss']:.3f}  "
             f"accuracy {row['train_accuracy']:.2%}{held}  {row['images_per_second']:,.0f} pictures/s  "
-            f"{_duration(seconds_left)} left"
+            f"{duration(seconds_left)} left"
         )
 
     def close(self) -> None:
@@ -114,6 +114,7 @@ class ConsoleReporter(Reporter):
         bar.start()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes and seconds, for a person."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

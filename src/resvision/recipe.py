@@ -29,9 +29,17 @@ class Recipe:
 
     Args:
         model: a name from the zoo.
+        spec: FIELD=VALUE in which the network differs from that name, such as shortcut=project; may be given again.
         size: height and width of the network's input, in pixels.
         channels: 1 for grey, 3 for colour.
         crop: the part of the shorter side that the evaluation's centre cut keeps.
+
+        pretrained: weights to begin with: hf:OWNER/NAME[@REVISION] (timm's, on the Hugging Face hub), the folder of a
+            run or an import, or a file.
+        head_first: the part of all steps in which the last layer learns alone; 1 never trains the rest.
+        lr_decay: the factor by which the learning rate falls from the last layer to the last stage, and from each stage
+            to the one before it (Howard & Ruder 2018, section 3.2); the stem goes with the first stage.
+        freeze_norms: whether batch norms keep the statistics and weights that they were pretrained with.
 
         epochs: presentations of the training set. One of epochs, max_steps and minutes says how long to train.
         max_steps: optimiser steps.
@@ -68,9 +76,15 @@ class Recipe:
     """
 
     model: str
+    spec: tuple[str, ...] = ()
     size: int
     channels: Literal[1, 3] | None = None
     crop: float = 1.0
+
+    pretrained: str | None = None
+    head_first: float = 0.0
+    lr_decay: float = 1.0
+    freeze_norms: bool = False
 
     epochs: int | None = None
     max_steps: int | None = None
@@ -116,12 +130,17 @@ class Recipe:
             self._check(field, "at least 1", lambda v: v >= 1)
         for field in ("minutes", "lr", "target_loss"):
             self._check(field, "a number above 0", lambda v: math.isfinite(v) and v > 0)
-        for field in ("target_accuracy", "crop", "crop_scale"):
+        for field in ("target_accuracy", "crop", "crop_scale", "lr_decay"):
             self._check(field, "above 0 and at most 1", lambda v: 0 < v <= 1)
         for field in ("warmup", "label_smoothing", "momentum", "max_bad", "holdout"):
             self._check(field, "at least 0 and below 1", lambda v: 0 <= v < 1)
+        self._check("head_first", "at least 0 and at most 1", lambda v: 0 <= v <= 1)
         for field in ("weight_decay", "shift", "seed", "workers"):
             self._check(field, "at least 0", lambda v: math.isfinite(v) and v >= 0)
+        if not isinstance(self.spec, tuple) or any("=" not in pair for pair in self.spec):
+            raise RecipeError(f"spec={self.spec!r} must be a tuple of FIELD=VALUE, such as ('shortcut=project',)")
+        if self.pretrained is None and (asked := self.fine_tuning):
+            raise RecipeError(f"only pretrained weights go with {' and '.join(asked)}: give --pretrained too")
         lengths = [f for f in LENGTHS if getattr(self, f) is not None]
         if len(lengths) > 1:
             raise RecipeError(f"{' and '.join(lengths)} both say how long to train: give one of them")
@@ -138,6 +157,16 @@ class Recipe:
         value = getattr(self, field)
         if value is not None and not holds(value):
             raise RecipeError(f"{field}={value} must be {rule}")
+
+    @property
+    def fine_tuning(self) -> tuple[str, ...]:
+        """The fields, with their values, that only mean something where the weights are pretrained."""
+        asked = {
+            f"head_first={self.head_first}": self.head_first > 0,
+            f"lr_decay={self.lr_decay}": self.lr_decay < 1,
+            "freeze_norms": self.freeze_norms,
+        }
+        return tuple(field for field, is_asked in asked.items() if is_asked)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -167,16 +196,22 @@ class DataFacts:
     flip: bool
 
 
-def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
+def default(facts: DataFacts, given: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe where none is named, for a set of `facts`, with the fields of `given` in place of its own.
 
     Small pictures (up to 64 px) train a CIFAR network on shifted pictures, larger ones ResNet-18 on random resized
     crops. The values are those that did best in short runs: see docs/decisions.md.
 
+    Args:
+        facts: of the data.
+        given: fields that are decided; with `pretrained` among them, those left out are for fine-tuning.
+        usual: fields that pretrained weights bring along, such as their size, where `given` has no others.
+
     Raises:
         RecipeError: a field does not exist, is out of range, or contradicts another.
     """
-    size = given.get("size") or (facts.side if facts.side <= SMALL_PICTURE else 128)
+    usual = usual or {}
+    size = given.get("size") or usual.get("size") or (facts.side if facts.side <= SMALL_PICTURE else 128)
     small = size <= SMALL_PICTURE
     values: dict[str, Any] = {
         "model": "resnet20_cifar" if small else "resnet18",
@@ -185,6 +220,8 @@ def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
         "flip": facts.flip,
         **(_SMALL if small else _LARGE),
     }
+    if given.get("pretrained"):
+        values["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
     if small:
         values["shift"] = size // 16
     if given.get("optimizer") == "adam":
@@ -194,8 +231,7 @@ def default(facts: DataFacts, given: Mapping[str, Any]) -> Recipe:
         values["crop_scale"] = 1.0
     if given.get("crop_scale", 1) < 1:
         values["shift"] = 0
-    values |= given
-    chosen = make(values)
+    chosen = make(values | dict(usual) | dict(given))
     if any(getattr(chosen, length) is not None for length in LENGTHS):
         return chosen
     steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
@@ -212,6 +248,8 @@ _LARGE = {
     "warmup": 0.15,
     "label_smoothing": 0.1,
 }
+FINE_TUNING_LR = 0.1
+FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
 LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from resvision.errors import SpecError
+from resvision.files import parse
 from resvision.spec import ResNetSpec
 
 # ---- ImageNet ----
@@ -259,3 +262,49 @@ def _of_width(name: str, depth: int, factor: int) -> ResNetSpec:
         f"there is no network {name!r}: a wide residual network has {_WIDE_LAYERS}n+{_WIDE_EXTRA} layers and a factor "
         f"of at least 1; the nearest are {' and '.join(f'wrn{d}_{max(1, factor)}' for d in nearest)}"
     )
+
+
+# ---- networks that differ from their name ----
+
+_ENDS = ("num_classes", "in_channels")  # what the data or the weights decide, whatever the network is called
+
+
+def variant(name: str, pairs: Sequence[str] = ()) -> ResNetSpec:
+    """The network of that name with some fields changed.
+
+    Args:
+        name: as in `get`.
+        pairs: FIELD=VALUE with fields of `ResNetSpec`, such as "pad_side=both"; a value is JSON, or else text.
+
+    Raises:
+        SpecError: there is no such network, a pair is none, or the fields contradict each other.
+        InputError: there is no such field, or its value is of another type.
+    """
+    return parse(ResNetSpec, asdict(get(name)) | dict(map(_field, pairs)), "spec")
+
+
+def differences(name: str, spec: ResNetSpec) -> tuple[str, ...]:
+    """The pairs that make `spec` of the network of that name, but for its classes and channels.
+
+    Raises:
+        SpecError: there is no network of that name.
+    """
+    named = asdict(get(name))
+    return tuple(
+        f"{field}={value if isinstance(value, str) else json.dumps(value)}"
+        for field, value in asdict(spec).items()
+        if field not in _ENDS and value != named[field]
+    )
+
+
+def _field(pair: str) -> tuple[str, Any]:
+    """A field and its value."""
+    field, equals, text = pair.partition("=")
+    if not equals:
+        raise SpecError(f"spec {pair!r}: give FIELD=VALUE, such as pad_side=both")
+    if field in _ENDS:
+        raise SpecError(f"spec {pair!r}: {field} follows from the data or the weights, so leave it out")
+    try:
+        return field, json.loads(text)
+    except ValueError:
+        return field, text

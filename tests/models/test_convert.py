@@ -1,5 +1,6 @@
 """Parity: the same weights in torchvision's or timm's network and in ours give the same logits and gradients."""
 
+import dataclasses
 import os
 
 import pytest
@@ -10,9 +11,10 @@ from resvision import zoo
 from resvision.cost import cost
 from resvision.errors import ClassifierError
 from resvision.models import ResNet
-from resvision.models.convert import convert, unnest
+from resvision.models.convert import convert, sized, unnest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytestmark = pytest.mark.usefixtures("torchvision_operators")
 
 TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -31,17 +33,6 @@ def family(names: tuple[str, ...], quick: tuple[str, ...]) -> list[object]:
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-def define_torchvision_operators() -> None:
-    """Lets torchvision be imported where its compiled operators do not load, beside a CPU build of torch."""
-    try:
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
-            library.define(operator)
-    except RuntimeError:  # they load
-        return
-    globals()["_keep"] = library
-
-
 def peer(library: str, name: str) -> nn.Module:
     if library == "torchvision":
         pytest.importorskip("torchvision.models")
@@ -58,11 +49,6 @@ def peer(library: str, name: str) -> nn.Module:
                 assert isinstance(tensor, torch.Tensor)
                 tensor.copy_(0.3 + 0.4 * torch.rand(tensor.shape, generator=generator))
     return network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators() -> None:
-    define_torchvision_operators()
 
 
 def assert_parity(library: str, name: str) -> None:
@@ -134,6 +120,24 @@ def test_names_of_cifar_repositories() -> None:
     state = ResNet(basic).state_dict()
     converted = convert({key.replace("fc.", "linear."): value for key, value in state.items()}, basic)
     assert all(torch.equal(converted[key], value) for key, value in state.items())
+
+
+def test_weights_tell_how_many_channels_and_classes_they_are_for() -> None:
+    grey = dataclasses.replace(zoo.get("resnetv2_18"), in_channels=1, num_classes=7)
+    theirs = {key.replace("fc.", "head.fc."): value for key, value in ResNet(grey).state_dict().items()}
+    theirs["head.fc.weight"] = theirs["head.fc.weight"][:, :, None, None]  # as in timm
+    assert sized(theirs, zoo.get("resnetv2_18")) == grey
+    assert sized({}, grey) == grey
+
+
+def test_without_the_last_layer_only_the_rest_must_fit() -> None:
+    spec = zoo.get("resnet8_cifar")
+    state = ResNet(spec).state_dict()
+    for changed in ({"fc.weight": torch.zeros(1, 1)}, {"linear.weight": torch.zeros(3)}, {"fc.extra": torch.zeros(3)}):
+        trunk = convert(state | changed, spec, head=False)
+        assert set(state) - set(trunk) == {"fc.weight", "fc.bias"}
+    with pytest.raises(ClassifierError, match=r"^not the weights of this network: conv1\.weight is missing$"):
+        convert({key: value for key, value in state.items() if key != "conv1.weight"}, spec, head=False)
 
 
 def test_what_holds_no_weights_is_refused() -> None:

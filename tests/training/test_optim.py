@@ -68,3 +68,20 @@ def test_a_step_of_sgd_by_hand() -> None:
     network(torch.tensor([[1.0]])).sum().backward()
     optimizer.step()
     assert network.weight.item() == pytest.approx(2.0 - 0.5 * 1.9)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_learning_rates_fall_from_stage_to_stage(name: str) -> None:
+    recipe = dataclasses.replace(BASE, optimizer=name, pretrained="somewhere", lr_decay=0.5, schedule="constant")
+    for model, stages in (("resnet10t", 4), ("preact20_cifar", 3), ("resnetrs50", 4)):
+        network = ResNet(zoo.get(model))
+        optimizer = optim.build(network, recipe)
+        assert optim.set_step(optimizer, recipe, 50) == 0.5
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for key, parameter in network.named_parameters():
+            room = key.split(".")[0]
+            if room.startswith("layer"):
+                place = stages + 1 - int(room.removeprefix("layer"))
+            else:
+                place = {"fc": 0, "norm": 1}.get(room, stages)  # the stem learns as the first stage does
+            assert rates[id(parameter)] == 0.5 * 0.5**place, key

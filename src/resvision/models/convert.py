@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from resvision.models.resnet import ResNet
 from resvision.spec import ResNetSpec
 
 State = dict[str, torch.Tensor]
+
+HEAD = "fc."  # how the names of the last layer's weights begin
 
 # Containers in which checkpoints nest the weights, as training scripts write them.
 _NESTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema")
@@ -72,20 +75,36 @@ def unnest(loaded: object) -> State:
     raise ClassifierError(f"no state dict was found, only {found}; expected tensors by name, or one of {_NESTS}")
 
 
-def convert(state: Mapping[str, torch.Tensor], spec: ResNetSpec) -> State:
+def sized(state: Mapping[str, torch.Tensor], spec: ResNetSpec) -> ResNetSpec:
+    """The spec with as many input channels and classes as the weights have, where these tell."""
+    renamed = _renamed(state, spec)
+    first, last = renamed.get(f"{spec.stem_plan()[0].name}.weight"), renamed.get(f"{HEAD}weight")
+    return replace(
+        spec,
+        in_channels=first.shape[1] if first is not None and first.ndim == 4 else spec.in_channels,
+        num_classes=last.shape[0] if last is not None and last.ndim == 2 else spec.num_classes,
+    )
+
+
+def convert(state: Mapping[str, torch.Tensor], spec: ResNetSpec, *, head: bool = True) -> State:
     """Weights by the names of `spec`'s network, from those of torchvision, timm or the common CIFAR repositories.
+
+    Args:
+        state: weights by name.
+        spec: of the network they are for.
+        head: whether the last layer belongs to it; without it, its weights are left out, whatever they are.
 
     Raises:
         ClassifierError: a weight is missing, unexpected or of another shape; all of them are named.
     """
-    renamed = {_rename(key, spec): value for key, value in state.items()}
+    renamed = _renamed(state, spec)
     with torch.device("meta"):
         expected = ResNet(spec).state_dict()
+    if not head:
+        renamed, expected = without_head(renamed), without_head(expected)
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):  # older checkpoints lack it, and nothing here reads it
             renamed.setdefault(key, torch.zeros((), dtype=value.dtype))
-        elif key == "fc.weight" and key in renamed and renamed[key].ndim == 4:  # a 1x1 convolution in its place
-            renamed[key] = renamed[key].flatten(1)
     problems = [f"{key} is missing" for key in expected if key not in renamed]
     problems += [f"{key} is unexpected" for key in renamed if key not in expected]
     problems += [
@@ -96,6 +115,19 @@ def convert(state: Mapping[str, torch.Tensor], spec: ResNetSpec) -> State:
     if problems:
         raise ClassifierError(f"not the weights of this network: {'; '.join(problems)}")
     return {key: renamed[key] for key in expected}
+
+
+def without_head(state: Mapping[str, torch.Tensor]) -> State:
+    """All weights but those of the last layer."""
+    return {key: value for key, value in state.items() if not key.startswith(HEAD)}
+
+
+def _renamed(state: Mapping[str, torch.Tensor], spec: ResNetSpec) -> State:
+    """Weights by our names as far as these can be told; what is of another network keeps its own."""
+    renamed = {_rename(key, spec): value for key, value in state.items()}
+    if (last := renamed.get(f"{HEAD}weight")) is not None and last.ndim == 4:  # a 1x1 convolution in its place
+        renamed[f"{HEAD}weight"] = last.flatten(1)
+    return renamed
 
 
 def _rename(key: str, spec: ResNetSpec) -> str:

@@ -37,6 +37,9 @@ A residual network that tells {{ result.classes | length }} classes apart: {{ re
 
 ## Training
 
+{% if result.pretrained %}Begun with the weights of `{{ result.pretrained }}`, whose licence and limits come along.
+
+{% endif -%}
 {{ "{:,}".format(result.pictures.train) }} pictures, {{ result.epochs }} epochs, epoch {{ result.epoch_kept }} kept, \
 {{ "%.0f" | format(result.seconds) }} s at {{ "{:,.0f}".format(result.images_per_second) }} pictures/s on \
 {{ result.device }}, {{ result.precision }}. The recipe is in `recipe.yaml`; the same recipe and data repeat the run.

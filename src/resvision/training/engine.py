@@ -17,7 +17,7 @@ from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
 from resvision.runtime import autocast
-from resvision.training import memory, optim
+from resvision.training import memory, optim, phases
 from resvision.training.losses import Loss, Network
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
@@ -141,7 +141,6 @@ def _seconds_a_picture(
 
     The least and not the median, since whatever else the machine does can only add to a step's time.
     """
-    network.train()
     best = dict.fromkeys(candidates, float("inf"))
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
@@ -150,6 +149,7 @@ def _seconds_a_picture(
             squares = torch.randint(0, 256, (count, preprocess.size, preprocess.size, preprocess.channels))
             batch = Batch(squares.to(torch.uint8), torch.arange(count) % network.spec.num_classes)
             engine = build(network, recipe, loss, preprocess)
+            phases.learn(network, recipe, trunk=True)
             optimizer = optim.build(network, replace(recipe, lr=1e-6))
 
             def step(engine: Engine = engine, batch: Batch = batch, optimizer: Optimizer = optimizer) -> None:

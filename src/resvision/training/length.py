@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from resvision.data.loader import TrainingBatches
 from resvision.measure import now
 from resvision.recipe import Recipe
-from resvision.training import optim
+from resvision.training import optim, phases
 from resvision.training.engine import Engine
 from resvision.training.roles import Roles
 
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
+PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
+FORWARD = 1 / 3  # part of a training step that its forward pass takes
 
 
 def planned_pictures(recipe: Recipe, batches: TrainingBatches, seconds_a_picture: float) -> float:
@@ -25,37 +27,57 @@ def planned_pictures(recipe: Recipe, batches: TrainingBatches, seconds_a_picture
     return recipe.epochs * batches.steps * batches.batch_size
 
 
-def steps(recipe: Recipe, batches: TrainingBatches, engine: Engine, begin: float, roles: Roles) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast a run is, in seconds: measured on a few of its own steps before it starts.
+
+    Args:
+        step: an optimiser step, reading and the epochs' evaluations included.
+        last_evaluation: of the reported split, at the end.
+    """
+
+    step: float
+    last_evaluation: float
+
+
+def pace(recipe: Recipe, batches: TrainingBatches, engine: Engine, roles: Roles) -> Pace:
+    """Times a few real steps; the network is left as it was."""
+    step_seconds = _probe(recipe, batches, engine, PROBE_SECONDS if recipe.minutes is not None else PREFLIGHT_SECONDS)
+    # Evaluations are forward passes; the last one, in float32, takes about twice as long.
+    picture_seconds = FORWARD * step_seconds / batches.batch_size
+    watched = len(roles.watched[1]) if roles.watched is not None else 0
+    # Steps of the last layer alone are hardly more than a forward pass.
+    mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD))
+    return Pace(
+        step=mean_seconds + watched * picture_seconds / batches.steps,
+        last_evaluation=2 * len(roles.report) * picture_seconds,
+    )
+
+
+def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) -> int:
     """The number of optimiser steps of a run that began at `begin` on the clock of `measure.now`."""
     if recipe.max_steps is not None:
         return recipe.max_steps
     if recipe.minutes is None:
         assert recipe.epochs is not None
         return recipe.epochs * batches.steps
-    step_seconds = _probe(recipe, batches, engine)
-    # Evaluations come out of the minutes, too. A forward pass takes about a third of a training step, and the last
-    # evaluation, in float32, about twice that.
-    picture_seconds = step_seconds / batches.batch_size / 3
-    watched = len(roles.watched[1]) if roles.watched is not None else 0
-    evaluation_a_step = watched * picture_seconds / batches.steps
-    last_evaluation = 2 * len(roles.report) * picture_seconds
-    left = recipe.minutes * 60 - (now() - begin) - last_evaluation
-    return max(1, int(left / (step_seconds + evaluation_a_step)))
+    left = recipe.minutes * 60 - (now() - begin) - pace.last_evaluation
+    return max(1, int(left / pace.step))
 
 
-def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> float:
-    """Seconds of a real step, reading included; the network is left as it was."""
+def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: float) -> float:
+    """Seconds of a real step, reading included, over `wanted` seconds; the network is left as it was."""
     before = {key: value.clone() for key, value in engine.network.state_dict().items()}
     optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
-    engine.network.train()
+    phases.learn(engine.network, recipe, trunk=True)
     done, epoch, start = 0, 0, now()
-    while done <= PROBE_WARMUP or now() - start < PROBE_SECONDS:
+    while done <= PROBE_WARMUP or now() - start < wanted:
         for batch in batches.epoch(epoch):
             engine.step(batch, optimizer).loss.item()
             done += 1
             if done == PROBE_WARMUP:
                 start = now()
-            elif done > PROBE_WARMUP and now() - start >= PROBE_SECONDS:
+            elif done > PROBE_WARMUP and now() - start >= wanted:
                 break
         epoch += 1
     engine.network.load_state_dict(before)

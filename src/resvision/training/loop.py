@@ -26,11 +26,11 @@ from resvision.files import write_json
 from resvision.measure import now, timestamp
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.progress import Reporter
+from resvision.progress import Reporter, duration
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession, device
 from resvision.training import engine as engines
-from resvision.training import length, memory, optim, roles, signals
+from resvision.training import length, memory, optim, phases, pretrained, roles, signals
 from resvision.training.checkpoint import load_checkpoint, save_checkpoint
 from resvision.training.losses import cross_entropy
 from resvision.training.run import RunFolder
@@ -89,6 +89,7 @@ def train(
     run: RunFolder,
     reporter: Reporter | None = None,
     *,
+    weights: pretrained.Pretrained | None = None,
     source: dict[str, Any] | None = None,
     resume: bool = False,
     tensorboard: bool = False,
@@ -100,6 +101,7 @@ def train(
         recipe: fields that are None are measured or derived.
         run: an empty folder, or with `resume` the folder of an interrupted run.
         reporter: told about the progress.
+        weights: what `recipe.pretrained` names, read; the checkpoint has them with `resume`.
         source: how to find the data again, recorded for `--resume`.
         resume: go on from the last checkpoint.
         tensorboard: also write TensorBoard's event files into the run's folder.
@@ -113,13 +115,14 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the state is saved.
         RunError: `resume`, and the data or the checkpoint are not those of the run.
     """
+    assert (weights is None) == (recipe.pretrained is None or resume)
     reporter = reporter or Reporter()
     begin = now()
 
     # ---- data ----
     parts = roles.assign(dataset, recipe)
     train_split, bad, largest = screen(parts.train, recipe.max_bad)
-    preprocess = _preprocess(train_split, recipe)
+    preprocess = run.read_preprocess() if resume else _preprocess(train_split, recipe, weights)
     batches = TrainingBatches(train_split, recipe, preprocess, bad, largest)
     assert recipe.workers is not None
     reported = EvaluationBatches(parts.report, preprocess, recipe.workers)
@@ -132,8 +135,11 @@ def train(
 
     # ---- network ----
     torch.manual_seed(recipe.seed)
-    spec = replace(zoo.get(recipe.model), num_classes=len(parts.classes), in_channels=preprocess.channels)
+    named = zoo.variant(recipe.model, recipe.spec)
+    spec = replace(named, num_classes=len(parts.classes), in_channels=preprocess.channels)
     network = ResNet(spec).to(device())
+    if weights is not None:
+        reporter.note(pretrained.fill(network, weights, parts.classes))
 
     # ---- memory and engine ----
     if recipe.memory is None or not resume:
@@ -151,10 +157,18 @@ def train(
     session = TorchSession(network, preprocess, recipe.precision)
 
     # ---- length ----
-    steps = recipe.steps or length.steps(recipe, batches, engine, begin, parts)
+    steps, takes = recipe.steps, ""
+    if not resume:
+        pace = length.pace(recipe, batches, engine, parts)
+        steps = steps or length.steps(recipe, batches, pace, begin)
+        takes = f", about {duration(steps * pace.step + pace.last_evaluation)} on this machine"
+    assert steps is not None  # a run that began has recorded them
     recipe = replace(recipe, steps=steps)
     epochs = math.ceil(steps / batches.steps)
-    reporter.note(f"{steps:,} steps of {batches.batch_size} pictures, {epochs} {'epoch' if epochs == 1 else 'epochs'}")
+    many = "epoch" if epochs == 1 else "epochs"
+    reporter.note(f"{steps:,} steps of {batches.batch_size} pictures, {epochs} {many}{takes}")
+    if head_steps := phases.head_steps(recipe):
+        reporter.note(f"the last layer learns alone in the first {head_steps:,}")
 
     # ---- optimiser ----
     optimizer = optim.build(network, recipe)
@@ -168,7 +182,7 @@ def train(
         reporter.note(f"going on after step {state.step:,} of {steps:,}")
     else:
         run.write_recipe(recipe)
-        run.write_data(parts.record(dataset.name, source or {}))
+        run.write_data({**parts.record(dataset.name, source or {}), "preprocess": asdict(preprocess)})
     earlier_seconds = state.seconds
 
     # ---- epochs ----
@@ -180,9 +194,11 @@ def train(
         saved = started
         while state.step < steps and not state.stopped:
             epoch, step_of_epoch = divmod(state.step, batches.steps)
-            network.train()
+            phases.begin(network, recipe, state.step)
             mark = now()
             for batch in batches.epoch(epoch, step_of_epoch):
+                if state.step == head_steps:
+                    phases.begin(network, recipe, state.step)
                 lr = optim.set_step(optimizer, recipe, state.step)
                 state.step += 1
                 if len(batch.labels):
@@ -225,7 +241,7 @@ def train(
     if parts.chooser is not None and recipe.keep != "last":
         kept = int(load_checkpoint(run.best_checkpoint, network)["epoch"])
     classifier = Classifier(
-        network=network,
+        network=network.requires_grad_(),
         preprocess=preprocess,
         classes=parts.classes,
         provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
@@ -238,6 +254,7 @@ def train(
     state.seconds = earlier_seconds + now() - begin
     result = {
         "model": recipe.model,
+        "pretrained": recipe.pretrained,
         "data": dataset.name,
         "classes": list(parts.classes),
         "split": parts.report_name,
@@ -266,9 +283,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _preprocess(split: Split, recipe: Recipe) -> Preprocess:
-    """The recipe's preprocessing, normalised with the mean and standard deviation of the training pictures."""
+def _preprocess(split: Split, recipe: Recipe, weights: pretrained.Pretrained | None) -> Preprocess:
+    """The recipe's preprocessing, normalised as pretrained weights expect it, else by the training pictures' values."""
     assert recipe.channels is not None
+    if weights is not None and weights.preprocess is not None:
+        return replace(weights.preprocess, size=recipe.size, crop=recipe.crop)
     middle = (0.5,) * recipe.channels
     plain = Preprocess(size=recipe.size, crop=recipe.crop, channels=recipe.channels, mean=middle, std=middle)
     mean, std = mean_and_std(split, plain)

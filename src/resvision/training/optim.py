@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import nn
@@ -13,26 +14,49 @@ from resvision.recipe import Recipe
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-5
 ONECYCLE_MOMENTUM = 0.1  # momentum is lower by this much at the peak learning rate
 
+STEM, HEAD = ("conv1", "bn1", "maxpool"), "fc"  # names of the modules before the first stage, and of the last layer
+
 
 def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of a recipe; weights of convolutions and linear layers decay, norms and biases do not."""
-    parameters = list(network.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    """The optimiser of a recipe; weights of convolutions and linear layers decay, norms and biases do not.
+
+    Pretrained parameters are grouped by stage: each group has a learning rate of its own, and an optimiser's fused
+    kernel wants all of a group to begin at the same step.
+    """
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    places = stages_below_head(network) if recipe.pretrained is not None else {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault((places.get(name, 0), parameter.ndim > 1), []).append(parameter)
+    options = [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+            "lr_scale": recipe.lr_decay**place,
+        }
+        for (place, decays), parameters in groups.items()
     ]
     if recipe.optimizer == "adam":
         # Decoupled decay (Loshchilov & Hutter 2017): with a decay of zero this is Adam itself.
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
+        return torch.optim.AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
     nesterov = recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(options, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+
+
+def stages_below_head(network: nn.Module) -> dict[str, int]:
+    """For each parameter 0 in the last layer, 1 in the last stage, and so on; the stem goes with the first stage."""
+    names = [name for name, _ in network.named_parameters()]
+    stages = {name: int(match[1]) for name in names if (match := re.match(r"layer(\d+)\.", name))}
+    last = max(stages.values(), default=1)
+    rooms = dict.fromkeys(STEM, 1) | {HEAD: last + 1}
+    # What is left stands between the last block and the last layer.
+    return {name: last + 1 - stages.get(name, rooms.get(name.split(".")[0], last)) for name in names}
 
 
 def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
-    """Gives the optimiser the learning rate and momentum of a step; returns the learning rate."""
+    """Gives the optimiser the learning rates and momentum of a step; returns the last layer's learning rate."""
     lr, momentum = schedule(recipe, step)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
         if "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
         else:

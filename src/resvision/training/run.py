@@ -12,6 +12,7 @@ from typing import Any
 
 from resvision.errors import RunError
 from resvision.files import parse, read_json, read_yaml, storage, write_json, write_text, write_yaml
+from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 
 RUNS = Path("runs")
@@ -79,7 +80,7 @@ class RunFolder:
 
     @property
     def data_file(self) -> Path:
-        """Which data the run uses, and which pictures were held back."""
+        """Which data the run uses, their preprocessing, and which pictures were held back."""
         return self.path / "data.json"
 
     @property
@@ -115,8 +116,12 @@ class RunFolder:
         data: dict[str, Any] = read_json(self.data_file)
         return data
 
+    def read_preprocess(self) -> Preprocess:
+        """The preprocessing that `write_data` recorded."""
+        return parse(Preprocess, self.read_data().get("preprocess"), f"{self.data_file}: preprocess")
+
     def write_data(self, data: dict[str, Any]) -> None:
-        """Records which data the run uses."""
+        """Records which data the run uses, and their preprocessing."""
         write_json(self.data_file, data)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,37 @@
+"""The pre-flight: before a run starts it says what a step needs and about how long the run takes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from resvision import api
+from resvision.progress import Reporter
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.before_training: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def start(self, steps: int, done: int) -> None:
+        self.before_training = list(self.lines)
+
+
+def test_memory_and_time_are_said_before_the_run_starts(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (400, 16, 16, 3), dtype=np.uint8)
+    labels = ["odd" if i % 2 else "even" for i in range(400)]
+    notes = Notes()
+    made = api.train(
+        (pictures, labels), model="resnet20_cifar", epochs=6, reporter=notes, batch_size=32, out=tmp_path / "run"
+    )
+    text = "\n".join(notes.before_training)
+    assert re.search(r"memory: a step takes at most about \d+\.\d\d GB \(full\), \d+\.\d\d GB at hand", text)
+    found = re.search(r"60 steps of 32 pictures, 6 epochs, about (\d+):(\d\d) on this machine", text)
+    assert found is not None
+    predicted = 60 * int(found[1]) + int(found[2])
+    trained = made.result["steps"] * 32 / made.result["images_per_second"]
+    assert abs(predicted - trained) < 2 + trained  # the machine may be busy at either moment
