@@ -68,7 +68,11 @@ def describe(numbers: dict[str, Any]) -> str:
             "did not hurt the residual ones: the degradation of He et al. 2015."
         )
     elif degrades["plain"] == "worse":
-        text += "So depth hurt both kinds in this short training."
+        lost = {arm: _lost(numbers["summary"][arm], deep, shallow) for arm in ARMS}
+        text += (
+            f"So depth hurt both kinds in this training, the plain networks by {lost['plain']:.1f} points and the residual "
+            f"ones by {lost['residual']:.1f}."
+        )
     else:
         text += "So this experiment did not show the degradation: train longer, deeper, or with more seeds."
     return text
@@ -90,6 +94,12 @@ def _compare(summary: dict[str, Any], deep: int, shallow: int) -> tuple[str, str
         f"test error from {_percent(tests[0])} to {_percent(tests[1])}."
     )
     return sentence, verdict
+
+
+def _lost(summary: dict[str, Any], deep: int, shallow: int) -> float:
+    """By how many percentage points the deeper network's mean training error is the higher one."""
+    by_depth = {int(depth): row["train_error"]["mean"] for depth, row in summary.items()}
+    return float(100 * (by_depth[deep] - by_depth[shallow]))
 
 
 def _percent(value: dict[str, Any]) -> str:
