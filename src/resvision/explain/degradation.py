@@ -70,8 +70,8 @@ def describe(numbers: dict[str, Any]) -> str:
     elif degrades["plain"] == "worse":
         lost = {arm: _lost(numbers["summary"][arm], deep, shallow) for arm in ARMS}
         text += (
-            f"So depth hurt both kinds in this training, the plain networks by {lost['plain']:.1f} points and the residual "
-            f"ones by {lost['residual']:.1f}."
+            f"So depth hurt both kinds in this training, the plain networks by {lost['plain']:.1f} points and the "
+            f"residual ones by {lost['residual']:.1f}."
         )
     else:
         text += "So this experiment did not show the degradation: train longer, deeper, or with more seeds."
