@@ -142,7 +142,7 @@ def _signal_judged(value: dict[str, float] | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2g}" if 0.001 <= value < 1000 else f"{value:.0e}"
+    return f"{value:.2g}" if value == 0 or 0.001 <= value < 1000 else f"{value:.0e}"
 
 
 def _ratios(row: dict[str, Any]) -> str:
