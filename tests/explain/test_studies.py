@@ -192,7 +192,19 @@ def test_degradation_is_claimed_only_where_it_was_seen() -> None:
     assert "every seed of the deeper one below" in degradation.describe(numbers([0.01, 0.02], [0.3, 0.4]))
 
 
+def test_one_seed_claims_nothing() -> None:
+    made = numbers([0.3, 0.4], [0.09, 0.11])
+    made["settings"]["seeds"] = 1
+    for arm in made["summary"].values():
+        for depth, row in arm.items():
+            arm[depth] = {key: spread(value["values"][:1]) for key, value in row.items()}
+    text = degradation.describe(made)
+    assert "with one seed; the test error" in text
+    assert text.endswith("give --seeds 3 to know whether this is more than chance.")
+
+
 def test_apart_means_that_no_seeds_overlap() -> None:
+    assert not apart(spread([2.0]), spread([1.0]))  # of one seed nothing is known
     assert apart(spread([2.0, 3.0]), spread([0.0, 1.9]))
     assert not apart(spread([2.0, 3.0]), spread([0.0, 2.0]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resvision.explain.bench import Bench, Ledger, Note, apart, spread
+from resvision.explain.bench import Bench, Ledger, Note, apart, seeds_said, spread
 from resvision.measure import now
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
@@ -52,7 +52,7 @@ def describe(numbers: dict[str, Any]) -> str:
     text = (
         f"Plain and residual networks of {_listed(depths)} layers were trained from the same initial weights for "
         f"{options['steps']:,} steps of {options['batch_size']} pictures ({numbers['epochs']:.1f} presentations of "
-        f"{numbers['pictures']:,} pictures of {options['data']}), each with {options['seeds']} seeds. "
+        f"{numbers['pictures']:,} pictures of {options['data']}), {seeds_said(options['seeds'])}. "
     )
     deep = max(depths)
     shallow = REFERENCE_DEPTH if REFERENCE_DEPTH in depths and deep > REFERENCE_DEPTH else min(depths)
@@ -62,7 +62,9 @@ def describe(numbers: dict[str, Any]) -> str:
     for arm, (sentence, _) in worse.items():
         text += f"{arm.capitalize()}: {sentence} "
     degrades = {arm: verdict for arm, (_, verdict) in worse.items()}
-    if degrades["plain"] == "worse" and degrades["residual"] != "worse":
+    if options["seeds"] == 1:
+        text += "One seed tells nothing of the spread: give --seeds 3 to know whether this is more than chance."
+    elif degrades["plain"] == "worse" and degrades["residual"] != "worse":
         text += (
             "So depth hurt the plain networks even on the pictures they were trained on, which is no overfitting, and "
             "did not hurt the residual ones: the degradation of He et al. 2015."
@@ -88,6 +90,8 @@ def _compare(summary: dict[str, Any], deep: int, shallow: int) -> tuple[str, str
         "better": "every seed of the deeper one below every seed of the shallower",
         "alike": "within the spread of the seeds",
     }[verdict]
+    if len(a["values"]) == 1:
+        seeds = "with one seed"
     tests = [by_depth[depth]["test_error"] for depth in (shallow, deep)]
     sentence = (
         f"from {shallow} to {deep} layers the training error went from {_percent(b)} to {_percent(a)}, {seeds}; the "

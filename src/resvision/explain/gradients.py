@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note
+from resvision.explain.bench import Bench, Ledger, Note, seeds_said
 from resvision.models import ResNet
 from resvision.spec import Init, Norm
 
@@ -102,7 +102,7 @@ def describe(numbers: dict[str, Any]) -> str:
     """What was seen, in words, from the numbers."""
     depth, options = numbers["depth"], numbers["settings"]
     text = (
-        f"Networks of {depth} layers on {options['data']}, {options['seeds']} seeds. Every figure is the norm at the "
+        f"Networks of {depth} layers on {options['data']}, {seeds_said(options['seeds'])}. Every figure is the norm at the "
         f"first block's input over that at the last block's, median of the seeds: below {VANISHES:g} it is said to "
         f"vanish on its way, above {EXPLODES:g} to explode.\n"
     )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, spread
+from resvision.explain.bench import Bench, Ledger, Note, apart, seeds_said, spread
 from resvision.models import ResNet
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
@@ -116,7 +116,7 @@ def describe(numbers: dict[str, Any]) -> str:
     options, summary = numbers["settings"], numbers["summary"]
     text = (
         f"Around a plain and a residual network of {numbers['depth']} layers, trained on {options['data']} from the "
-        f"same initial weights ({options['seeds']} seeds), the loss was computed on a plane of two random directions "
+        f"same initial weights ({seeds_said(options['seeds'])}), the loss was computed on a plane of two random directions "
         f"whose filters have the norms of the networks' own. "
     )
     for arm in ARMS:
@@ -126,10 +126,10 @@ def describe(numbers: dict[str, Any]) -> str:
             f"{BASIN} nats of that (seeds {min(basin['values']):.0%} to {max(basin['values']):.0%}), {rim['mean']:.3g} "
             f"nats at the rim in the median; the surface bends downwards at {negative['mean']:.0%} of the points. "
         )
-    plain, residual = (summary[arm]["basin"]["values"] for arm in ("plain", "residual"))
-    if min(residual) > max(plain):
+    plain, residual = (summary[arm]["basin"] for arm in ("plain", "residual"))
+    if apart(residual, plain):
         text += "The residual network lies in a wider basin with every seed."
-    elif min(plain) > max(residual):
+    elif apart(plain, residual):
         text += "Here the plain network lies in the wider basin with every seed."
     else:
         text += "The seeds do not tell which lies in the wider basin."

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, spread
+from resvision.explain.bench import Bench, Ledger, Note, seeds_said, spread
 from resvision.models import Block, ResNet
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
@@ -173,7 +173,7 @@ def describe(numbers: dict[str, Any]) -> str:
     options, summary = numbers["settings"], numbers["summary"]
     text = (
         f"A plain and a residual network of {numbers['depth']} layers were trained on {options['data']} "
-        f"({options['seeds']} seeds) and then taken apart; blocks that change the shape stay. "
+        f"({seeds_said(options['seeds'])}) and then taken apart; blocks that change the shape stay. "
     )
     harm = {}
     for arm in ARMS:

@@ -32,7 +32,7 @@ STUDIES = {
         title="Degradation: plain and residual networks as they get deeper",
         run=degradation.run,
         describe=degradation.describe,
-        options=Options(depths=(8, 20, 32, 56), seeds=3, pictures=10_000, size=None, steps=500),
+        options=Options(depths=(8, 20, 32, 56), seeds=3, pictures=10_000, size=None, steps=1000, lr=0.03),
     ),
     "gradients": Study(
         title="Gradients: what reaches the first block",
