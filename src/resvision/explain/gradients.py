@@ -102,8 +102,8 @@ def describe(numbers: dict[str, Any]) -> str:
     """What was seen, in words, from the numbers."""
     depth, options = numbers["depth"], numbers["settings"]
     text = (
-        f"Networks of {depth} layers on {options['data']}, {seeds_said(options['seeds'])}. Every figure is the norm at the "
-        f"first block's input over that at the last block's, median of the seeds: below {VANISHES:g} it is said to "
+        f"Networks of {depth} layers on {options['data']}, {seeds_said(options['seeds'])}. Every figure is the norm at "
+        f"the first block's input over that at the last block's, median of the seeds: below {VANISHES:g} it is said to "
         f"vanish on its way, above {EXPLODES:g} to explode.\n"
     )
     for norm in NORMS:

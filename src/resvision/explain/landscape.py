@@ -116,8 +116,8 @@ def describe(numbers: dict[str, Any]) -> str:
     options, summary = numbers["settings"], numbers["summary"]
     text = (
         f"Around a plain and a residual network of {numbers['depth']} layers, trained on {options['data']} from the "
-        f"same initial weights ({seeds_said(options['seeds'])}), the loss was computed on a plane of two random directions "
-        f"whose filters have the norms of the networks' own. "
+        f"same initial weights ({seeds_said(options['seeds'])}), the loss was computed on a plane of two random "
+        f"directions whose filters have the norms of the networks' own. "
     )
     for arm in ARMS:
         centre, basin, rim, negative = (summary[arm][key] for key in ("centre", "basin", "rim", "negative"))
