@@ -80,7 +80,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"resvision {__version__}"
 
 
-@pytest.mark.parametrize("verb", ["demo", "evaluate", "import", "models", "predict", "train"])
+@pytest.mark.parametrize("verb", ["demo", "evaluate", "import", "models", "predict", "study", "train"])
 def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"Example: resvision {verb}" in capsys.readouterr().out

@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resvision.api import demo, evaluate, import_weights, models, predict, study, train
+    from resvision.api import demo, evaluate, import_weights, predict, study, train
     from resvision.classifier import Classifier
+    from resvision.listing import list_models
     from resvision.preprocess import Preprocess
     from resvision.recipe import Recipe
     from resvision.spec import ResNetSpec
@@ -23,7 +24,7 @@ __all__ = [
     "demo",
     "evaluate",
     "import_weights",
-    "models",
+    "list_models",
     "predict",
     "study",
     "train",
@@ -33,6 +34,7 @@ _HOMES = {
     "Classifier": "resvision.classifier",
     "Preprocess": "resvision.preprocess",
     "Recipe": "resvision.recipe",
+    "list_models": "resvision.listing",
     "ResNetSpec": "resvision.spec",
 }
 

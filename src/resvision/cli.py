@@ -114,9 +114,9 @@ def models(
     channels
         1 for grey pictures, 3 for colour.
     """
-    from resvision import api
+    from resvision.listing import list_models
 
-    rows = api.models(name, classes=classes, size=size, channels=channels)
+    rows = list_models(name, classes=classes, size=size, channels=channels)
     if as_json:
         _print_json(rows)
         return
