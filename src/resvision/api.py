@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resvision import recipe as recipes
-from resvision import zoo
+from resvision import recipes, zoo
 from resvision.classifier import Classifier, Picture, Prediction
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
@@ -28,7 +27,7 @@ from resvision.measure import timestamp
 from resvision.models import ResNet, convert
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
-from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe
+from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
 from resvision.report import card, pages, plots
 from resvision.spec import ResNetSpec
 from resvision.training import RunFolder, pretrained
@@ -54,7 +53,7 @@ def train(
     validation: sources.Arrays | None = None,
     classes: Sequence[str] | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
-    recipe: Recipe | str | Path | None = None,
+    recipe: Recipe | str | Path = "auto",
     out: str | Path | None = None,
     resume: str | Path | None = None,
     tensorboard: bool = False,
@@ -69,7 +68,7 @@ def train(
         validation: a pair of arrays to evaluate on.
         classes: the names of integer labels in arrays.
         columns: of a manifest.
-        recipe: a Recipe or the recipe.yaml of an earlier run; None takes the default for the data.
+        recipe: the name of one, as in `recipes.NAMES`; the recipe.yaml of an earlier run; or a Recipe.
         out: the run folder; None takes the next number under runs/.
         resume: the folder of an interrupted run; it goes on as it was begun.
         tensorboard: also write TensorBoard's event files.
@@ -85,8 +84,8 @@ def train(
     reporter = reporter or Reporter()
     run = None
     if resume is not None:
-        if out is not None or recipe is not None or fields:
-            changed = [n for n, v in (("out", out), ("recipe", recipe)) if v is not None] + sorted(fields)
+        if out is not None or recipe != "auto" or fields:
+            changed = [n for n, v in (("out", out), ("recipe", recipe)) if v not in (None, "auto")] + sorted(fields)
             raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
         run = RunFolder.open(resume)
         if data is None:
@@ -102,7 +101,9 @@ def train(
     if run is not None:
         chosen = run.read_recipe()
     else:
-        chosen, weights = _recipe(dataset, recipe, fields)
+        chosen, weights, reasons = _recipe(dataset, recipe, fields)
+        for reason in reasons:
+            reporter.note(reason)
         zoo.variant(chosen.model, chosen.spec)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
@@ -313,31 +314,40 @@ def _recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
 
 
 def _recipe(
-    dataset: DataSet, base: Recipe | str | Path | None, fields: dict[str, Any]
-) -> tuple[Recipe, pretrained.Pretrained | None]:
-    """The recipe of a run, the default or a given one with single fields replaced, and the weights it begins with."""
-    given = dict(fields) if base is None else _replaced(base, fields)
+    dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any]
+) -> tuple[Recipe, pretrained.Pretrained | None, tuple[str, ...]]:
+    """The recipe of a run, by name or given, with single fields replaced; the weights it begins with; and why."""
+    by_name = isinstance(base, str) and base in recipes.NAMES
+    given = dict(fields) if by_name else _replaced(base, fields)
     weights, usual = _weights(given), {}
     if weights is not None:
         given |= weights.decided()
         usual = weights.usual()
     found = facts(dataset)
-    if base is None:
-        chosen = recipes.default(found, given, usual)
+    reasons: tuple[str, ...] = ()
+    if by_name:
+        choice = recipes.choose(str(base), found, given, usual, hub=pretrained.hub_can_be_reached())
+        chosen, reasons = choice.recipe, choice.reasons
         workers = 0 if found.side <= SMALL_PICTURE else default_workers()
     else:
-        chosen = recipes.make(given)
+        chosen = make(given)
         workers = default_workers()
     chosen = dataclasses.replace(
         chosen,
         workers=workers if chosen.workers is None else chosen.workers,
         channels=usual.get("channels", found.channels) if chosen.channels is None else chosen.channels,
     )
-    return chosen, weights
+    return chosen, weights, reasons
 
 
 def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an earlier recipe, some of them replaced."""
+    """The fields of an earlier recipe, some of them replaced.
+
+    Raises:
+        InputError: there is no such file, or it is no recipe.
+    """
+    if isinstance(base, str) and not Path(base).exists() and Path(base).name == base:
+        raise RecipeError(f"there is no recipe {base!r}: there are {', '.join(recipes.NAMES)}, or give a recipe.yaml")
     recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
     if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
         recorded |= dict.fromkeys((*LENGTHS, "steps"))

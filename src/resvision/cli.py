@@ -136,7 +136,7 @@ def train(
     data: str | None = None,
     /,
     *,
-    recipe: Path | None = None,
+    recipe: str = "auto",
     hyperparameters: Annotated[Hyperparameters, Parameter(name="*")] = NO_CHANGES,
     path_column: str = "path",
     label_column: str = "label",
@@ -154,7 +154,8 @@ def train(
         digits, fashion-mnist, cifar10, cifar100; a folder (train|val|test/<class>/... or <class>/...); a tar or zip
         archive of one; or a CSV manifest.
     recipe
-        The recipe.yaml of an earlier run, to repeat it; other options replace single fields.
+        auto, quick, strong, noisy, small, paper, plain; or the recipe.yaml of an earlier run, to repeat it. Other
+        options replace single fields.
     path_column
         Manifest column of the picture files.
     label_column

@@ -35,10 +35,11 @@ def out_size(size: int, kernel_size: int, stride: int, padding: int) -> int:
 def cost(spec: ResNetSpec, size: int) -> Cost:
     """Counts `spec` at pictures of `size` x `size` pixels.
 
-    What is kept for the backward pass: the input of every convolution, which is the output of a ReLU before it; the
-    input of every norm; the indices of the max pooling; what squeeze-and-excitation and a branch's scale weigh; the
-    kernels that conditional convolutions mix for each picture; the features that enter the last layer. Additions and
-    the norms' outputs (overwritten in place) keep nothing. A reversible network keeps only what its stages give.
+    What is kept for the backward pass: the input of every convolution, which is the output of an activation before it;
+    the input of every norm, and of every activation but ReLU, which overwrites it; the indices of the max pooling; what
+    squeeze-and-excitation and a branch's scale weigh; the kernels that conditional convolutions mix for each picture;
+    the features that enter the last layer. Additions and the norms' outputs (overwritten in place) keep nothing. A
+    reversible network keeps only what its stages give.
 
     Raises:
         SpecError: `size` is not positive.
@@ -111,19 +112,20 @@ class _Tally:
 
 def _count_stem(tally: _Tally, spec: ResNetSpec, size: int) -> int:
     """Adds everything before the first block; returns the height and width of what enters that."""
-    normed = spec.norm == "batch"
+    normed, smooth = spec.norm == "batch", spec.activation != "relu"
     tally.keep(spec.in_channels, size)
     for index, conv in enumerate(spec.stem_plan(), start=1):
         size = tally.conv(conv, size)
         if spec.order == "post" or index < len(spec.stem_plan()):
             tally.norm(conv.out_channels, spec.norm, spec.init)
-            tally.keep(conv.out_channels, size, times=1 + normed)  # before the norm, and behind the ReLU
+            # Before the norm, before a smooth activation, and behind it.
+            tally.keep(conv.out_channels, size, times=1 + normed + smooth)
         elif spec.stem != "cifar":
             tally.keep(conv.out_channels, size)  # the pooling's input
     if pool := spec.pool_plan():
         size = tally.conv(pool, size)
         tally.norm(pool.out_channels, spec.norm, spec.init)
-        tally.keep(pool.out_channels, size, times=1 + normed)
+        tally.keep(pool.out_channels, size, times=1 + normed + smooth)
     elif spec.stem != "cifar":
         size = out_size(size, 3, 2, 1)
         tally.kept += spec.stem_channels * size * size * (FLOAT_BYTES + INDEX_BYTES)
@@ -144,7 +146,7 @@ def _count_blocks(tally: _Tally, spec: ResNetSpec, size: int) -> list[tuple[int,
         found.append((enters, tally.kept - before))
     if spec.order == "pre":
         tally.norm(spec.num_features, spec.norm, spec.init)
-        tally.keep(spec.num_features, size)
+        tally.keep(spec.num_features, size, times=1 + (spec.activation != "relu"))
     return found
 
 
@@ -158,17 +160,17 @@ def _count_block(tally: _Tally, block: BlockPlan, size: int, shortcut_size: int)
         shortcut_size: height and width of what enters the shortcut.
     """
     last = len(block.convs)
-    normed, fixup = block.norm == "batch", block.init == "fixup"
+    normed, fixup, smooth = block.norm == "batch", block.init == "fixup", block.activation != "relu"
     for index, conv in enumerate(block.convs, start=1):
         if block.order == "pre":
             tally.norm(conv.in_channels, block.norm, block.init)
             # The sum that enters the block is kept for its first norm, what the convolutions give for the others.
-            tally.keep(conv.in_channels, size, times=1 + normed)
+            tally.keep(conv.in_channels, size, times=1 + normed + smooth)
         size = tally.conv(conv, size)
         if block.order == "post":
             tally.norm(conv.out_channels, block.norm, block.init)
-            # Before the norm, and behind the ReLU; the last one stands behind the addition and has the same shape.
-            tally.keep(conv.out_channels, size, times=1 + normed)
+            # Before the norm, and behind the activation; the last one, behind the addition, has the same shape.
+            tally.keep(conv.out_channels, size, times=1 + normed + smooth)
         if fixup:
             tally.params += 1  # the shift before the convolution, whose sum is another tensor to keep
             tally.keep(conv.in_channels, size * conv.stride)

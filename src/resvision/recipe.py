@@ -1,24 +1,65 @@
-"""Recipe: every hyperparameter of a training run, and the functions that return a complete one."""
+"""Recipe: every hyperparameter of a training run. The functions that return a complete one are in `recipes`."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from resvision.errors import RecipeError
 from resvision.preprocess import MAX_SIZE
 
-Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["cosine", "onecycle", "constant"]
+Optimizer = Literal["sgd", "adam", "adamw", "lamb", "muon"]
+Schedule = Literal["cosine", "linear", "onecycle", "constant", "steps"]
+LossName = Literal["cross_entropy", "bce", "gce"]
+Balance = Literal["none", "weights", "sampling"]
+Auto = Literal["auto"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
-Memory = Literal["full", "checkpoint"]
+Memory = Literal["full", "checkpoint", "auto"]
 
 LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
+
+
+_CHOICES: dict[str, Any] = {
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "loss": LossName,
+    "balance": Balance,
+    "memory": Memory,
+    "precision": Precision,
+    "keep": Keep,
+}
+_MAY_BE_NONE: dict[str, tuple[None]] = {"precision": (None,), "keep": (None,)}
+
+# rule: (what holds, the fields)
+_RULES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
+    f"at least 1 and at most {MAX_SIZE}": (lambda v: 1 <= v <= MAX_SIZE, ("size", "first_size")),
+    "at least 1": (
+        lambda v: v >= 1,
+        ("epochs", "max_steps", "steps", "patience", "batch_size", "accumulate", "repeats"),
+    ),
+    "a number above 0": (
+        lambda v: math.isfinite(v) and v > 0,
+        ("minutes", "lr", "rest_lr", "target_loss", "clip"),
+    ),
+    "above 0 and at most 1": (
+        lambda v: 0 < v <= 1,
+        ("target_accuracy", "crop", "crop_scale", "lr_decay", "gce_q"),
+    ),
+    "at least 0 and below 1": (
+        lambda v: 0 <= v < 1,
+        ("warmup", "label_smoothing", "momentum", "max_bad", "holdout", "ema", "drop_path"),
+    ),
+    "at least 0 and at most 1": (lambda v: 0 <= v <= 1, ("head_first", "erase")),
+    "at least 0": (
+        lambda v: math.isfinite(v) and v >= 0,
+        ("weight_decay", "shift", "seed", "workers", "mixup", "cutmix"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +91,41 @@ class Recipe:
         patience: stop after this many epochs without a better held-back accuracy.
 
         batch_size: pictures a step.
-        optimizer: "sgd" with Nesterov momentum, or "adam" (decoupled weight decay).
-        lr: peak learning rate.
-        momentum: of SGD; Adam's first beta.
+        accumulate: parts in which a step's pictures pass through the network one after the other, for less memory.
+        optimizer: "sgd" with Nesterov momentum; "adam" and "adamw", Adam with decoupled weight decay (Loshchilov &
+            Hutter 2017); "lamb" (You et al. 2019), Adam for large batches; "muon", which makes the momentum of a
+            convolution orthogonal (Jordan et al. 2024) and is SGD for all else.
+        lr: peak learning rate; "auto" finds it by a range test (Smith 2015, section 3.3).
+        rest_lr: with muon, the peak learning rate of what is no convolution, by SGD.
+        momentum: of SGD and Muon; Adam's and LAMB's first beta.
         weight_decay: on the weights of convolutions and of the linear layer; never on norms and biases.
-        schedule: "cosine" with a linear warm-up (Loshchilov & Hutter 2016), "onecycle" (Smith 2018), or "constant".
+        schedule: behind a linear warm-up "cosine" (Loshchilov & Hutter 2016), "linear", "constant", or "steps", a tenth
+            at each milestone (He et al. 2015, section 4.2); or "onecycle" (Smith 2018).
+        milestones: of "steps": the parts of all steps behind which the learning rate is divided by ten.
         warmup: the part of all steps in which the learning rate rises.
+        clip: greatest norm of the gradient of all weights; larger ones are scaled down to it.
+        ema: decay a step of the weights' moving average, which is what is evaluated and kept; 0 keeps the weights.
+
+        loss: "cross_entropy"; "bce", a sigmoid a class (Wightman et al. 2021, section 3); or "gce", (1 - p^q) / q,
+            which wrong labels mislead less (Zhang & Sabuncu 2018).
+        gce_q: of gce, between 0, which is cross-entropy, and 1, the mean absolute error.
         label_smoothing: probability spread over all classes (Szegedy et al. 2015, section 7).
+        balance: where classes differ in size, "weights" in the loss or "sampling" all of them equally often; or "none".
 
         crop_scale: least part of the area that a random resized crop keeps (Szegedy et al. 2014); 1 turns it off.
         shift: pixels by which a picture moves at most, its border filled with the mean (He et al. 2015, section 4.2).
-        flip: whether pictures are mirrored left to right, each with probability a half.
+        flip: whether pictures are mirrored left to right: half of them in one epoch, the others in the next (Jordan
+            2024, section 3.6).
+        trivial_augment: whether a random change of colour or geometry is made to each picture (Mueller & Hutter 2021).
+        erase: probability that a rectangle of a picture is erased (Zhong et al. 2017).
+        mixup: alpha of the Beta distribution by which two pictures and their labels are mixed (Zhang et al. 2017).
+        cutmix: alpha of the Beta distribution by which a rectangle of another picture is put in (Yun et al. 2019);
+            where mixup is on as well, half of the batches have the one and half the other.
+        drop_path: probability that the last block's branch is left out for a picture, growing linearly from the first
+            block on (Huang et al. 2016, section 3).
+        repeats: views of a picture in an epoch of as many pictures altogether (Hoffer et al. 2020).
+        first_size: height and width of the pictures in the first epoch; they grow to `size` (Tan & Le 2021, section 4).
+        cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
 
         holdout: part of the training split held back for choosing; None derives it from what must be chosen.
         keep: the weights of the "last" epoch or of the one that was "best" on the held-back part.
@@ -71,7 +136,8 @@ class Recipe:
         channels_last: memory order N, H, W, C.
         compile: whether torch.compile translates the network.
         memory: "full" keeps all activations for the backward pass; "checkpoint" keeps those between some blocks and
-            computes the others again (Chen et al. 2016), which takes longer and needs far less memory.
+            computes the others again (Chen et al. 2016), which takes longer and needs far less memory; "auto" takes
+            the fastest way that fits.
         workers: processes that read pictures; 0 reads in the main process.
     """
 
@@ -95,17 +161,34 @@ class Recipe:
     patience: int | None = None
 
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: Optimizer = "sgd"
-    lr: float = 0.1
+    lr: float | Auto = 0.1
+    rest_lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
     warmup: float = 0.15
+    clip: float | None = None
+    ema: float = 0.0
+
+    loss: LossName = "cross_entropy"
+    gce_q: float = 0.7
     label_smoothing: float = 0.0
+    balance: Balance = "none"
 
     crop_scale: float = 1.0
     shift: int = 0
     flip: bool = False
+    trivial_augment: bool = False
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    repeats: int = 1
+    first_size: int | None = None
+    cache: bool = True
 
     holdout: float | None = None
     keep: Keep | None = None
@@ -115,28 +198,18 @@ class Recipe:
     precision: Precision | None = None
     channels_last: bool | None = None
     compile: bool | None = None
-    memory: Memory | None = None
+    memory: Memory = "auto"
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        for field, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
-            if getattr(self, field) not in get_args(kind):
+        for field, kind in _CHOICES.items():
+            if getattr(self, field) not in (*_MAY_BE_NONE.get(field, ()), *get_args(kind)):
                 raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
-        for field, kind in (("precision", Precision), ("keep", Keep), ("memory", Memory)):
-            if getattr(self, field) not in (None, *get_args(kind)):
-                raise RecipeError(f"{field}={getattr(self, field)!r} is not one of {', '.join(get_args(kind))}")
-        self._check("size", f"at least 1 and at most {MAX_SIZE}", lambda v: 1 <= v <= MAX_SIZE)
-        for field in ("epochs", "max_steps", "steps", "patience", "batch_size"):
-            self._check(field, "at least 1", lambda v: v >= 1)
-        for field in ("minutes", "lr", "target_loss"):
-            self._check(field, "a number above 0", lambda v: math.isfinite(v) and v > 0)
-        for field in ("target_accuracy", "crop", "crop_scale", "lr_decay"):
-            self._check(field, "above 0 and at most 1", lambda v: 0 < v <= 1)
-        for field in ("warmup", "label_smoothing", "momentum", "max_bad", "holdout"):
-            self._check(field, "at least 0 and below 1", lambda v: 0 <= v < 1)
-        self._check("head_first", "at least 0 and at most 1", lambda v: 0 <= v <= 1)
-        for field in ("weight_decay", "shift", "seed", "workers"):
-            self._check(field, "at least 0", lambda v: math.isfinite(v) and v >= 0)
+        for rule, (holds, names) in _RULES.items():
+            for field in names:
+                value = getattr(self, field)
+                if value is not None and value != "auto" and not holds(value):
+                    raise RecipeError(f"{field}={value} must be {rule}")
         if not isinstance(self.spec, tuple) or any("=" not in pair for pair in self.spec):
             raise RecipeError(f"spec={self.spec!r} must be a tuple of FIELD=VALUE, such as ('shortcut=project',)")
         if self.pretrained is None and (asked := self.fine_tuning):
@@ -150,13 +223,24 @@ class Recipe:
             raise RecipeError(f"crop_scale={self.crop_scale} and shift={self.shift} both move the picture: give one")
         if self.compile and self.memory == "checkpoint":
             raise RecipeError("compile=True and memory='checkpoint' exclude each other: give one of them")
+        if any(not 0 < part < 1 for part in self.milestones):
+            raise RecipeError(f"milestones={self.milestones} must lie between 0 and 1")
+        if self.batch_size % self.accumulate:
+            raise RecipeError(f"accumulate={self.accumulate} must divide batch_size={self.batch_size}")
+        if self.first_size is not None and self.first_size > self.size:
+            raise RecipeError(f"first_size={self.first_size} must not be larger than size={self.size}")
+        if self.first_size is not None and self.shift:
+            raise RecipeError(
+                f"first_size={self.first_size} and shift={self.shift} exclude each other: give one of them"
+            )
+        if self.repeats > 1 and self.balance == "sampling":
+            raise RecipeError(f"repeats={self.repeats} and balance='sampling' exclude each other: give one of them")
+        if self.loss != "cross_entropy" and self.balance == "weights":
+            raise RecipeError(f"loss={self.loss!r} takes no class weights: use balance='sampling'")
+        if self.loss == "gce" and (mixed := [f for f in ("mixup", "cutmix", "label_smoothing") if getattr(self, f)]):
+            raise RecipeError(f"loss='gce' wants whole labels: leave out {' and '.join(mixed)}")
         if self.holdout == 0 and (choices := self.choices):
             raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
-
-    def _check(self, field: str, rule: str, holds: Callable[[Any], bool]) -> None:
-        value = getattr(self, field)
-        if value is not None and not holds(value):
-            raise RecipeError(f"{field}={value} must be {rule}")
 
     @property
     def fine_tuning(self) -> tuple[str, ...]:
@@ -177,96 +261,6 @@ class Recipe:
             "keep=best": self.keep == "best",
         }
         return tuple(field for field, is_asked in asked.items() if is_asked)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """What a default depends on.
-
-    Args:
-        pictures: in the training split.
-        side: the usual shorter side, in pixels.
-        channels: 1 if all are grey, else 3.
-        flip: whether a mirrored picture still belongs to its class.
-    """
-
-    pictures: int
-    side: int
-    channels: Literal[1, 3]
-    flip: bool
-
-
-def default(facts: DataFacts, given: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe where none is named, for a set of `facts`, with the fields of `given` in place of its own.
-
-    Small pictures (up to 64 px) train a CIFAR network on shifted pictures, larger ones ResNet-18 on random resized
-    crops. The values are those that did best in short runs: see docs/decisions.md.
-
-    Args:
-        facts: of the data.
-        given: fields that are decided; with `pretrained` among them, those left out are for fine-tuning.
-        usual: fields that pretrained weights bring along, such as their size, where `given` has no others.
-
-    Raises:
-        RecipeError: a field does not exist, is out of range, or contradicts another.
-    """
-    usual = usual or {}
-    size = given.get("size") or usual.get("size") or (facts.side if facts.side <= SMALL_PICTURE else 128)
-    small = size <= SMALL_PICTURE
-    values: dict[str, Any] = {
-        "model": "resnet20_cifar" if small else "resnet18",
-        "size": size,
-        "channels": facts.channels,
-        "flip": facts.flip,
-        **(_SMALL if small else _LARGE),
-    }
-    if given.get("pretrained"):
-        values["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
-    if small:
-        values["shift"] = size // 16
-    if given.get("optimizer") == "adam":
-        values |= {"lr": 1e-3, "weight_decay": 0.0}  # Kingma & Ba 2014
-    # One of the two ways to move a picture gives way to the other where that is asked for.
-    if given.get("shift"):
-        values["crop_scale"] = 1.0
-    if given.get("crop_scale", 1) < 1:
-        values["shift"] = 0
-    chosen = make(values | dict(usual) | dict(given))
-    if any(getattr(chosen, length) is not None for length in LENGTHS):
-        return chosen
-    steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
-    return replace(chosen, epochs=max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch))))
-
-
-_SMALL = {"batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.1}
-_LARGE = {
-    "crop": 0.875,
-    "crop_scale": 0.5,
-    "batch_size": 64,
-    "lr": 0.3,
-    "weight_decay": 5e-4,
-    "warmup": 0.15,
-    "label_smoothing": 0.1,
-}
-FINE_TUNING_LR = 0.1
-FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
-LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times
-
-
-def demo() -> Recipe:
-    """The recipe of `resvision demo`: everything fixed, so that the same machine gives the same weights each time."""
-    return Recipe(
-        model="resnet14_cifar",
-        size=8,
-        channels=1,
-        epochs=40,
-        batch_size=64,
-        shift=1,
-        precision="fp32",
-        channels_last=True,
-        compile=False,
-        workers=0,
-    )
 
 
 def make(values: Mapping[str, Any]) -> Recipe:

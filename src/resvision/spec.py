@@ -18,6 +18,7 @@ Pool = Literal["max", "conv"]
 StrideOn = Literal["3x3", "1x1"]
 Shortcut = Literal["project", "avg_project", "pad", "avg_pad", "none"]
 PadSide = Literal["end", "both"]
+Activation = Literal["relu", "silu", "mish", "gelu"]
 Norm = Literal["batch", "none"]
 Init = Literal["he", "zero_gamma", "fixup", "skipinit", "glorot", "torch"]
 
@@ -29,6 +30,7 @@ _CHOICES = {
     "stride_on": StrideOn,
     "shortcut": Shortcut,
     "pad_side": PadSide,
+    "activation": Activation,
     "norm": Norm,
     "init": Init,
 }
@@ -68,6 +70,7 @@ class BlockPlan:
         shortcut_stride: by how much the shortcut divides H and W; in a reversible block's second half, whose input has
             been divided already, it differs from that of F.
         pad_side: where option A puts the zeros.
+        activation: behind each norm, and behind the addition of a post-activation block.
         norm: "batch", or "none".
         init: how the weights begin; with "fixup" and "skipinit" F has a scale, with "fixup" also shifts.
         downsample: the projection of the shortcut.
@@ -80,6 +83,7 @@ class BlockPlan:
     shortcut: Shortcut | Literal["identity"]
     shortcut_stride: int
     pad_side: PadSide
+    activation: Activation
     norm: Norm
     init: Init
     downsample: ConvPlan | None = None
@@ -136,6 +140,8 @@ class ResNetSpec:
         reversible: the channels are divided into two streams, y1 = x1 + F(x2) and y2 = x2 + G(y1), so that the backward
             pass computes the activations from the outputs instead of storing them (Gomez et al. 2017, section 3).
             `depths` count pairs of F and G, `widths` both streams.
+        activation: "relu"; "silu", x sigmoid(x), "mish", x tanh(softplus(x)) (Misra 2019), or "gelu" (Hendrycks &
+            Gimpel 2016), which are smooth and keep more activations for the backward pass.
         norm: "batch" normalisation, or "none", with biases in the convolutions.
         init: "he" (He et al. 2015 b); "zero_gamma", which also starts every branch at zero (Goyal et al. 2017, section
             5.1; with order="pre" it is the last convolution that starts at zero); "glorot" (Glorot & Bengio 2010);
@@ -165,6 +171,7 @@ class ResNetSpec:
     se_divisor: int = 8
     experts: int = 1
     reversible: bool = False
+    activation: Activation = "relu"
     norm: Norm = "batch"
     init: Init = "zero_gamma"
     num_classes: int = 1000
@@ -332,6 +339,7 @@ class ResNetSpec:
             shortcut=self.shortcut if changes or self.shortcut == "none" else "identity",
             shortcut_stride=stride,
             pad_side=self.pad_side,
+            activation=self.activation,
             norm=self.norm,
             init=self.init,
             downsample=self._downsample_plan(in_channels, out_channels, stride) if changes else None,

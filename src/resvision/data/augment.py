@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from resvision.data.images import UInt8Array, resized, square
+from resvision.data.operations import trivial_augment
 from resvision.data.pictures import Indices
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
@@ -18,7 +20,7 @@ UInt64Array = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float64]
 
 # What a draw decides. Each has numbers of its own, so that a new kind never changes the old ones.
-ORDER, SHIFT_Y, SHIFT_X, FLIP, AREA, RATIO, TOP, LEFT = range(8)
+ORDER, SHIFT_Y, SHIFT_X, FLIP, AREA, RATIO, TOP, LEFT, OPERATION, STRENGTH, SIGN = range(11)
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, as in Szegedy et al. 2014 and every trainer since
 
@@ -42,17 +44,70 @@ def _mix(x: UInt64Array) -> UInt64Array:
     return x ^ (x >> np.uint64(31))
 
 
+@dataclass(frozen=True)
+class Views:
+    """Which samples an epoch presents, in order, and the how-manieth view of its sample each is: both (N,) int64."""
+
+    samples: Indices
+    views: Indices
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def part(self, start: int, end: int) -> Views:
+        """Those from `start` to before `end`."""
+        return Views(self.samples[start:end], self.views[start:end])
+
+
 def order(seed: int, epoch: int, count: int) -> Indices:
     """A permutation of `count` samples for one epoch."""
     return np.argsort(draws(seed, epoch, np.arange(count), ORDER), kind="stable").astype(np.int64)
 
 
-def shift_and_flip(
-    squares: UInt8Array, samples: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
-) -> UInt8Array:
-    """Moves each square (N, S, S, C) by up to `recipe.shift` pixels and mirrors half of them.
+def presented(recipe: Recipe, epoch: int, labels: Indices) -> Views:
+    """What an epoch presents: each sample once, or as the recipe's `repeats` and `balance` say.
 
-    What moves in from outside has the data's mean colour, which is zero once normalised.
+    With r repeats an epoch holds every r-th sample r times, one view behind the other, and r epochs hold all (Hoffer et
+    al. 2020). With balanced sampling it holds as many samples, and equally many of each class.
+
+    Args:
+        recipe: its seed, repeats and balance.
+        epoch: counted from 0.
+        labels: of all samples (N,).
+    """
+    count = len(labels)
+    if recipe.balance == "sampling":
+        return _balanced(recipe.seed, epoch, labels)
+    if recipe.repeats == 1:
+        return Views(order(recipe.seed, epoch, count), np.zeros(count, dtype=np.int64))
+    turn, part = divmod(epoch, recipe.repeats)
+    chosen = order(recipe.seed, turn, count)[part :: recipe.repeats]
+    views = np.tile(np.arange(recipe.repeats), len(chosen))
+    return Views(np.repeat(chosen, recipe.repeats), views)
+
+
+def _balanced(seed: int, epoch: int, labels: Indices) -> Views:
+    """As many samples as there are, equally many of each class: of a large one a part, a small one several times."""
+    present = np.unique(labels)
+    sequence = order(seed, epoch, len(labels))
+    samples, views = [], []
+    for number, label in enumerate(present):
+        members = sequence[labels[sequence] == label]
+        wanted = len(labels) // len(present) + (number < len(labels) % len(present))
+        places = np.arange(wanted)
+        samples.append(members[places % len(members)])
+        views.append(places // len(members))
+    shuffled = order(seed, epoch, len(labels))
+    return Views(np.concatenate(samples)[shuffled], np.concatenate(views)[shuffled])
+
+
+def shift_and_flip(
+    squares: UInt8Array, keys: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
+) -> UInt8Array:
+    """Moves each square (N, S, S, C) by up to `recipe.shift` pixels, and mirrors it in every second epoch.
+
+    What moves in from outside has the data's mean colour, which is zero once normalised. Half of the samples begin
+    mirrored, so that every two epochs show each of them both ways (Jordan 2024, section 3.6).
     """
     count, size, _, channels = squares.shape
     if recipe.shift:
@@ -62,21 +117,29 @@ def shift_and_flip(
         padded[:, recipe.shift : recipe.shift + size, recipe.shift : recipe.shift + size] = squares
         windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))  # (N, y, x, C, S, S)
         places = 2 * recipe.shift + 1
-        top = (draws(recipe.seed, epoch, samples, SHIFT_Y) * places).astype(np.int64)
-        left = (draws(recipe.seed, epoch, samples, SHIFT_X) * places).astype(np.int64)
+        top = (draws(recipe.seed, epoch, keys, SHIFT_Y) * places).astype(np.int64)
+        left = (draws(recipe.seed, epoch, keys, SHIFT_X) * places).astype(np.int64)
         squares = np.moveaxis(windows[np.arange(count), top, left], 1, 3)
     if recipe.flip:
-        mirrored = draws(recipe.seed, epoch, samples, FLIP) < 0.5
+        mirrored = (draws(recipe.seed, 0, keys, FLIP) < 0.5) ^ bool(epoch % 2)
         squares = np.where(mirrored[:, None, None, None], squares[:, :, ::-1], squares)
     return np.ascontiguousarray(squares)
 
 
 def augment(
-    pictures: Sequence[Image.Image], samples: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
+    pictures: Sequence[Image.Image], keys: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
 ) -> UInt8Array:
-    """Training squares (N, S, S, C) of decoded pictures: cropped at random or shifted, and half of them mirrored."""
+    """Training squares (N, S, S, C) of decoded pictures: cropped at random or shifted, changed, mirrored.
+
+    Args:
+        pictures: decoded, of any size.
+        keys: (N,) one number a view of a sample, from which all that is random follows; see `view_keys`.
+        epoch: counted from 0.
+        recipe: what is done.
+        preprocess: the size of the squares and how they are resized.
+    """
     if recipe.crop_scale < 1:
-        numbers = np.stack([draws(recipe.seed, epoch, samples, kind) for kind in (AREA, RATIO, TOP, LEFT)], axis=1)
+        numbers = np.stack([draws(recipe.seed, epoch, keys, kind) for kind in (AREA, RATIO, TOP, LEFT)], axis=1)
         boxes = [
             crop_box(*picture.size, recipe.crop_scale, *row)
             for picture, row in zip(pictures, numbers.tolist(), strict=True)
@@ -84,7 +147,15 @@ def augment(
         squares = [resized(picture, box, preprocess) for picture, box in zip(pictures, boxes, strict=True)]
     else:
         squares = [square(picture, preprocess) for picture in pictures]
-    return shift_and_flip(np.stack(squares), samples, epoch, recipe, preprocess)
+    if recipe.trivial_augment:
+        numbers = np.stack([draws(recipe.seed, epoch, keys, kind) for kind in (OPERATION, STRENGTH, SIGN)], axis=1)
+        squares = [trivial_augment(s, tuple(row), preprocess) for s, row in zip(squares, numbers.tolist(), strict=True)]
+    return shift_and_flip(np.stack(squares), keys, epoch, recipe, preprocess)
+
+
+def view_keys(chosen: Views) -> Indices:
+    """One number a view: the sample's own for its first view, so that a run without repeats draws as ever."""
+    return chosen.samples + (chosen.views << 40)
 
 
 def crop_box(

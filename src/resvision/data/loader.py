@@ -7,15 +7,15 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from resvision.data.augment import augment, order, shift_and_flip
+from resvision.data.augment import Views, augment, presented, shift_and_flip, view_keys
 from resvision.data.images import square
-from resvision.data.pictures import Indices, Split, listed
+from resvision.data.pictures import Split, listed
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
@@ -90,7 +90,7 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
 
 
 class _Reader(Dataset[Batch]):
-    """Reads a batch in a worker: item (epoch, indices) augmented, item indices as evaluation sees it."""
+    """Reads a batch in a worker, augmented by a recipe, or without one as evaluation sees it."""
 
     def __init__(self, split: Split, preprocess: Preprocess, recipe: Recipe | None) -> None:
         self.split = split
@@ -100,33 +100,42 @@ class _Reader(Dataset[Batch]):
         smallest = preprocess.crop if recipe is None else min(preprocess.crop, math.sqrt(recipe.crop_scale))
         self.min_side = None if recipe is None else math.ceil(preprocess.size / smallest)
 
-    def __getitem__(self, key: tuple[int, Indices]) -> Batch:
-        epoch, indices = key
+    def __getitem__(self, key: _Key) -> Batch:
+        preprocess = self.preprocess if key.size is None else replace(self.preprocess, size=key.size)
         pictures, readable, bad = [], [], []
-        for index in indices.tolist():
+        for place, index in enumerate(key.chosen.samples.tolist()):
             try:
-                pictures.append(self.split.pictures.open(index, self.preprocess, self.min_side))
-                readable.append(index)
+                pictures.append(self.split.pictures.open(index, preprocess, self.min_side))
+                readable.append(place)
             except PictureError as error:
                 bad.append((error.name, error.reason))
-        samples = np.array(readable, dtype=np.int64)
+        places = np.array(readable, dtype=np.int64)
+        samples = key.chosen.samples[places]
         if not pictures:
-            size = self.preprocess.size
-            squares = np.empty((0, size, size, self.preprocess.channels), dtype=np.uint8)
+            squares = np.empty((0, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
         elif self.recipe is None:
-            squares = np.stack([square(picture, self.preprocess) for picture in pictures])
+            squares = np.stack([square(picture, preprocess) for picture in pictures])
         else:
-            squares = augment(pictures, samples, epoch, self.recipe, self.preprocess)
+            squares = augment(pictures, view_keys(key.chosen)[places], key.epoch, self.recipe, preprocess)
         return Batch(torch.from_numpy(squares), torch.from_numpy(self.split.labels[samples]), tuple(bad))
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a worker is asked for: which views, of which epoch, and how large where that is not `preprocess.size`."""
+
+    chosen: Views
+    epoch: int = 0
+    size: int | None = None
 
 
 class _Keys:
     """The keys that workers are handed; `keys` is set anew before each pass."""
 
     def __init__(self) -> None:
-        self.keys: list[tuple[int, Indices]] = []
+        self.keys: list[_Key] = []
 
-    def __iter__(self) -> Iterator[tuple[int, Indices]]:
+    def __iter__(self) -> Iterator[_Key]:
         return iter(self.keys)
 
     def __len__(self) -> int:
@@ -148,8 +157,10 @@ def _read(reader: _Reader, keys: _Keys, workers: int, *, persistent: bool) -> Da
     )
 
 
-def _chunks(count: int, size: int) -> list[tuple[int, Indices]]:
-    return [(0, np.arange(start, min(start + size, count))) for start in range(0, count, size)]
+def _chunks(count: int, size: int) -> list[_Key]:
+    indices = np.arange(count)
+    once = Views(indices, np.zeros_like(indices))
+    return [_Key(once.part(start, start + size)) for start in range(0, count, size)]
 
 
 class TrainingBatches:
@@ -166,30 +177,39 @@ class TrainingBatches:
         self.bad = bad
         bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
         self.memory: tuple[np.ndarray, np.ndarray] | None = None
-        if largest <= SMALL_PICTURE and recipe.crop_scale == 1 and bytes_in_memory <= CACHE_BYTES:
+        plain = recipe.crop_scale == 1 and not recipe.trivial_augment and recipe.first_size is None
+        if largest <= SMALL_PICTURE and plain and bytes_in_memory <= CACHE_BYTES:
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
             squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
             self.memory = np.concatenate(squares), np.concatenate(labels)
         else:
             self.keys = _Keys()
             self.loader = _read(_Reader(split, preprocess, recipe), self.keys, recipe.workers, persistent=True)
-        self.count = len(split) if self.memory is None else len(self.memory[1])
-        self.batch_size = min(recipe.batch_size, self.count)
-        self.steps = self.count // self.batch_size
+        self.labels = split.labels if self.memory is None else self.memory[1]
+        shortest = min(len(presented(recipe, epoch, self.labels)) for epoch in range(recipe.repeats))
+        self.batch_size = min(recipe.batch_size, shortest)
+        self.steps = shortest // self.batch_size
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, beginning at step `first_step` of it; one whose pictures are all bad is empty."""
-        sequence = order(self.recipe.seed, epoch, self.count)
-        samples = [
-            sequence[step * self.batch_size : (step + 1) * self.batch_size] for step in range(first_step, self.steps)
+    def epoch(self, epoch: int, first_step: int = 0, size: int | None = None) -> Iterator[Batch]:
+        """The batches of one epoch; one whose pictures are all bad is empty.
+
+        Args:
+            epoch: counted from 0.
+            first_step: of the epoch, to begin with.
+            size: height and width of the squares where it is not that of the preprocessing.
+        """
+        views = presented(self.recipe, epoch, self.labels)
+        parts = [
+            views.part(step * self.batch_size, (step + 1) * self.batch_size) for step in range(first_step, self.steps)
         ]
         if self.memory is not None:
             squares, labels = self.memory
-            for chosen in samples:
-                augmented = shift_and_flip(squares[chosen], chosen, epoch, self.recipe, self.preprocess)
+            for part in parts:
+                chosen = part.samples
+                augmented = shift_and_flip(squares[chosen], view_keys(part), epoch, self.recipe, self.preprocess)
                 yield Batch(torch.from_numpy(augmented), torch.from_numpy(labels[chosen]))
             return
-        self.keys.keys = [(epoch, chosen) for chosen in samples]
+        self.keys.keys = [_Key(part, epoch, size) for part in parts]
         for batch in self.loader:
             self.bad.add(batch.bad)
             yield batch

@@ -10,7 +10,7 @@ from resvision.data.images import square
 from resvision.data.pictures import DataSet, Indices, Split
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
-from resvision.recipe import DataFacts
+from resvision.recipes import DataFacts
 
 HEADERS = 64  # pictures looked at to tell the usual size
 PIXELS = 2000  # pictures whose values are averaged
@@ -33,11 +33,14 @@ def facts(dataset: DataSet) -> DataFacts:
         raise DataError(
             f"{dataset.name}: no picture can be read, for example {reasons[0] if reasons else 'none is there'}"
         )
+    counts = np.bincount(split.labels, minlength=len(dataset.classes))
     return DataFacts(
         pictures=len(split),
         side=round(statistics.median(min(h.width, h.height) for h in headers)),
         channels=1 if all(h.grey for h in headers) else 3,
         flip=dataset.flip,
+        smallest_class=int(counts.min()),
+        largest_class=int(counts.max()),
     )
 
 

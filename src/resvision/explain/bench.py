@@ -167,7 +167,7 @@ class Bench:
 
         It ends early where the loss is no longer finite.
         """
-        recipe = replace(self.recipe, seed=seed, lr=self.recipe.lr if lr is None else lr)
+        recipe = replace(self.recipe, seed=seed, lr=lr or self.recipe.lr)
         batches = TrainingBatches(self.train_split, recipe, self.preprocess, self.bad, self.largest)
         engine = engines.build(network, recipe, cross_entropy(), self.preprocess)
         optimizer = optim.build(network, recipe)

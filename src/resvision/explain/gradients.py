@@ -64,7 +64,7 @@ def _measure(bench: Bench, arm: str, depth: int, norm: Norm, init: Init, seed: i
     inputs = to_input(batch.squares, bench.preprocess)
     begin = flow(network, inputs, batch.labels)
     done = 0
-    for step in bench.train(network, seed, lr=bench.recipe.lr if norm == "batch" else LR_WITHOUT_NORM):
+    for step in bench.train(network, seed, lr=bench.options.lr if norm == "batch" else LR_WITHOUT_NORM):
         done = step
     finite = all(bool(p.isfinite().all()) for p in network.parameters())
     trained = flow(network, inputs, batch.labels) if finite else None

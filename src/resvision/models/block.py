@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from resvision.models.layers import Shift, SqueezeExcite, conv, pad_shortcut
+from resvision.models.layers import Shift, SqueezeExcite, activate, conv, drop_path, pad_shortcut
 from resvision.spec import BlockPlan
 
 
 class Block(nn.Module):
     """A residual block, or a plain one where the plan has no shortcut.
 
-    Post-activation is y = relu(F(x) + s(x)) (He et al. 2015, figures 2 and 5). Pre-activation is y = F(x) + x, with
-    norm and ReLU before each convolution of F; where the shape changes, the shortcut begins behind the first of these
-    (He et al. 2016, figure 4e and appendix).
+    Post-activation is y = act(F(x) + s(x)) (He et al. 2015, figures 2 and 5). Pre-activation is y = F(x) + x, with
+    norm and activation before each convolution of F; where the shape changes, the shortcut begins behind the first of
+    these (He et al. 2016, figure 4e and appendix).
 
     The modules have torchvision's and timm's names: conv1, bn1, conv2, bn2, (conv3, bn3), downsample.0, downsample.1,
     se.fc1, se.fc2. With Fixup and SkipInit there is a scale behind the last convolution of F, and with Fixup a shift
@@ -25,6 +24,7 @@ class Block(nn.Module):
     def __init__(self, plan: BlockPlan) -> None:
         super().__init__()
         self.plan = plan
+        self.drop_path = 0.0  # which the training sets, since it is no part of the function that is learnt
         for index, conv_plan in enumerate(plan.convs, start=1):
             self.add_module(f"conv{index}", conv(conv_plan))
             if plan.norm == "batch":
@@ -53,7 +53,7 @@ class Block(nn.Module):
     def branch(self, x: torch.Tensor) -> torch.Tensor:
         """F(x): (N, C, H, W) to (N, out_channels, H / stride, W / stride).
 
-        With pre-activation, x has its first norm and ReLU behind it already: `active` gives that.
+        With pre-activation, x has its first norm and activation behind it already: `active` gives that.
         """
         last = len(self.plan.convs)
         for index in range(1, last + 1):
@@ -65,12 +65,15 @@ class Block(nn.Module):
             elif index < last:
                 x = self._normed(index + 1, x)
             if index < last:
-                x = F.relu(x, inplace=True)
-        return self._layer("se", x) if self.plan.se_width else x
+                x = activate(x, self.plan.activation, inplace=True)
+        if self.plan.se_width:
+            x = self._layer("se", x)
+        return drop_path(x, self.drop_path) if self.drop_path and self.training else x
 
     def active(self, x: torch.Tensor) -> torch.Tensor:
         """What pre-activation does to the block's input before its first convolution."""
-        return F.relu(self._normed(1, x), inplace=self.plan.norm == "batch")  # without a norm x itself is needed later
+        # Without a norm x itself is needed later.
+        return activate(self._normed(1, x), self.plan.activation, inplace=self.plan.norm == "batch")
 
     def _convolved(self, index: int, x: torch.Tensor) -> torch.Tensor:
         return self._layer(f"conv{index}", self._layer(f"shift{index}a", x))
@@ -99,7 +102,7 @@ class Block(nn.Module):
             y = self.branch(x)
             if self.plan.shortcut != "none":
                 y = y + self.shortcut(x)
-            return F.relu(y, inplace=True)
+            return activate(y, self.plan.activation, inplace=True)
         active = self.active(x)
         y = self.branch(active)
         if self.plan.shortcut == "none":

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resvision.spec import ConvPlan, Init, Norm, PadSide
+from resvision.spec import Activation, ConvPlan, Init, Norm, PadSide
 
 
 def conv(plan: ConvPlan) -> nn.Module:
@@ -32,6 +32,29 @@ def normalise(channels: int, norm: Norm, init: Init) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     return Shift() if init == "fixup" else nn.Identity()
+
+
+_ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "mish": F.mish}
+
+
+def activate(x: torch.Tensor, kind: Activation, *, inplace: bool = False) -> torch.Tensor:
+    """The activation of that name, element by element; `inplace` may overwrite x."""
+    if kind == "gelu":  # by tanh, as Hendrycks & Gimpel 2016, section 2, for speed; it has no way to overwrite
+        return F.gelu(x, approximate="tanh")
+    # The backward pass of the smooth ones needs x itself, so that only ReLU overwrites it.
+    return _ACTIVATIONS[kind](x, inplace=inplace and kind == "relu")
+
+
+class Activate(nn.Module):
+    """The activation of that name as a layer."""
+
+    def __init__(self, kind: Activation) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape to the same."""
+        return activate(x, self.kind, inplace=True)
 
 
 class Shift(nn.Module):
@@ -122,6 +145,17 @@ class SqueezeExcite(nn.Module):
         squeezed = x.mean(dim=(2, 3), keepdim=True)
         gates: torch.Tensor = self.fc2(F.relu(self.fc1(squeezed), inplace=True)).sigmoid()
         return x * gates
+
+
+def drop_path(x: torch.Tensor, rate: float) -> torch.Tensor:
+    """Zeros for a part `rate` of the pictures, the others scaled up to keep the mean (Huang et al. 2016).
+
+    Args:
+        x: what a branch computed, (N, C, H, W).
+        rate: probability in [0, 1).
+    """
+    kept = (torch.rand(len(x), 1, 1, 1, device=x.device) >= rate).to(x.dtype)
+    return x * (kept / (1 - rate))
 
 
 @contextmanager

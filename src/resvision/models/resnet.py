@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resvision.errors import SpecError
 from resvision.models.block import Block
 from resvision.models.initial import initialise
-from resvision.models.layers import Shift, conv, normalise
+from resvision.models.layers import Activate, Shift, activate, conv, normalise
 from resvision.models.reversible import ReversibleBlock, ReversibleStage
 from resvision.spec import ResNetSpec
 
@@ -30,13 +31,13 @@ class ResNet(nn.Module):
         *before, last = spec.stem_plan()
         stem: list[nn.Module] = []
         for plan in before:
-            stem += [conv(plan), normalise(plan.out_channels, spec.norm, spec.init), nn.ReLU(inplace=True)]
+            stem += [conv(plan), normalise(plan.out_channels, spec.norm, spec.init), Activate(spec.activation)]
         self.conv1 = nn.Sequential(*stem, conv(last)) if stem else conv(last)
         if spec.order == "post":
             self.bn1 = normalise(spec.stem_channels, spec.norm, spec.init)
         if pool := spec.pool_plan():
             norm = normalise(pool.out_channels, spec.norm, spec.init)
-            self.maxpool = nn.Sequential(conv(pool), norm, nn.ReLU(inplace=True))
+            self.maxpool = nn.Sequential(conv(pool), norm, Activate(spec.activation))
         blocks = map(Block, spec.plan())
         for stage, depth in enumerate(spec.depths, start=1):
             name = f"layer{stage}"
@@ -69,11 +70,24 @@ class ResNet(nn.Module):
                     assert isinstance(block, Block)
                     yield block
 
+    def set_drop_path(self, rate: float) -> None:
+        """Leaves out branches in training, ever more up to `rate` of the last block's (Huang et al. 2016, section 3).
+
+        Raises:
+            SpecError: the network has no shortcut that would be left, or computes its branches twice.
+        """
+        if rate and (self.spec.shortcut == "none" or self.spec.reversible):
+            kind = "reversible" if self.spec.reversible else "plain"
+            raise SpecError(f"drop_path={rate}: a {kind} network cannot leave out its branches")
+        blocks = list(self.blocks())
+        for index, block in enumerate(blocks, start=1):
+            block.drop_path = rate * index / len(blocks)
+
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, S, S) to the first block's input, (N, C, S / 4, S / 4), or (N, C, S, S) for CIFAR."""
         x = self.conv1(x)
         if self.spec.order == "post":
-            x = F.relu(self.bn1(x), inplace=True)
+            x = activate(self.bn1(x), self.spec.activation, inplace=True)
         if self.spec.stem == "cifar":
             return x
         return self.maxpool(x) if self.spec.pool == "conv" else F.max_pool2d(x, 3, stride=2, padding=1)
@@ -81,7 +95,7 @@ class ResNet(nn.Module):
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """The last block's output (N, C, H, W) to logits (N, num_classes)."""
         if self.spec.order == "pre":
-            x = F.relu(self.norm(x))
+            x = activate(self.norm(x), self.spec.activation)
         x = x.mean(dim=(2, 3))
         logits: torch.Tensor = self.fc(self.shift(x) if self.spec.init == "fixup" else x)
         return logits

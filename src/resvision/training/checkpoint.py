@@ -13,20 +13,27 @@ from torch import nn
 
 from resvision.errors import RunError
 from resvision.files import replacing
+from resvision.training.average import Average
 
-# Tensors are named model.<key> and optimizer.<parameter index>.<state>; the rest is JSON in the file's metadata.
-# Order and augmentation are functions of (seed, epoch, sample), so there is no random state to keep.
+# Tensors are named model.<key>, average.<key> and optimizer.<parameter index>.<state>; the rest is JSON in the file's
+# metadata. Order and augmentation are functions of (seed, epoch, sample), so there is no random state to keep.
 
 
 def save_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None, progress: dict[str, Any]
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    progress: dict[str, Any],
+    average: Average | None = None,
 ) -> None:
-    """Writes the weights, the optimiser's state and `progress`, which must be plain JSON values.
+    """Writes the weights, their average, the optimiser's state and `progress`, which must be plain JSON values.
 
     Raises:
         StorageError: the disk is full; the checkpoint that was there before is untouched.
     """
     tensors = {f"model.{key}": value.detach().contiguous() for key, value in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{key}": value.contiguous() for key, value in average.network.state_dict().items()}
     if optimizer is not None:
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
@@ -37,8 +44,13 @@ def save_checkpoint(
         temporary.write_bytes(data)
 
 
-def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Fills the network and the optimiser from a checkpoint; returns its `progress`.
+def load_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
+) -> dict[str, Any]:
+    """Fills the network, its average and the optimiser from a checkpoint; returns its `progress`.
 
     Raises:
         RunError: there is no checkpoint, or it is damaged or of another network.
@@ -49,9 +61,9 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optim
         with safe_open(path, framework="pt") as file:
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])
         tensors = load_file(path)
-        network.load_state_dict(
-            {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-        )
+        network.load_state_dict(_named(tensors, "model."))
+        if average is not None:
+            average.network.load_state_dict(_named(tensors, "average."))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path}: not a checkpoint of this run ({error})") from error
     if optimizer is not None:
@@ -66,3 +78,7 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optim
                 states.setdefault(int(index), {})[name] = state
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -19,6 +19,7 @@ from resvision.recipe import Precision, Recipe
 from resvision.runtime import autocast
 from resvision.training import memory, optim, phases
 from resvision.training.losses import Loss, Network
+from resvision.training.mix import disturb
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
 TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
@@ -43,22 +44,38 @@ class Engine:
     forward: Network
     loss: Loss
     preprocess: Preprocess
-    precision: Precision
-    channels_last: bool
+    recipe: Recipe
 
-    def step(self, batch: Batch, optimizer: Optimizer) -> StepResult:
-        """Forward, backward and update with one batch."""
+    def step(self, batch: Batch, optimizer: Optimizer, step: int = 0) -> StepResult:
+        """Forward, backward and update with one batch; what is random in it follows from the step's number."""
         where = next(self.network.parameters()).device
-        targets = batch.labels.to(where, non_blocking=True)
+        if self.recipe.drop_path:
+            torch.manual_seed((self.recipe.seed << 32) + step)
+        labels = batch.labels.to(where, non_blocking=True)
         inputs = to_input(batch.squares.to(where, non_blocking=True), self.preprocess)
-        if not self.channels_last:
+        inputs, targets = disturb(inputs, labels, self.network.spec.num_classes, self.recipe, step)
+        if not self.recipe.channels_last:
             inputs = inputs.contiguous()
-        with autocast(where, self.precision):
-            loss, logits = self.loss(self.forward, inputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = zip(*(tensor.chunk(self.recipe.accumulate) for tensor in (inputs, targets, labels)), strict=True)
+        losses, correct = [], []
+        for part, wanted, own in parts:
+            with autocast(where, self.precision):
+                loss, logits = self.loss(self.forward, part, wanted)
+            loss = loss * (len(part) / len(labels))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            correct.append((logits.detach().argmax(dim=1) == own).sum())
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss.detach(), (logits.detach().argmax(dim=1) == targets).sum())
+        return StepResult(torch.stack(losses).sum(), torch.stack(correct).sum())
+
+    @property
+    def precision(self) -> Precision:
+        """Of convolutions and matrix products."""
+        assert self.recipe.precision is not None
+        return self.recipe.precision
 
 
 def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -> Engine:
@@ -69,10 +86,11 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    network.set_drop_path(recipe.drop_path)
     forward: Network = (
         _compiled(network) if recipe.compile else memory.forward_pass(network, preprocess.size, recipe.memory)
     )
-    return Engine(network, forward, loss, preprocess, recipe.precision, recipe.channels_last)
+    return Engine(network, forward, loss, preprocess, recipe)
 
 
 def choose(

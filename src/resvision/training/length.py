@@ -14,6 +14,7 @@ from resvision.training.roles import Roles
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
+GROWTH_PARTS = 100
 FORWARD = 1 / 3  # part of a training step that its forward pass takes
 
 
@@ -47,7 +48,7 @@ def pace(recipe: Recipe, batches: TrainingBatches, engine: Engine, roles: Roles)
     picture_seconds = FORWARD * step_seconds / batches.batch_size
     watched = len(roles.watched[1]) if roles.watched is not None else 0
     # Steps of the last layer alone are hardly more than a forward pass.
-    mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD))
+    mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD)) * _growth(recipe)
     return Pace(
         step=mean_seconds + watched * picture_seconds / batches.steps,
         last_evaluation=2 * len(roles.report) * picture_seconds,
@@ -63,6 +64,12 @@ def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) ->
         return recipe.epochs * batches.steps
     left = recipe.minutes * 60 - (now() - begin) - pace.last_evaluation
     return max(1, int(left / pace.step))
+
+
+def _growth(recipe: Recipe) -> float:
+    """The mean time of a step over that of one with pictures of full size, where they grow: it goes by their area."""
+    sizes = [optim.picture_size(replace(recipe, steps=GROWTH_PARTS), step) for step in range(GROWTH_PARTS)]
+    return sum(size**2 for size in sizes) / (GROWTH_PARTS * recipe.size**2)
 
 
 def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: float) -> float:

@@ -30,9 +30,9 @@ from resvision.progress import Reporter, duration
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession, device
 from resvision.training import engine as engines
-from resvision.training import length, memory, optim, phases, pretrained, roles, signals
+from resvision.training import finder, length, losses, memory, optim, phases, pretrained, roles, signals
+from resvision.training.average import Average
 from resvision.training.checkpoint import load_checkpoint, save_checkpoint
-from resvision.training.losses import cross_entropy
 from resvision.training.run import RunFolder
 
 SAVE_SECONDS = 10.0  # shorter epochs than this share a checkpoint, or a tiny set would spend its time on saving
@@ -142,10 +142,11 @@ def train(
         reporter.note(pretrained.fill(network, weights, parts.classes))
 
     # ---- memory and engine ----
-    if recipe.memory is None or not resume:
+    if not resume:
         recipe, needed = memory.choose(spec, recipe, preprocess)
         reporter.note(needed)
-    loss = cross_entropy(recipe.label_smoothing)
+    counts = np.bincount(train_split.labels, minlength=len(parts.classes))
+    loss = losses.build(recipe, counts.tolist())
     if None in (recipe.precision, recipe.channels_last, recipe.compile):
         undecided = recipe
         recipe, measured = engines.choose(
@@ -154,7 +155,13 @@ def train(
         reporter.note(measured)
     engine = engines.build(network, recipe, loss, preprocess)
     assert recipe.precision is not None
-    session = TorchSession(network, preprocess, recipe.precision)
+    if recipe.lr == "auto":
+        recipe, found = finder.find(recipe, batches, engine)
+        reporter.note(found)
+    assert recipe.precision is not None
+    average = Average(network, recipe.ema) if recipe.ema else None
+    followed = network if average is None else average.network  # what is evaluated and kept
+    session = TorchSession(followed, preprocess, recipe.precision)
 
     # ---- length ----
     steps, takes = recipe.steps, ""
@@ -178,7 +185,7 @@ def train(
     if resume:
         if run.read_data().get("fingerprint") != parts.fingerprint():
             raise RunError(f"{run.path}: the data have changed since this run began; start a new one")
-        state = _state(load_checkpoint(run.last_checkpoint, network, optimizer))
+        state = _state(load_checkpoint(run.last_checkpoint, network, optimizer, average))
         reporter.note(f"going on after step {state.step:,} of {steps:,}")
     else:
         run.write_recipe(recipe)
@@ -196,13 +203,16 @@ def train(
             epoch, step_of_epoch = divmod(state.step, batches.steps)
             phases.begin(network, recipe, state.step)
             mark = now()
-            for batch in batches.epoch(epoch, step_of_epoch):
+            size = optim.picture_size(recipe, epoch * batches.steps)
+            for batch in batches.epoch(epoch, step_of_epoch, size):
                 if state.step == head_steps:
                     phases.begin(network, recipe, state.step)
                 lr = optim.set_step(optimizer, recipe, state.step)
                 state.step += 1
                 if len(batch.labels):
-                    pending.append((state.step, len(batch.labels), engine.step(batch, optimizer)))
+                    pending.append((state.step, len(batch.labels), engine.step(batch, optimizer, state.step)))
+                    if average is not None:
+                        average.update(state.step)
                 epoch_ends = state.step == steps or state.step % batches.steps == 0
                 if epoch_ends or caught or len(pending) >= flush_steps:
                     state.sums.add(pending)
@@ -221,7 +231,7 @@ def train(
                 state.sums = Sums()
                 state.stopped = _reason_to_stop(state.history, recipe, parts)
                 if parts.chooser is not None and _best(state.history, parts) == len(state.history) - 1:
-                    save_checkpoint(run.best_checkpoint, network, None, {"epoch": epoch + 1})
+                    save_checkpoint(run.best_checkpoint, followed, None, {"epoch": epoch + 1})
                 for name, value in row.items():
                     board(name, value, state.step)
                 reporter.epoch(row, (now() - started) / (state.step - first_step) * (steps - state.step))
@@ -229,7 +239,7 @@ def train(
             ends = state.step == steps or state.stopped
             if ends or caught or now() - saved >= SAVE_SECONDS:
                 run.write_metrics(state.history)
-                save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state))
+                save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state), average)
                 saved = now()
             if caught and state.step < steps:
                 raise Interrupted(
@@ -239,9 +249,9 @@ def train(
     # ---- evaluation ----
     kept = len(state.history)
     if parts.chooser is not None and recipe.keep != "last":
-        kept = int(load_checkpoint(run.best_checkpoint, network)["epoch"])
+        kept = int(load_checkpoint(run.best_checkpoint, followed)["epoch"])
     classifier = Classifier(
-        network=network.requires_grad_(),
+        network=followed.requires_grad_(),
         preprocess=preprocess,
         classes=parts.classes,
         provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},

@@ -2,27 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
+from resvision.recipe import Recipe
+
 Network = Callable[[torch.Tensor], torch.Tensor]
+# Inputs are (N, C, S, S). Targets are classes (N,) int64 or, where pictures were mixed, probabilities (N, K). The loss
+# is the mean over the batch, in nats, and the logits are (N, K), both float32.
 Loss = Callable[[Network, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def cross_entropy(label_smoothing: float = 0.0) -> Loss:
-    """Cross-entropy in float32, the mean over the batch in nats.
+def build(recipe: Recipe, counts: Sequence[int] = ()) -> Loss:
+    """The loss of a recipe.
+
+    Args:
+        recipe: its loss, label smoothing and balance.
+        counts: training pictures of each class, by which classes are weighed where the recipe says so.
+    """
+    if recipe.loss == "bce":
+        return binary_cross_entropy(recipe.label_smoothing)
+    if recipe.loss == "gce":
+        return generalised_cross_entropy(recipe.gce_q)
+    weights = None
+    if recipe.balance == "weights":
+        # So that the mean weight of a picture is 1, and every class weighs the same altogether.
+        weights = [sum(counts) / (len(counts) * count) for count in counts]
+    return cross_entropy(recipe.label_smoothing, weights)
+
+
+def cross_entropy(label_smoothing: float = 0.0, weights: Sequence[float] | None = None) -> Loss:
+    """Cross-entropy.
 
     Args:
         label_smoothing: probability spread over all classes (Szegedy et al. 2015, section 7).
+        weights: of each class.
+    """
+    of_classes = None if weights is None else torch.tensor(weights)
 
-    Returns:
-        A loss that takes inputs (N, C, S, S) and targets (N,) int64 and gives a scalar and the logits (N, K).
+    def loss(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = network(inputs).float()
+        if of_classes is None:
+            return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
+        # Divided by the pictures and not by their weights, so that a batch of a rare class alone weighs more.
+        here = of_classes.to(logits.device)
+        summed = F.cross_entropy(logits, targets, here, label_smoothing=label_smoothing, reduction="sum")
+        return summed / len(logits), logits
+
+    return loss
+
+
+def binary_cross_entropy(label_smoothing: float = 0.0) -> Loss:
+    """A sigmoid for each class, summed over the classes (Wightman et al. 2021, section 3.1)."""
+
+    def loss(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = network(inputs).float()
+        wanted = probabilities(targets, logits.shape[1])
+        wanted = wanted * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(logits), logits
+
+    return loss
+
+
+def generalised_cross_entropy(q: float) -> Loss:
+    """(1 - p^q) / q of the label's probability p: less steep where p is small, as it is of wrong labels.
+
+    Source: Zhang & Sabuncu 2018, equation 6.
     """
 
     def loss(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = network(inputs).float()
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
+        log_p = F.log_softmax(logits, dim=1).gather(1, targets[:, None])
+        return (-torch.expm1(q * log_p) / q).mean(), logits
 
     return loss
+
+
+def probabilities(targets: torch.Tensor, classes: int) -> torch.Tensor:
+    """Classes (N,) as probabilities (N, K) float32; what are probabilities already stays."""
+    return targets if targets.ndim == 2 else F.one_hot(targets, classes).float()

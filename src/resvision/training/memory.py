@@ -62,7 +62,7 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
     """
     at_hand = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory_bytes()
     ways: tuple[Memory, ...] = ("full", "checkpoint")
-    if recipe.memory is not None:
+    if recipe.memory != "auto":
         ways = (recipe.memory,)
     elif recipe.compile:
         ways = ("full",)
@@ -84,13 +84,13 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
     return replace(recipe, memory=way), f"memory: a step takes at most about {_gb(needs[way])} ({way}){hand}"
 
 
-def forward_pass(network: ResNet, size: int, memory: Memory | None) -> Network:
+def forward_pass(network: ResNet, size: int, memory: Memory) -> Network:
     """The network's forward pass, which keeps what `memory` says for the backward pass.
 
     Args:
         network: a reversible one computes its activations from its outputs by itself, unless they are to be kept.
         size: height and width of the pictures, in pixels, for which the segments are planned.
-        memory: "full", "checkpoint", or None for the network's own way.
+        memory: "full", "checkpoint", or "auto" for the network's own way.
     """
     if network.spec.reversible:
         return partial(_stored, network) if memory == "full" else network
@@ -110,13 +110,14 @@ def checkpointed(network: ResNet, size: int) -> Network:
     blocks = list(network.blocks())
     lengths = segments(network.spec, size)
     ends = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
+    random = any(block.drop_path for block in blocks)  # both passes must leave out the same branches
     groups = [blocks[start:end] for start, end in pairwise(ends)]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         x = network.stem(x)
         for group in groups:
             contexts = partial(_contexts, group)
-            x = checkpoint(_run, group, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+            x = checkpoint(_run, group, x, use_reentrant=False, preserve_rng_state=random, context_fn=contexts)
         return network.head(x)
 
     return forward

@@ -9,10 +9,16 @@ import torch
 from torch import nn
 
 from resvision.recipe import Recipe
+from resvision.training.lamb import Lamb
+from resvision.training.muon import Muon
 
 # One-cycle's ends and its momentum (Smith 2018, section 4; the divisors are those of fastai and PyTorch).
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-5
+ADAM_SECOND_BETA = 0.999
 ONECYCLE_MOMENTUM = 0.1  # momentum is lower by this much at the peak learning rate
+
+GROWN = 0.6  # the part of all steps behind which pictures have their full size
+SIZE_STEP = 32  # px; a compiled network is compiled anew for every size, and each stage halves it
 
 STEM, HEAD = ("conv1", "bn1", "maxpool"), "fc"  # names of the modules before the first stage, and of the last layer
 
@@ -23,21 +29,29 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Pretrained parameters are grouped by stage: each group has a learning rate of its own, and an optimiser's fused
     kernel wants all of a group to begin at the same step.
     """
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    assert recipe.lr != "auto"  # the finder has replaced it
+    groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     places = stages_below_head(network) if recipe.pretrained is not None else {}
     for name, parameter in network.named_parameters():
-        groups.setdefault((places.get(name, 0), parameter.ndim > 1), []).append(parameter)
+        kernel = parameter.ndim > 2
+        groups.setdefault((places.get(name, 0), parameter.ndim > 1, kernel), []).append(parameter)
+    muon = recipe.optimizer == "muon"
     options = [
         {
             "params": parameters,
             "weight_decay": recipe.weight_decay if decays else 0.0,
-            "lr_scale": recipe.lr_decay**place,
+            "lr_scale": recipe.lr_decay**place * (recipe.rest_lr / recipe.lr if muon and not kernel else 1.0),
+            **({"matrix": kernel} if muon else {}),
         }
-        for (place, decays), parameters in groups.items()
+        for (place, decays, kernel), parameters in groups.items()
     ]
-    if recipe.optimizer == "adam":
+    if muon:
+        return Muon(options, lr=recipe.lr, momentum=recipe.momentum)
+    if recipe.optimizer == "lamb":
+        return Lamb(options, lr=recipe.lr, betas=(recipe.momentum, ADAM_SECOND_BETA))
+    if recipe.optimizer in ("adam", "adamw"):
         # Decoupled decay (Loshchilov & Hutter 2017): with a decay of zero this is Adam itself.
-        return torch.optim.AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
+        return torch.optim.AdamW(options, lr=recipe.lr, betas=(recipe.momentum, ADAM_SECOND_BETA), fused=True)
     nesterov = recipe.momentum > 0
     return torch.optim.SGD(options, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
 
@@ -67,14 +81,15 @@ def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> flo
 def schedule(recipe: Recipe, step: int) -> tuple[float, float]:
     """Learning rate and momentum of a step, counted from 0, out of `recipe.steps`."""
     assert recipe.steps is not None
+    assert recipe.lr != "auto"
     warmup = recipe.warmup * recipe.steps
     rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
     falling = min(1.0, max(0.0, (step + 1 - warmup) / max(1.0, recipe.steps - warmup)))
     cosine = (1 + math.cos(math.pi * falling)) / 2
-    if recipe.schedule == "constant":
-        return recipe.lr * rising, recipe.momentum
-    if recipe.schedule == "cosine":
-        return recipe.lr * (rising if rising < 1 else cosine), recipe.momentum
+    if recipe.schedule != "onecycle":
+        passed = sum(step >= milestone * recipe.steps for milestone in recipe.milestones)
+        later = {"constant": 1.0, "cosine": cosine, "linear": 1 - falling, "steps": 0.1**passed}[recipe.schedule]
+        return recipe.lr * (rising if rising < 1 else later), recipe.momentum
     if rising < 1:
         part = (1 - math.cos(math.pi * rising)) / 2
         share = ONECYCLE_START + (1 - ONECYCLE_START) * part
@@ -82,3 +97,13 @@ def schedule(recipe: Recipe, step: int) -> tuple[float, float]:
         part = cosine
         share = ONECYCLE_END + (1 - ONECYCLE_END) * part
     return recipe.lr * share, max(0.0, recipe.momentum - ONECYCLE_MOMENTUM * part)
+
+
+def picture_size(recipe: Recipe, step: int) -> int:
+    """Height and width of the pictures in an epoch that begins at a step: growing from `first_size` to `size`."""
+    if recipe.first_size is None:
+        return recipe.size
+    assert recipe.steps is not None
+    grown = min(1.0, step / (GROWN * recipe.steps))
+    size = recipe.first_size + grown * (recipe.size - recipe.first_size)
+    return min(recipe.size, max(recipe.first_size, round(size / SIZE_STEP) * SIZE_STEP))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,11 @@ class Pretrained:
         if self.preprocess is not None:
             usual |= {"size": self.preprocess.size, "crop": self.preprocess.crop}
         return usual
+
+
+def hub_can_be_reached() -> bool:
+    """Whether weights of the hub might be had: its package is installed, and nobody asked to stay offline."""
+    return find_spec("huggingface_hub") is not None and os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0")
 
 
 def read(place: str, *, model: str | None = None, spec: Sequence[str] = (), channels: int | None = None) -> Pretrained:

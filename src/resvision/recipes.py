@@ -1,0 +1,265 @@
+"""The recipes by name: functions that return a complete Recipe for a set of pictures, and say why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from resvision.errors import RecipeError
+from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a recipe depends on.
+
+    Args:
+        pictures: in the training split.
+        side: the usual shorter side, in pixels.
+        channels: 1 if all are grey, else 3.
+        flip: whether a mirrored picture still belongs to its class.
+        smallest_class: training pictures of the class that has the fewest.
+        largest_class: of the one that has the most.
+    """
+
+    pictures: int
+    side: int
+    channels: Literal[1, 3]
+    flip: bool
+    smallest_class: int
+    largest_class: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A recipe, and one line for each thing that was chosen, which says why."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...]
+
+
+FEW_A_CLASS = 100  # below so many pictures a class a set is small: it is presented often, and strongly augmented
+IMBALANCE = 3.0  # a class this many times as large as another makes the classes weigh the same
+LONG_EPOCHS = 40  # from here on what regularises pays, and before it only slows down
+LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times
+FINE_TUNING_LR = 0.1
+FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
+
+# What an optimiser wants where a recipe was written for another one; the rates are for batches of `reference`.
+_OPTIMIZERS: dict[str, Values] = {
+    "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+    "adam": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0},  # Kingma & Ba 2014
+    "adamw": {"lr": 2e-3, "momentum": 0.9, "weight_decay": 0.05},
+    "lamb": {"lr": 5e-3, "momentum": 0.9, "weight_decay": 0.02},  # Wightman et al. 2021, table 2, scaled down
+    "muon": {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0},
+}
+_REFERENCE_BATCH = 64
+
+
+def _small_picture(size: int) -> bool:
+    return size <= SMALL_PICTURE
+
+
+def quick(size: int) -> Values:
+    """The best accuracy within few epochs or minutes."""
+    common: Values = {
+        "batch_size": 64,
+        "optimizer": "muon",
+        "warmup": 0.1,
+        "schedule": "linear",
+        "label_smoothing": 0.1,
+    }
+    if _small_picture(size):
+        return common | {"model": "resnet20_cifar", "lr": 0.05, "rest_lr": 0.05, "shift": max(1, size // 16)}
+    return common | {
+        "model": "resnet18d",
+        "spec": ("activation=silu",),
+        "crop_scale": 0.35,
+        "lr": 0.05,
+        "rest_lr": 0.05,
+    }
+
+
+def strong(size: int) -> Values:
+    """Long runs: many ways to regularise, and averaged weights."""
+    common = quick(size) | {
+        "epochs": 80,
+        "trivial_augment": True,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "erase": 0.25,
+        "drop_path": 0.05,
+        "ema": 0.999,
+    }
+    if _small_picture(size):
+        return common | {"model": "wrn28_10" if size > 16 else "resnet20_cifar"}
+    return common | {"model": "resnet50d", "crop_scale": 0.25, "first_size": max(SMALL_PICTURE, size // 32 * 16)}
+
+
+def noisy(size: int) -> Values:
+    """Sets in which labels are wrong: a loss that they mislead less, and averaged weights."""
+    return quick(size) | {"label_smoothing": 0.0, "loss": "gce", "gce_q": 0.5, "ema": 0.995}
+
+
+def small(size: int) -> Values:
+    """Tens of pictures a class: many presentations, each of them another view."""
+    values = quick(size) | {"mixup": 0.2, "trivial_augment": True, "ema": 0.99, "batch_size": 32}
+    return values if _small_picture(size) else values | {"crop_scale": 0.25}
+
+
+def paper(size: int) -> Values:
+    """He et al. 2015: section 4.2 for small pictures, 64,000 steps; section 3.4 for large ones, 90 epochs."""
+    common: Values = {
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "warmup": 0.0,
+        "schedule": "steps",
+        "label_smoothing": 0.0,
+    }
+    if _small_picture(size):
+        return common | {
+            "model": "resnet20_cifar",
+            "batch_size": 128,
+            "max_steps": 64_000,
+            "milestones": (0.5, 0.75),
+            "shift": max(1, size // 8),
+        }
+    return common | {
+        "model": "resnet18",
+        "batch_size": 256,
+        "epochs": 90,
+        "milestones": (1 / 3, 2 / 3),
+        "crop_scale": 0.08,
+    }
+
+
+def plain(size: int) -> Values:
+    """What most scripts do: SGD with momentum and a cosine; also for fine-tuning."""
+    common: Values = {"batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"}
+    if _small_picture(size):
+        return common | {"model": "resnet20_cifar", "lr": 0.1, "warmup": 0.1, "shift": max(1, size // 16)}
+    return common | {"model": "resnet18", "lr": 0.3, "warmup": 0.15, "crop_scale": 0.5, "label_smoothing": 0.1}
+
+
+RECIPES: Mapping[str, Callable[[int], Values]] = {
+    "quick": quick,
+    "strong": strong,
+    "noisy": noisy,
+    "small": small,
+    "paper": paper,
+    "plain": plain,
+}
+NAMES = ("auto", *RECIPES)
+
+
+def choose(
+    name: str, facts: DataFacts, given: Mapping[str, Any], usual: Mapping[str, Any] | None = None, *, hub: bool = False
+) -> Choice:
+    """The recipe of that name for a set of `facts`, with the fields of `given` in place of its own.
+
+    Args:
+        name: one of NAMES; "auto" chooses one of the others.
+        facts: of the data.
+        given: fields that are decided; with `pretrained` among them, those left out are for fine-tuning.
+        usual: fields that pretrained weights bring along, such as their size, where `given` has no others.
+        hub: whether pretrained weights could be fetched, so that "auto" may point to them.
+
+    Raises:
+        RecipeError: a field does not exist, is out of range, or contradicts another.
+    """
+    if name not in NAMES:
+        raise RecipeError(f"there is no recipe {name!r}: there are {', '.join(NAMES)}, or give a recipe.yaml")
+    usual = usual or {}
+    size = given.get("size") or usual.get("size") or (facts.side if _small_picture(facts.side) else 128)
+    reasons: list[str] = []
+    if name == "auto":
+        name, why = _automatic(facts, given)
+        reasons.append(f"recipe {name}: {why}")
+    values = RECIPES[name](size) | {"size": size, "channels": facts.channels, "flip": facts.flip}
+    if not _small_picture(size):
+        values["crop"] = 0.875
+    if given.get("pretrained"):
+        values["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
+    elif hub and facts.smallest_class < FEW_A_CLASS and not _small_picture(size):
+        reasons.append("few pictures: weights of a larger set do better, such as --pretrained hf:timm/resnet18.a1_in1k")
+    if facts.largest_class >= IMBALANCE * facts.smallest_class and values.get("loss", "cross_entropy") != "gce":
+        values["balance"] = "weights"
+        reasons.append(
+            f"balance=weights: the classes have {facts.smallest_class:,} to {facts.largest_class:,} pictures"
+        )
+    chosen = make(_adapted(values, given, reasons) | dict(usual) | dict(given))
+    if all(getattr(chosen, length) is None for length in LENGTHS):
+        steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
+        chosen = replace(chosen, epochs=max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch))))
+        reasons.append(f"epochs={chosen.epochs}: none were asked for (--epochs, --minutes)")
+    elif chosen.first_size is not None and chosen.epochs == 1:
+        chosen = replace(chosen, first_size=None)
+    return Choice(recipe=chosen, reasons=tuple(reasons))
+
+
+def _automatic(facts: DataFacts, given: Mapping[str, Any]) -> tuple[str, str]:
+    """Which recipe, and why."""
+    if given.get("pretrained"):
+        return "plain", "the weights are pretrained, and want to be moved gently"
+    if facts.smallest_class < FEW_A_CLASS:
+        return "small", f"the smallest class has {facts.smallest_class:,} pictures, fewer than {FEW_A_CLASS}"
+    if (given.get("epochs") or 0) >= LONG_EPOCHS:
+        return "strong", f"{given['epochs']} epochs are long enough for what regularises to pay ({LONG_EPOCHS} or more)"
+    return "quick", "does best within few epochs or minutes"
+
+
+def _adapted(values: Values, given: Mapping[str, Any], reasons: list[str]) -> Values:
+    """The fields of a recipe that must follow those that are given."""
+    values = dict(values)
+    if any(given.get(length) for length in LENGTHS):
+        values |= dict.fromkeys(LENGTHS)
+    if given.get("model"):
+        values.pop("spec", None)  # it was for the recipe's own network
+    optimizer = given.get("optimizer", values["optimizer"])
+    if optimizer != values["optimizer"]:
+        values |= _OPTIMIZERS[optimizer]
+    reference, batch = values["batch_size"], given.get("batch_size")
+    if batch and batch != reference and "lr" not in given and optimizer != "adam":
+        # Goyal et al. 2017 for SGD; the others' steps do not grow with the gradient, and their noise does by the root.
+        share = batch / reference
+        scale = share if optimizer == "sgd" else math.sqrt(share)
+        values["lr"] = float(f"{values['lr'] * scale:.3g}")
+        values["rest_lr"] = float(f"{values.get('rest_lr', 0.1) * share:.3g}")
+        reasons.append(f"lr={values['lr']}: scaled from batches of {reference} to {batch}")
+    # Where two fields exclude each other, the one that is asked for stays.
+    if given.get("shift"):
+        values |= {"crop_scale": 1.0, "first_size": None}
+    if given.get("crop_scale", 1) < 1 or given.get("first_size"):
+        values["shift"] = 0
+    if given.get("loss", "cross_entropy") != "cross_entropy" and values.get("balance") == "weights":
+        values["balance"] = "sampling"
+    if given.get("loss", values.get("loss")) == "gce":
+        values |= {"label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+    elif any(given.get(field) for field in ("label_smoothing", "mixup", "cutmix")):
+        values.pop("loss", None)
+    if (first := values.get("first_size")) and first > given.get("size", values["size"]):
+        values["first_size"] = None
+    return values
+
+
+def demo() -> Recipe:
+    """The recipe of `resvision demo`: everything fixed, so that the same machine gives the same weights each time."""
+    return Recipe(
+        model="resnet14_cifar",
+        size=8,
+        channels=1,
+        epochs=40,
+        batch_size=64,
+        shift=1,
+        precision="fp32",
+        channels_last=True,
+        compile=False,
+        memory="full",
+        workers=0,
+    )

@@ -1,0 +1,99 @@
+"""Muon: momentum whose matrix is made orthogonal before it moves the weights, here for convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# Jordan et al. 2024 ("Muon: an optimizer for hidden layers"): a polynomial of odd degree that, applied a few times,
+# moves all singular values close to 1. Its slope at zero is made large on purpose, so that small ones grow fast.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 4
+
+
+class Muon(Optimizer):
+    """Muon for weights of two and more dimensions, and SGD with Nesterov momentum for the rest.
+
+    A kernel (O, I, H, W) is taken as the matrix (O, I * H * W), whose Nesterov momentum is replaced by the nearest
+    matrix with orthogonal rows (or columns): W <- W - lr * sqrt(max(1, rows / columns)) * orthogonal(momentum).
+    `torch.optim.Muon` does the same for matrices alone.
+
+    Args:
+        params: groups; those with `matrix=True` are orthogonalised, each with its own `lr` and `weight_decay`
+            (decoupled from the gradient; for the other groups it is part of it, as in SGD).
+        lr: of groups that have none of their own.
+        momentum: of all groups.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "matrix": False})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in parameters]
+            if group["matrix"]:
+                self._orthogonal_step(parameters, gradients, group)
+            elif parameters:
+                self._plain_step(parameters, gradients, group)
+
+    def _momentum(self, parameters: list[Tensor]) -> list[Tensor]:
+        for p in parameters:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return [self.state[p]["momentum_buffer"] for p in parameters]
+
+    def _plain_step(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+        buffers = self._momentum(parameters)
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(gradients, buffers, alpha=group["momentum"])
+        torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
+
+    def _orthogonal_step(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        buffers = self._momentum(parameters)
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        alike: dict[tuple[int, int], list[int]] = {}  # matrices of one shape are made orthogonal together
+        for index, p in enumerate(parameters):
+            alike.setdefault((len(p), p[0].numel()), []).append(index)
+        for (rows, columns), indices in alike.items():
+            matrices = torch.stack([nesterov[index].reshape(rows, columns) for index in indices])
+            scale = max(1.0, rows / columns) ** 0.5
+            for index, update in zip(indices, orthogonal(matrices), strict=True):
+                p = parameters[index]
+                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+
+
+def orthogonal(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """The nearest matrices with orthogonal rows or columns, roughly: singular values between about 0.7 and 1.2.
+
+    Newton-Schulz iterations in bfloat16, which need nothing but matrix products (Jordan et al. 2024).
+
+    Args:
+        matrices: (N, rows, columns), any scale.
+        iterations: of the polynomial.
+
+    Returns:
+        The same shape in bfloat16.
+    """
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
