@@ -133,21 +133,23 @@ def moved_by_hand(picture: np.ndarray, sample: int, epoch: int, recipe: Recipe, 
             inside = 0 <= y + down < size and 0 <= x + right < size
             for c, mean in enumerate(preprocess.mean):
                 result[y, x, c] = picture[y + down, x + right, c] if inside else round(mean * 255)
-    return result[:, ::-1] if recipe.flip and draws(recipe.seed, epoch, one, FLIP)[0] < 0.5 else result
+    begins_mirrored = draws(recipe.seed, 0, one, FLIP)[0] < 0.5
+    return result[:, ::-1] if recipe.flip and begins_mirrored == (epoch % 2 == 0) else result
 
 
 @pytest.mark.parametrize(("shift", "flip"), [(0, False), (0, True), (1, False), (2, True), (7, True)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shift_and_flip_by_hand(shift: int, flip: bool, channels: int) -> None:
+@pytest.mark.parametrize("epoch", [4, 7])
+def test_shift_and_flip_by_hand(shift: int, flip: bool, channels: int, epoch: int) -> None:
     preprocess = COLOUR if channels == 3 else Preprocess(size=8, channels=1, mean=(0.3,), std=(0.2,))
     squares = noise(30, 8, 8, channels)
     samples = np.arange(100, 130)
     chosen = recipe(shift=shift, flip=flip)
-    result = shift_and_flip(squares, samples, 4, chosen, preprocess)
+    result = shift_and_flip(squares, samples, epoch, chosen, preprocess)
     assert result.dtype == np.uint8
     assert result.flags.c_contiguous
     for picture, sample, moved in zip(squares, samples.tolist(), result, strict=True):
-        np.testing.assert_array_equal(moved, moved_by_hand(picture, sample, 4, chosen, preprocess))
+        np.testing.assert_array_equal(moved, moved_by_hand(picture, sample, epoch, chosen, preprocess))
 
 
 def test_the_border_is_filled_with_the_mean() -> None:
@@ -161,13 +163,18 @@ def test_the_border_is_filled_with_the_mean() -> None:
     assert np.bincount(rows)[6:].tolist() == pytest.approx([80, 80, 40], abs=25)
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+@pytest.mark.parametrize("epoch", [0, 6])
+def test_half_of_the_pictures_are_mirrored_and_the_others_in_the_next_epoch(epoch: int) -> None:
     squares = noise(1000, 8, 8, 3)
-    moved = shift_and_flip(squares, np.arange(1000), 0, recipe(flip=True), COLOUR)
-    same = (moved == squares).all(axis=(1, 2, 3))
-    mirrored = (moved == squares[:, :, ::-1]).all(axis=(1, 2, 3))
-    assert np.all(same ^ mirrored)
-    assert 440 < same.sum() < 560
+    before = np.zeros(1000, dtype=bool)
+    for number in (epoch, epoch + 1):
+        moved = shift_and_flip(squares, np.arange(1000), number, recipe(flip=True), COLOUR)
+        same = (moved == squares).all(axis=(1, 2, 3))
+        mirrored = (moved == squares[:, :, ::-1]).all(axis=(1, 2, 3))
+        assert np.all(same ^ mirrored)
+        assert 440 < same.sum() < 560
+        assert number == epoch or np.all(mirrored ^ before)  # each picture is seen both ways
+        before = mirrored
 
 
 def test_nothing_asked_nothing_moved() -> None:

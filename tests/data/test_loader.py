@@ -143,7 +143,7 @@ def test_an_epoch_that_is_left_early_does_not_disturb_the_next(tmp_path: Path, w
 def test_an_epoch_leaves_out_only_the_remainder(count: int, batch_size: int, steps: int) -> None:
     batches = training(in_memory(count), recipe(batch_size=batch_size))
     size = min(count, batch_size)
-    assert (batches.steps, batches.batch_size, batches.count) == (steps, size, count)
+    assert (batches.steps, batches.batch_size, len(batches.labels)) == (steps, size, count)
     left_out = []
     for epoch in range(10):
         labels = [batch.labels.tolist() for batch in batches.epoch(epoch)]
@@ -270,7 +270,7 @@ def test_small_pictures_found_truncated_are_skipped_and_recorded(tmp_path: Path)
     batches = training(split, recipe(), max_bad=0.05)
     assert batches.memory is not None
     assert list(batches.bad.reasons) == ["005.png"]
-    assert (batches.count, batches.steps) == (21, 5)
+    assert (len(batches.labels), batches.steps) == (21, 5)
     seen = {label for epoch in range(20) for batch in batches.epoch(epoch) for label in batch.labels.tolist()}
     assert seen == set(range(22)) - {5}
     with pytest.raises(DataError, match=r"^1 unreadable: 005\.png .*at most 0"):
@@ -280,7 +280,7 @@ def test_small_pictures_found_truncated_are_skipped_and_recorded(tmp_path: Path)
 def test_a_truncated_picture_in_a_split_smaller_than_a_batch_leaves_a_step(tmp_path: Path) -> None:
     split = replaced(on_disk(tmp_path, 20), {5: small_truncated(5)})
     batches = training(split, recipe(batch_size=128), max_bad=0.05)
-    assert batches.count == 19
+    assert len(batches.labels) == batches.batch_size == 19
     assert batches.steps == 1
     assert [len(batch.labels) for batch in batches.epoch(0)] == [19]
 

@@ -38,6 +38,19 @@ def test_the_facts_of_an_array() -> None:
     assert (found.pictures, found.side, found.channels, found.flip) == (10, 20, 3, True)
 
 
+def test_the_smallest_and_the_largest_class_are_counted() -> None:
+    pictures = ArrayPictures(np.zeros((7, 8, 8), dtype=np.uint8), "x")
+    labels = np.array([2, 0, 2, 2, 0, 1, 2])
+    splits = {
+        "train": Split(pictures, labels),
+        "test": Split(pictures, np.array([0, 1, 2, 2, 2, 2, 2])),  # which is not asked
+    }
+    found = facts(DataSet(name="pets", classes=("a", "b", "c"), splits=splits, method="none", flip=True))
+    assert (found.smallest_class, found.largest_class) == (1, 4)
+    found = facts(dataset(pictures))
+    assert (found.smallest_class, found.largest_class) == (3, 4)
+
+
 def test_the_usual_side_is_the_median_of_the_shorter_ones() -> None:
     found = facts(dataset(solid(("RGB", (10, 30)), ("RGB", (50, 20)), ("RGB", (900, 800)))))
     assert (found.pictures, found.side, found.channels) == (3, 20, 3)
