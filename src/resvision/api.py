@@ -104,7 +104,7 @@ def train(
         chosen, weights, reasons = _recipe(dataset, recipe, fields)
         for reason in reasons:
             reporter.note(reason)
-        zoo.variant(chosen.model, chosen.spec)
+        zoo.variant(chosen.model, chosen.spec).drop_rates(chosen.drop_path)  # refuses what cannot be, before any folder
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
     with run.removed_if_empty():
@@ -346,7 +346,7 @@ def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
     Raises:
         InputError: there is no such file, or it is no recipe.
     """
-    if isinstance(base, str) and not Path(base).exists() and Path(base).name == base:
+    if isinstance(base, str) and not Path(base).exists() and Path(base).name == base and not Path(base).suffix:
         raise RecipeError(f"there is no recipe {base!r}: there are {', '.join(recipes.NAMES)}, or give a recipe.yaml")
     recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
     if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it

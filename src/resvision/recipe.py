@@ -21,6 +21,7 @@ Keep = Literal["last", "best"]
 Memory = Literal["full", "checkpoint", "auto"]
 
 LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
+WHOLE_LABELS = ("mixup", "cutmix", "label_smoothing")  # what divides a label between classes, and gce excludes
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
 
 
@@ -237,7 +238,7 @@ class Recipe:
             raise RecipeError(f"repeats={self.repeats} and balance='sampling' exclude each other: give one of them")
         if self.loss != "cross_entropy" and self.balance == "weights":
             raise RecipeError(f"loss={self.loss!r} takes no class weights: use balance='sampling'")
-        if self.loss == "gce" and (mixed := [f for f in ("mixup", "cutmix", "label_smoothing") if getattr(self, f)]):
+        if self.loss == "gce" and (mixed := [f for f in WHOLE_LABELS if getattr(self, f)]):
             raise RecipeError(f"loss='gce' wants whole labels: leave out {' and '.join(mixed)}")
         if self.holdout == 0 and (choices := self.choices):
             raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")

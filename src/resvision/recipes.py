@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from resvision import zoo
 from resvision.errors import RecipeError
-from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
+from resvision.recipe import LENGTHS, SMALL_PICTURE, WHOLE_LABELS, Recipe, make
 
 Values = dict[str, Any]
 
@@ -49,19 +50,24 @@ LEAST_STEPS = 1500  # a small set is presented often enough to make this many st
 FINE_TUNING_LR = 0.1
 FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
 
-# What an optimiser wants where a recipe was written for another one; the rates are for batches of `reference`.
+# What an optimiser wants where a recipe was written for another one.
 _OPTIMIZERS: dict[str, Values] = {
     "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0},  # Kingma & Ba 2014
     "adamw": {"lr": 2e-3, "momentum": 0.9, "weight_decay": 0.05},
     "lamb": {"lr": 5e-3, "momentum": 0.9, "weight_decay": 0.02},  # Wightman et al. 2021, table 2, scaled down
-    "muon": {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0},
+    "muon": {"lr": 0.05, "rest_lr": 0.05, "momentum": 0.9, "weight_decay": 0.0},
 }
-_REFERENCE_BATCH = 64
+_REFERENCE_BATCH = 64  # pictures a step that these rates, and those for fine-tuning, are for
 
 
 def _small_picture(size: int) -> bool:
     return size <= SMALL_PICTURE
+
+
+def _shift(size: int, part: int) -> int:
+    """A `part`-th of the picture, at least a pixel where there are two."""
+    return min(size - 1, max(1, size // part))
 
 
 def quick(size: int) -> Values:
@@ -74,7 +80,7 @@ def quick(size: int) -> Values:
         "label_smoothing": 0.1,
     }
     if _small_picture(size):
-        return common | {"model": "resnet20_cifar", "lr": 0.05, "rest_lr": 0.05, "shift": max(1, size // 16)}
+        return common | {"model": "resnet20_cifar", "lr": 0.05, "rest_lr": 0.05, "shift": _shift(size, 16)}
     return common | {
         "model": "resnet18d",
         "spec": ("activation=silu",),
@@ -96,7 +102,7 @@ def strong(size: int) -> Values:
         "ema": 0.999,
     }
     if _small_picture(size):
-        return common | {"model": "wrn28_10" if size > 16 else "resnet20_cifar"}
+        return common | {"model": "wrn16_4" if size > 16 else "resnet20_cifar"}
     return common | {"model": "resnet50d", "crop_scale": 0.25, "first_size": max(SMALL_PICTURE, size // 32 * 16)}
 
 
@@ -128,7 +134,7 @@ def paper(size: int) -> Values:
             "batch_size": 128,
             "max_steps": 64_000,
             "milestones": (0.5, 0.75),
-            "shift": max(1, size // 8),
+            "shift": _shift(size, 8),
         }
     return common | {
         "model": "resnet18",
@@ -143,7 +149,7 @@ def plain(size: int) -> Values:
     """What most scripts do: SGD with momentum and a cosine; also for fine-tuning."""
     common: Values = {"batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"}
     if _small_picture(size):
-        return common | {"model": "resnet20_cifar", "lr": 0.1, "warmup": 0.1, "shift": max(1, size // 16)}
+        return common | {"model": "resnet20_cifar", "lr": 0.1, "warmup": 0.1, "shift": _shift(size, 16)}
     return common | {"model": "resnet18", "lr": 0.3, "warmup": 0.15, "crop_scale": 0.5, "label_smoothing": 0.1}
 
 
@@ -171,7 +177,8 @@ def choose(
         hub: whether pretrained weights could be fetched, so that "auto" may point to them.
 
     Raises:
-        RecipeError: a field does not exist, is out of range, or contradicts another.
+        RecipeError: there is no such recipe; or a field does not exist, is out of range, or contradicts another.
+        SpecError: a network that is given does not exist.
     """
     if name not in NAMES:
         raise RecipeError(f"there is no recipe {name!r}: there are {', '.join(NAMES)}, or give a recipe.yaml")
@@ -184,22 +191,15 @@ def choose(
     values = RECIPES[name](size) | {"size": size, "channels": facts.channels, "flip": facts.flip}
     if not _small_picture(size):
         values["crop"] = 0.875
-    if given.get("pretrained"):
-        values["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
-    elif hub and facts.smallest_class < FEW_A_CLASS and not _small_picture(size):
+    if hub and not given.get("pretrained") and facts.smallest_class < FEW_A_CLASS and not _small_picture(size):
         reasons.append("few pictures: weights of a larger set do better, such as --pretrained hf:timm/resnet18.a1_in1k")
-    if facts.largest_class >= IMBALANCE * facts.smallest_class and values.get("loss", "cross_entropy") != "gce":
-        values["balance"] = "weights"
-        reasons.append(
-            f"balance=weights: the classes have {facts.smallest_class:,} to {facts.largest_class:,} pictures"
-        )
-    chosen = make(_adapted(values, given, reasons) | dict(usual) | dict(given))
+    chosen = make(_adapted(values, facts, given, reasons) | dict(usual) | dict(given))
+    if chosen.drop_path and "drop_path" not in given and not zoo.variant(chosen.model, chosen.spec).can_drop_branches:
+        chosen = replace(chosen, drop_path=0.0)
     if all(getattr(chosen, length) is None for length in LENGTHS):
         steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
         chosen = replace(chosen, epochs=max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch))))
         reasons.append(f"epochs={chosen.epochs}: none were asked for (--epochs, --minutes)")
-    elif chosen.first_size is not None and chosen.epochs == 1:
-        chosen = replace(chosen, first_size=None)
     return Choice(recipe=chosen, reasons=tuple(reasons))
 
 
@@ -214,38 +214,64 @@ def _automatic(facts: DataFacts, given: Mapping[str, Any]) -> tuple[str, str]:
     return "quick", "does best within few epochs or minutes"
 
 
-def _adapted(values: Values, given: Mapping[str, Any], reasons: list[str]) -> Values:
-    """The fields of a recipe that must follow those that are given."""
+def _adapted(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: list[str]) -> Values:
+    """The fields of a recipe that must follow the data and those that are given."""
     values = dict(values)
     if any(given.get(length) for length in LENGTHS):
         values |= dict.fromkeys(LENGTHS)
     if given.get("model"):
         values.pop("spec", None)  # it was for the recipe's own network
-    optimizer = given.get("optimizer", values["optimizer"])
-    if optimizer != values["optimizer"]:
-        values |= _OPTIMIZERS[optimizer]
-    reference, batch = values["batch_size"], given.get("batch_size")
-    if batch and batch != reference and "lr" not in given and optimizer != "adam":
-        # Goyal et al. 2017 for SGD; the others' steps do not grow with the gradient, and their noise does by the root.
-        share = batch / reference
-        scale = share if optimizer == "sgd" else math.sqrt(share)
-        values["lr"] = float(f"{values['lr'] * scale:.3g}")
-        values["rest_lr"] = float(f"{values.get('rest_lr', 0.1) * share:.3g}")
-        reasons.append(f"lr={values['lr']}: scaled from batches of {reference} to {batch}")
+    values |= _rates(values, facts, given, reasons)
     # Where two fields exclude each other, the one that is asked for stays.
     if given.get("shift"):
         values |= {"crop_scale": 1.0, "first_size": None}
     if given.get("crop_scale", 1) < 1 or given.get("first_size"):
         values["shift"] = 0
-    if given.get("loss", "cross_entropy") != "cross_entropy" and values.get("balance") == "weights":
-        values["balance"] = "sampling"
-    if given.get("loss", values.get("loss")) == "gce":
-        values |= {"label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
-    elif any(given.get(field) for field in ("label_smoothing", "mixup", "cutmix")):
-        values.pop("loss", None)
-    if (first := values.get("first_size")) and first > given.get("size", values["size"]):
-        values["first_size"] = None
-    return values
+    return values | _losses(values, facts, given, reasons)
+
+
+def _rates(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: list[str]) -> Values:
+    """The optimiser, and its learning rates at the batch size that is given."""
+    rates: Values = {name: values[name] for name in ("lr", "rest_lr") if name in values}
+    reference = values["batch_size"]
+    # How fast pretrained weights may move was measured with SGD.
+    optimizer = given.get("optimizer") or ("sgd" if given.get("pretrained") else values["optimizer"])
+    if optimizer != values["optimizer"]:
+        rates |= {"optimizer": optimizer} | _OPTIMIZERS.get(optimizer, {})
+        reference = _REFERENCE_BATCH
+    if optimizer == "sgd" and given.get("pretrained"):
+        rates["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
+        reference = _REFERENCE_BATCH
+    batch = min(given.get("batch_size") or values["batch_size"], facts.pictures)
+    if batch > 0 and batch != reference and "lr" not in given and optimizer != "adam":
+        # Goyal et al. 2017 for SGD; the others' steps do not grow with the gradient, and their noise does by the root.
+        share = batch / reference
+        rates["lr"] = float(f"{rates['lr'] * (share if optimizer == 'sgd' else math.sqrt(share)):.3g}")
+        if optimizer == "muon":
+            rates["rest_lr"] = float(f"{rates['rest_lr'] * share:.3g}")
+        reasons.append(f"lr={rates['lr']:g}: scaled from batches of {reference} to {batch}")
+    return rates
+
+
+def _losses(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: list[str]) -> Values:
+    """The loss, and whether classes weigh the same in it, where some of both is given."""
+    changes: Values = {}
+    asked = [field for field in WHOLE_LABELS if given.get(field)]
+    asked += ["balance"] if given.get("balance") == "weights" else []
+    if given.get("loss") == "gce":
+        changes |= dict.fromkeys(WHOLE_LABELS, 0.0)
+    elif values.get("loss") == "gce" and "loss" not in given and asked:
+        changes["loss"] = "cross_entropy"
+        reasons.append(f"loss=cross_entropy: the recipe's gce excludes {' and '.join(asked)}")
+    imbalanced = facts.largest_class >= IMBALANCE * facts.smallest_class
+    # With wrong labels nobody knows how large the classes are.
+    if imbalanced and values.get("loss") != "gce" and "balance" not in given:
+        way = "weights" if given.get("loss", "cross_entropy") == "cross_entropy" else "sampling"
+        if way == "weights" or given.get("repeats", 1) == 1:
+            changes["balance"] = way
+            sizes = f"{facts.smallest_class:,} to {facts.largest_class:,}"
+            reasons.append(f"balance={way}: the classes have {sizes} pictures")
+    return changes
 
 
 def demo() -> Recipe:

@@ -244,6 +244,23 @@ class ResNetSpec:
         return 32 if self.stem == "cifar" else 224
 
     @property
+    def can_drop_branches(self) -> bool:
+        """Whether a block can do without F for a while: a shortcut is left, and F is not computed twice."""
+        return self.shortcut != "none" and not self.reversible
+
+    def drop_rates(self, rate: float) -> tuple[float, ...]:
+        """How probably each block's F is left out in training, up to `rate` of the last (Huang et al. 2016, section 3).
+
+        Raises:
+            SpecError: there is no shortcut that would be left, or F is computed twice.
+        """
+        if rate and not self.can_drop_branches:
+            kind = "reversible" if self.reversible else "plain"
+            raise SpecError(f"drop_path={rate}: a {kind} network cannot leave out its branches")
+        blocks = len(self.plan())
+        return tuple(rate * index / blocks for index in range(1, blocks + 1))
+
+    @property
     def depth(self) -> int:
         """Layers as He et al. count them: stem, the convolutions of F, and the last linear layer.
 

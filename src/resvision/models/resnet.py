@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resvision.errors import SpecError
 from resvision.models.block import Block
 from resvision.models.initial import initialise
 from resvision.models.layers import Activate, Shift, activate, conv, normalise
@@ -71,17 +70,9 @@ class ResNet(nn.Module):
                     yield block
 
     def set_drop_path(self, rate: float) -> None:
-        """Leaves out branches in training, ever more up to `rate` of the last block's (Huang et al. 2016, section 3).
-
-        Raises:
-            SpecError: the network has no shortcut that would be left, or computes its branches twice.
-        """
-        if rate and (self.spec.shortcut == "none" or self.spec.reversible):
-            kind = "reversible" if self.spec.reversible else "plain"
-            raise SpecError(f"drop_path={rate}: a {kind} network cannot leave out its branches")
-        blocks = list(self.blocks())
-        for index, block in enumerate(blocks, start=1):
-            block.drop_path = rate * index / len(blocks)
+        """Leaves out branches in training, as `drop_rates` of the spec says; raises its SpecError."""
+        for block, dropped in zip(self.blocks(), self.spec.drop_rates(rate), strict=True):
+            block.drop_path = dropped
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, S, S) to the first block's input, (N, C, S / 4, S / 4), or (N, C, S, S) for CIFAR."""
