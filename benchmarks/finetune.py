@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from resvision import recipe as recipes
+from resvision import recipes
 from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.pictures import DataSet, Split
@@ -56,7 +56,8 @@ def accuracy(dataset: DataSet, fields: dict[str, Any], source: Path | None, out:
     if source is not None:
         weights = pretrained.read(str(source))
         fields, usual = fields | weights.decided(), weights.usual()
-    recipe = recipes.default(facts(dataset), {"workers": 0, "holdout": 0.0} | fields, usual)
+    # The same recipe for all, so that they differ in their weights alone.
+    recipe = recipes.choose("plain", facts(dataset), {"workers": 0, "holdout": 0.0} | fields, usual).recipe
     _, result, _ = train(dataset, recipe, RunFolder.create(out, "finetune"), weights=weights)
     return float(result["accuracy"])
 

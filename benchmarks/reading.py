@@ -14,8 +14,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from resvision import recipe as recipes
-from resvision import zoo
+from resvision import recipes, zoo
 from resvision.data import sources
 from resvision.data.loader import Batch, TrainingBatches, default_workers, screen
 from resvision.data.statistics import facts
@@ -39,7 +38,8 @@ def main() -> None:
 
     dataset = sources.prepare(sources.load(arguments.folder))
     given = {"model": arguments.model, "size": arguments.size, "max_steps": 1000, "workers": arguments.workers}
-    recipe = dataclasses.replace(recipes.default(facts(dataset), given), steps=1000, lr=1e-4)
+    chosen = recipes.choose("plain", facts(dataset), given).recipe
+    recipe = dataclasses.replace(chosen, steps=1000, lr=1e-4, memory="full")
     preprocess = Preprocess(size=arguments.size, crop=recipe.crop)
     split, bad, largest = screen(dataset.splits["train"], 0.01)
     batches = TrainingBatches(split, recipe, preprocess, bad, largest)

@@ -108,7 +108,7 @@ def plain_step(name: str, batch: Batch) -> Callable[[], None]:
 
 def our_step(name: str, size: int, batch: Batch) -> tuple[Callable[[], None], Recipe, str]:
     """A training step as `resvision train` does it, with what it measures and chooses on this machine."""
-    recipe = Recipe(model=name, size=size, channels=3, batch_size=len(batch.labels), lr=LR, steps=1000)
+    recipe = Recipe(model=name, size=size, channels=3, batch_size=len(batch.labels), lr=LR, steps=1000, memory="full")
     network = ResNet(dataclasses.replace(zoo.get(name), num_classes=CLASSES)).train()
     preprocess = Preprocess(size=size)
     recipe, measured = engine.choose(network, recipe, cross_entropy(), preprocess, lambda seconds: 3600 / seconds)
