@@ -151,9 +151,17 @@ def test_patience_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert made.result["epoch_kept"] == held.index(max(held)) + 1 == len(rows) - 2
 
 
-def test_a_diverging_run_names_its_step(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+: lower --lr"):
-        api.train(stripes(64), validation=stripes(32, 1), epochs=30, lr=1e30, warmup=0.0, out=tmp_path / "r", **FIXED)
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ("sgd", r"the loss is (nan|inf) at step \d+: lower --lr, or use --precision fp32"),
+        ("muon", r"the network gives logits that are not finite after step 2: lower --lr, or use"),  # norms hide it
+    ],
+)
+def test_a_diverging_run_names_its_step(tmp_path: Path, optimizer: str, message: str) -> None:
+    fields = {"epochs": 30, "lr": 1e30, "warmup": 0.0, "optimizer": optimizer, "schedule": "constant", **FIXED}
+    with pytest.raises(DivergedError, match=message):
+        api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "r", **fields)
 
 
 # ---- roles ----

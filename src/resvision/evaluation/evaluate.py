@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resvision.data.loader import Batch
+from resvision.errors import DivergedError
 from resvision.evaluation import metrics
 from resvision.measure import now
 
@@ -61,14 +62,19 @@ def evaluate(
         batches: squares and labels that index `classes`.
         classes: K names.
         temperature: of the calibration (Guo et al. 2017, section 4.2).
+
+    Raises:
+        DivergedError: a logit is not finite.
     """
     start = now()
     rows, truth = [], []
     for batch in batches:
         rows.append(session(batch.squares))
         truth.append(batch.labels.numpy())
-    labels = np.concatenate(truth)
-    log_probabilities = metrics.log_softmax(np.concatenate(rows) / temperature)
+    labels, logits = np.concatenate(truth), np.concatenate(rows)
+    if not np.isfinite(logits).all():
+        raise DivergedError("the network gives logits that are not finite")
+    log_probabilities = metrics.log_softmax(logits / temperature)
     counts = metrics.confusion(labels, log_probabilities.argmax(axis=1), len(classes))
     correct, pictures = int(np.trace(counts)), len(labels)
     precision, recall = metrics.precision_and_recall(counts)

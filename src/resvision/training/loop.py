@@ -37,6 +37,7 @@ from resvision.training.run import RunFolder
 
 SAVE_SECONDS = 10.0  # shorter epochs than this share a checkpoint, or a tiny set would spend its time on saving
 FLUSH_STEPS = 20  # steps between two looks at the loss on an accelerator, which has to stop for each
+DIVERGED_ADVICE = "lower --lr, or use --precision fp32"
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Sums:
         for number, pictures, result in pending:
             loss = float(result.loss)
             if not math.isfinite(loss):
-                raise DivergedError(f"the loss is {loss} at step {number:,}: lower --lr, or use --precision fp32")
+                raise DivergedError(f"the loss is {loss} at step {number:,}: {DIVERGED_ADVICE}")
             self.loss += loss * pictures
             self.correct += int(result.correct)
             self.pictures += pictures
@@ -111,7 +112,7 @@ def train(
 
     Raises:
         DataError: the data cannot be used.
-        DivergedError: the loss is not a finite number.
+        DivergedError: the loss or a logit is not a finite number.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
         RunError: `resume`, and the data or the checkpoint are not those of the run.
     """
@@ -224,7 +225,7 @@ def train(
             if epoch_ends:
                 row = _row(state.sums, epoch, epochs, state.step, lr)
                 if parts.watched is not None:
-                    held = evaluate(session, watched, parts.classes)
+                    held = _evaluated(session, watched, parts.classes, state.step)
                     row |= {f"{parts.watched[0]}_accuracy": held.accuracy, f"{parts.watched[0]}_loss": held.nll}
                 row["seconds"] = earlier_seconds + now() - begin
                 state.history.append(row)
@@ -257,7 +258,7 @@ def train(
         provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
     )
     # By the classifier's own session, in float32: what is reported is what `predict` will do.
-    evaluation = evaluate(classifier.session, reported, parts.classes)
+    evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
@@ -321,6 +322,14 @@ def _row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> dict[str,
         "images_per_second": speed,
         "train_seconds": sums.seconds,
     }
+
+
+def _evaluated(session: TorchSession, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:
+    """The figures of a split; what went wrong behind the last loss shows here first."""
+    try:
+        return evaluate(session, batches, classes)
+    except DivergedError as error:
+        raise DivergedError(f"{error} after step {step:,}: {DIVERGED_ADVICE}") from error
 
 
 def _best(history: list[dict[str, Any]], parts: roles.Roles) -> int:
