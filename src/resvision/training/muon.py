@@ -19,8 +19,8 @@ class Muon(Optimizer):
     """Muon for weights of two and more dimensions, and SGD with Nesterov momentum for the rest.
 
     A kernel (O, I, H, W) is taken as the matrix (O, I * H * W), whose Nesterov momentum is replaced by the nearest
-    matrix with orthogonal rows (or columns): W <- W - lr * sqrt(max(1, rows / columns)) * orthogonal(momentum).
-    `torch.optim.Muon` does the same for matrices alone.
+    matrix with orthogonal rows (or columns): W <- W - lr * sqrt(max(1, rows / columns)) * orthogonal(momentum). Of
+    several experts (E, O, I, H, W) each is a matrix of its own. `torch.optim.Muon` does the same for matrices alone.
 
     Args:
         params: groups; those with `matrix=True` are orthogonalised, each with its own `lr` and `weight_decay`
@@ -39,9 +39,11 @@ class Muon(Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
+            if not parameters:
+                continue  # while the last layer learns alone
             if group["matrix"]:
                 self._orthogonal_step(parameters, gradients, group)
-            elif parameters:
+            else:
                 self._plain_step(parameters, gradients, group)
 
     def _momentum(self, parameters: list[Tensor]) -> list[Tensor]:
@@ -64,15 +66,17 @@ class Muon(Optimizer):
         torch._foreach_add_(buffers, gradients)
         nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        alike: dict[tuple[int, int], list[int]] = {}  # matrices of one shape are made orthogonal together
-        for index, p in enumerate(parameters):
-            alike.setdefault((len(p), p[0].numel()), []).append(index)
-        for (rows, columns), indices in alike.items():
-            matrices = torch.stack([nesterov[index].reshape(rows, columns) for index in indices])
+        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # made orthogonal together
+        for p, kernel in zip(parameters, nesterov, strict=True):
+            matrices = kernel.flatten(-3) if kernel.ndim > 3 else kernel.flatten(1)
+            rows, columns = matrices.shape[-2:]
+            alike.setdefault((rows, columns), []).append((p, matrices.reshape(-1, rows, columns)))
+        for (rows, columns), pairs in alike.items():
             scale = max(1.0, rows / columns) ** 0.5
-            for index, update in zip(indices, orthogonal(matrices), strict=True):
-                p = parameters[index]
-                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+            updates = orthogonal(torch.cat([matrices for _, matrices in pairs]))
+            sizes = [len(matrices) for _, matrices in pairs]
+            for (p, _), update in zip(pairs, torch.split(updates, sizes), strict=True):
+                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
 
 
 def orthogonal(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
