@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from resvision import api
 from resvision.progress import Reporter
+from resvision.recipe import Recipe
+from resvision.training import length
 
 
 class Notes(Reporter):
@@ -35,3 +38,18 @@ def test_memory_and_time_are_said_before_the_run_starts(tmp_path: Path) -> None:
     predicted = 60 * int(found[1]) + int(found[2])
     trained = made.result["steps"] * 32 / made.result["images_per_second"]
     assert abs(predicted - trained) < 2 + trained  # the machine may be busy at either moment
+
+
+@pytest.mark.parametrize(
+    ("steps", "first_size", "sizes"),
+    [
+        (100, 64, [64, 64, 96, 96, 96, 128, 128, 128, 128, 128]),
+        (100, None, [128] * 10),
+        (10, 64, [128]),  # the only epoch has full pictures
+        (15, 64, [64, 64, 128]),  # of which the last has half as many steps: weighed as halves of an epoch
+    ],
+)
+def test_growing_pictures_take_the_time_of_their_area(steps: int, first_size: int | None, sizes: list[int]) -> None:
+    recipe = Recipe(model="resnet18", size=128, first_size=first_size, steps=steps)
+    expected = sum((size / 128) ** 2 for size in sizes) / len(sizes)
+    assert length._growth(recipe, steps_an_epoch=10) == pytest.approx(expected)

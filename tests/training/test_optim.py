@@ -32,6 +32,21 @@ def test_constant() -> None:
     assert [lr(step, constant) for step in (0, 9, 50, 99)] == pytest.approx([0.05, 0.5, 0.5, 0.5])
 
 
+def test_linear() -> None:
+    linear = dataclasses.replace(BASE, schedule="linear")
+    expected = [0.05, 0.5, 0.5 * 50 / 90, 0.5 / 90, 0]
+    assert [lr(step, linear) for step in (0, 9, 49, 98, 99)] == pytest.approx(expected)
+
+
+def test_steps() -> None:
+    """A tenth behind each milestone, from its very step on."""
+    steps = dataclasses.replace(BASE, schedule="steps", milestones=(0.5, 0.75), warmup=0.0)
+    assert [lr(step, steps) for step in (0, 49, 50, 74, 75, 99)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+    warmed = dataclasses.replace(steps, warmup=0.1, milestones=(0.9,))
+    assert [lr(step, warmed) for step in (0, 9, 89, 90)] == pytest.approx([0.05, 0.5, 0.5, 0.05])
+    assert lr(99, dataclasses.replace(steps, milestones=())) == 0.5
+
+
 def test_onecycle() -> None:
     onecycle = dataclasses.replace(BASE, schedule="onecycle")
     rates, momenta = zip(*(optim.schedule(onecycle, step) for step in range(100)), strict=True)
@@ -44,6 +59,42 @@ def test_onecycle() -> None:
 
 def test_without_warmup_the_peak_comes_first() -> None:
     assert lr(0, dataclasses.replace(BASE, warmup=0.0, schedule="constant")) == 0.5
+
+
+# ---- growing pictures ----
+
+
+def sizes(first_size: int | None, size: int, epochs: int, steps_an_epoch: int = 10) -> list[int]:
+    recipe = dataclasses.replace(BASE, size=size, first_size=first_size, steps=epochs * steps_an_epoch)
+    return [optim.picture_size(recipe, epoch * steps_an_epoch, steps_an_epoch) for epoch in range(epochs)]
+
+
+def test_pictures_grow_until_six_tenths_of_the_run() -> None:
+    assert sizes(64, 128, 10) == [64, 64, 96, 96, 96, 128, 128, 128, 128, 128]  # 64, 74.7, 85.3, 96, 106.7, 117.3
+    assert sizes(None, 128, 3) == [128, 128, 128]
+    assert sizes(128, 128, 3) == [128, 128, 128]
+
+
+@pytest.mark.parametrize(("first", "size"), [(64, 200), (100, 224), (70, 75), (8, 16)])
+def test_pictures_of_any_size_begin_small_and_reach_their_full_size(first: int, size: int) -> None:
+    """Also where these are no multiples of 32."""
+    found = sizes(first, size, 20)
+    assert found[0] == max(first, round(first / 32) * 32) or found[0] == size
+    assert found == sorted(found)
+    assert found[12:] == [size] * 8
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_last_epoch_has_full_pictures_in_the_shortest_run(epochs: int) -> None:
+    found = sizes(64, 128, epochs)
+    assert found[-1] == 128
+    assert found[0] == (128 if epochs == 1 else 64)
+    # An end within an epoch, too.
+    recipe = dataclasses.replace(BASE, size=128, first_size=64, steps=epochs * 10 - 3)
+    assert optim.picture_size(recipe, (epochs - 1) * 10, 10) == 128
+
+
+# ---- optimisers ----
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "muon"])
@@ -68,6 +119,19 @@ def test_a_step_of_sgd_by_hand() -> None:
     network(torch.tensor([[1.0]])).sum().backward()
     optimizer.step()
     assert network.weight.item() == pytest.approx(2.0 - 0.5 * 1.9)
+
+
+def test_adam_decays_the_weights_beside_the_step() -> None:
+    """Decoupled (Loshchilov & Hutter 2017): w <- w - lr (m / sqrt(v) + decay w); the first step is the sign."""
+    for name in ("adam", "adamw"):
+        network = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(network.weight, 2.0)
+        recipe = dataclasses.replace(BASE, optimizer=name, weight_decay=0.1)
+        optimizer = optim.build(network, recipe)
+        optim.set_step(optimizer, recipe, 9)
+        network(torch.tensor([[3.0]])).sum().backward()
+        optimizer.step()
+        assert network.weight.item() == pytest.approx(2.0 - 0.5 * (1 + 0.1 * 2.0))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb"])

@@ -14,7 +14,6 @@ from resvision.training.roles import Roles
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
-GROWTH_PARTS = 100
 FORWARD = 1 / 3  # part of a training step that its forward pass takes
 
 
@@ -48,7 +47,9 @@ def pace(recipe: Recipe, batches: TrainingBatches, engine: Engine, roles: Roles)
     picture_seconds = FORWARD * step_seconds / batches.batch_size
     watched = len(roles.watched[1]) if roles.watched is not None else 0
     # Steps of the last layer alone are hardly more than a forward pass.
-    mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD)) * _growth(recipe)
+    planned = planned_pictures(recipe, batches, step_seconds / batches.batch_size) / batches.batch_size
+    growth = _growth(replace(recipe, steps=max(1, round(planned))), batches.steps)
+    mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD)) * growth
     return Pace(
         step=mean_seconds + watched * picture_seconds / batches.steps,
         last_evaluation=2 * len(roles.report) * picture_seconds,
@@ -66,10 +67,14 @@ def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) ->
     return max(1, int(left / pace.step))
 
 
-def _growth(recipe: Recipe) -> float:
+def _growth(recipe: Recipe, steps_an_epoch: int) -> float:
     """The mean time of a step over that of one with pictures of full size, where they grow: it goes by their area."""
-    sizes = [optim.picture_size(replace(recipe, steps=GROWTH_PARTS), step) for step in range(GROWTH_PARTS)]
-    return sum(size**2 for size in sizes) / (GROWTH_PARTS * recipe.size**2)
+    assert recipe.steps is not None
+    area = sum(
+        min(steps_an_epoch, recipe.steps - step) * optim.picture_size(recipe, step, steps_an_epoch) ** 2
+        for step in range(0, recipe.steps, steps_an_epoch)
+    )
+    return area / (recipe.steps * recipe.size**2)
 
 
 def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: float) -> float:
@@ -80,6 +85,8 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
     done, epoch, start = 0, 0, now()
     while done <= PROBE_WARMUP or now() - start < wanted:
         for batch in batches.epoch(epoch):
+            if not len(batch.labels):
+                continue
             engine.step(batch, optimizer).loss.item()
             done += 1
             if done == PROBE_WARMUP:

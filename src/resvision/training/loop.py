@@ -204,7 +204,7 @@ def train(
             epoch, step_of_epoch = divmod(state.step, batches.steps)
             phases.begin(network, recipe, state.step)
             mark = now()
-            size = optim.picture_size(recipe, epoch * batches.steps)
+            size = optim.picture_size(recipe, epoch * batches.steps, batches.steps)
             for batch in batches.epoch(epoch, step_of_epoch, size):
                 if state.step == head_steps:
                     phases.begin(network, recipe, state.step)

@@ -99,11 +99,14 @@ def schedule(recipe: Recipe, step: int) -> tuple[float, float]:
     return recipe.lr * share, max(0.0, recipe.momentum - ONECYCLE_MOMENTUM * part)
 
 
-def picture_size(recipe: Recipe, step: int) -> int:
-    """Height and width of the pictures in an epoch that begins at a step: growing from `first_size` to `size`."""
-    if recipe.first_size is None:
-        return recipe.size
+def picture_size(recipe: Recipe, step: int, steps_an_epoch: int) -> int:
+    """Height and width of the pictures in the epoch that begins at a step: growing from `first_size` to `size`.
+
+    The last epoch has the full size, since that is what is evaluated.
+    """
     assert recipe.steps is not None
-    grown = min(1.0, step / (GROWN * recipe.steps))
+    grown = step / (GROWN * recipe.steps)
+    if recipe.first_size is None or grown >= 1 or step + steps_an_epoch >= recipe.steps:
+        return recipe.size
     size = recipe.first_size + grown * (recipe.size - recipe.first_size)
     return min(recipe.size, max(recipe.first_size, round(size / SIZE_STEP) * SIZE_STEP))
