@@ -29,7 +29,7 @@ def build(recipe: Recipe, counts: Sequence[int] = ()) -> Loss:
     weights = None
     if recipe.balance == "weights":
         # So that the mean weight of a picture is 1, and every class weighs the same altogether.
-        weights = [sum(counts) / (len(counts) * count) for count in counts]
+        weights = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
     return cross_entropy(recipe.label_smoothing, weights)
 
 
