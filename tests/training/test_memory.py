@@ -20,18 +20,21 @@ FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "compile": 
 PREPROCESS = Preprocess(size=16)
 
 
-def trained(way: str, name: str = "resnet56_cifar", steps: int = 3) -> tuple[list[float], dict[str, torch.Tensor]]:
+def trained(
+    way: str, name: str = "resnet56_cifar", steps: int = 3, **fields: Any
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and the state dict after a few steps."""
     torch.manual_seed(0)
     network = ResNet(zoo.get(name)).double()
-    recipe = Recipe(**{**vars(RECIPE), **FIXED, "model": name, "memory": way})
+    recipe = Recipe(**{**vars(RECIPE), **FIXED, "model": name, "memory": way, **fields})
     built = engine.build(network, recipe, cross_entropy(), PREPROCESS)
     optimizer = optim.build(network, recipe)
     optim.set_step(optimizer, recipe, 5)
     squares = torch.randint(0, 256, (16, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     network.train()
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
+        torch.manual_seed(step)
         inputs = squares.permute(0, 3, 1, 2).double() / 255
         loss, _ = built.loss(built.forward, inputs, torch.arange(16) % 10)
         loss.backward()
@@ -50,6 +53,16 @@ def test_checkpointing_gives_the_same_numbers(name: str) -> None:
     for key, value in state.items():
         torch.testing.assert_close(other_state[key], value, rtol=1e-9, atol=1e-9)
     assert state["layer1.0.bn1.num_batches_tracked"] == 3
+
+
+@pytest.mark.parametrize("name", ["resnet56_cifar", "preact20_cifar"])
+def test_checkpointing_leaves_out_the_same_branches_twice(name: str) -> None:
+    losses, state = trained("full", name, drop_path=0.5)
+    other_losses, other_state = trained("checkpoint", name, drop_path=0.5)
+    assert other_losses == pytest.approx(losses, rel=1e-12)
+    for key, value in state.items():
+        torch.testing.assert_close(other_state[key], value, rtol=1e-9, atol=1e-9)
+    assert losses != pytest.approx(trained("full", name)[0], rel=1e-3)  # something was left out
 
 
 def test_a_step_keeps_what_the_plan_says() -> None:
@@ -94,13 +107,27 @@ def test_the_fastest_way_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
         assert chosen == dataclasses.replace(RECIPE, memory=expected)
         assert expected in text
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: checkpoint)
-    with pytest.raises(RecipeError, match=r"a step of 16 pictures needs about .* GB .* try --batch-size \d"):
+    with pytest.raises(RecipeError, match=r"16 pictures at once need about .* GB .* try --batch-size \d+ or --acc"):
         memory.choose(spec, RECIPE, PREPROCESS)
     with pytest.raises(RecipeError, match="or --memory checkpoint"):
         memory.choose(spec, dataclasses.replace(RECIPE, memory="full"), PREPROCESS)
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1000)
     with pytest.raises(RecipeError, match="a smaller network or --size"):
         memory.choose(spec, RECIPE, PREPROCESS)
+
+
+def test_a_step_in_parts_needs_the_memory_of_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = zoo.get(RECIPE.model)
+    part = memory.step_bytes(spec, 16, 4, "full")
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: int(part / memory.USABLE) + 1)
+    full = dataclasses.replace(RECIPE, memory="full")
+    assert memory.choose(spec, dataclasses.replace(full, accumulate=4), PREPROCESS)[0].memory == "full"
+    with pytest.raises(RecipeError, match="8 pictures at once need about") as caught:
+        memory.choose(spec, dataclasses.replace(full, accumulate=2), PREPROCESS)
+    words = str(caught.value).split()
+    for field in ("batch_size", "accumulate"):  # what it tells to do is enough
+        advised = int(words[words.index(f"--{field.replace('_', '-')}") + 1])
+        assert memory.choose(spec, dataclasses.replace(full, **{"accumulate": 2, field: advised}), PREPROCESS)
 
 
 def test_the_engine_runs_the_chosen_way() -> None:

@@ -68,16 +68,22 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
         ways = ("full",)
     elif spec.reversible:
         ways = ("checkpoint",)  # which is what one takes a reversible network for
-    needs = {way: step_bytes(spec, preprocess.size, recipe.batch_size, way) for way in ways}
+    at_once = recipe.batch_size // recipe.accumulate
+    needs = {way: step_bytes(spec, preprocess.size, at_once, way) for way in ways}
     fitting = [way for way in ways if at_hand is None or needs[way] <= USABLE * at_hand]
     if not fitting:
         way = ways[-1]
         assert at_hand is not None
         most = int(USABLE * at_hand / step_bytes(spec, preprocess.size, 1, way))
-        advice = f"--batch-size {most}" if most else "a smaller network or --size"
+        advice = ["a smaller network", "--size"]
+        if most:
+            parts = (n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0)
+            enough = next(n for n in parts if recipe.batch_size // n <= most)
+            advice = [f"--batch-size {most * recipe.accumulate}", f"--accumulate {enough}"]
+        advice += ["--memory checkpoint"] if "checkpoint" not in ways else []
         raise RecipeError(
-            f"a step of {recipe.batch_size} pictures needs about {_gb(needs[way])} with memory={way!r}, and "
-            f"{_gb(at_hand)} are at hand: try {advice}{' or --memory checkpoint' if 'checkpoint' not in ways else ''}"
+            f"{at_once} pictures at once need about {_gb(needs[way])} with memory={way!r}, and {_gb(at_hand)} are at "
+            f"hand: try {' or '.join(advice)}"
         )
     way = fitting[0]
     hand = "" if at_hand is None else f", {_gb(at_hand)} at hand"
