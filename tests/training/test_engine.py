@@ -1,6 +1,7 @@
 """The engine: what is measured decides, what is given stays, and every way computes the same."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from resvision.training import engine, optim
 from resvision.training.losses import cross_entropy
 
 RECIPE = Recipe(model="resnet8_cifar", size=16, channels=3, batch_size=8, steps=10)
+FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "compile": False}
 PREPROCESS = Preprocess(size=16)
 
 
@@ -81,3 +83,84 @@ def test_a_compiled_network_computes_the_same(whole_blocks: int, monkeypatch: py
         losses.append([built.step(batch(), optimizer).loss.item() for _ in range(3)])
         assert set(built.network.state_dict()) == set(network().state_dict())
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+# ---- parts of a step, clipping, and what is random in it ----
+
+
+def without_norms() -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), norm="none", init="skipinit"))
+
+
+def after(made: ResNet, batches: list[Batch], **fields: Any) -> tuple[list[engine.StepResult], dict[str, torch.Tensor]]:
+    """The results of a step with each batch, and the weights behind them."""
+    recipe = dataclasses.replace(RECIPE, **FIXED, **fields)
+    built = engine.build(made, recipe, cross_entropy(), PREPROCESS)
+    made.train()
+    optimizer = optim.build(made, recipe)
+    results = []
+    for number, one in enumerate(batches):
+        optim.set_step(optimizer, recipe, 5)
+        results.append(built.step(one, optimizer, number))
+    return results, {key: value.clone() for key, value in made.state_dict().items()}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@pytest.mark.parametrize("fields", [{}, {"mixup": 0.5}, {"clip": 0.1}], ids=str)
+def test_a_step_in_parts_is_that_of_the_whole_batch(accumulate: int, fields: dict[str, Any]) -> None:
+    """Without norms, whose statistics would be those of a part, up to rounding."""
+    whole, weights = after(without_norms(), [batch()] * 3, **fields)
+    parts, same_weights = after(without_norms(), [batch()] * 3, accumulate=accumulate, **fields)
+    for a, b in zip(whole, parts, strict=True):
+        assert b.loss.item() == pytest.approx(a.loss.item(), rel=1e-5)
+        assert b.correct.item() == a.correct.item()
+    for key, value in weights.items():
+        torch.testing.assert_close(same_weights[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_lost_pictures_is_weighed_by_what_is_left() -> None:
+    """Parts of 2, 2 and 1 pictures of the 8 that the recipe says: each picture counts the same."""
+    left = Batch(batch().squares[:5], batch().labels[:5])
+    whole, weights = after(without_norms(), [left])
+    parts, same_weights = after(without_norms(), [left], accumulate=4)
+    assert parts[0].loss.item() == pytest.approx(whole[0].loss.item(), rel=1e-5)
+    for key, value in weights.items():
+        torch.testing.assert_close(same_weights[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_large_gradients_are_scaled_down_and_small_ones_are_not() -> None:
+    """With plain gradient descent the weights show the gradients: what moves is lr times these."""
+
+    def moved(**fields: Any) -> torch.Tensor:
+        recipe = {"momentum": 0.0, "weight_decay": 0.0, "lr": 1.0, "schedule": "constant", "warmup": 0.0, **fields}
+        start = network().state_dict()
+        _, weights = after(network(), [batch()], **recipe)
+        return torch.cat([(start[key] - weights[key]).flatten() for key, _ in network().named_parameters()])
+
+    free = moved()
+    length = free.norm().item()
+    assert length > 0.1
+    clipped = moved(clip=length / 4)
+    assert clipped.norm().item() == pytest.approx(length / 4, rel=1e-3)
+    assert torch.cosine_similarity(free, clipped, dim=0) > 0.9999
+    assert torch.equal(moved(clip=2 * length), free)
+
+
+def test_dropped_branches_follow_from_the_seed_and_the_step() -> None:
+    def loss(step: int, seed: int, disturbance: int) -> float:
+        recipe = dataclasses.replace(RECIPE, **FIXED, drop_path=0.5, seed=seed)
+        built = engine.build(network().train(), recipe, cross_entropy(), PREPROCESS)
+        torch.manual_seed(disturbance)  # what was random before has no part in it
+        return built.step(batch(), optim.build(built.network, recipe), step).loss.item()
+
+    assert loss(3, 0, 1) == loss(3, 0, 2)
+    # Every step and every seed has branches of its own, also those that differ in high bits alone.
+    found = [loss(step, seed, 1) for step, seed in ((3, 0), (4, 0), (3, 1), (4, 1), (3, 2**32), (3, 2**40 + 1))]
+    assert len(set(found)) == len(found)
+
+
+def test_a_trial_is_of_parts_as_the_steps_are() -> None:
+    given = dataclasses.replace(RECIPE, **{**FIXED, "compile": None}, batch_size=64, accumulate=8)
+    chosen, _ = engine.choose(network(), given, cross_entropy(), PREPROCESS, lambda seconds: 0.0)
+    assert chosen == dataclasses.replace(given, compile=False)  # the trial's own recipe is not returned

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
@@ -50,7 +51,7 @@ class Engine:
         """Forward, backward and update with one batch; what is random in it follows from the step's number."""
         where = next(self.network.parameters()).device
         if self.recipe.drop_path:
-            torch.manual_seed((self.recipe.seed << 32) + step)
+            torch.manual_seed(_step_seed(self.recipe.seed, step))
         labels = batch.labels.to(where, non_blocking=True)
         inputs = to_input(batch.squares.to(where, non_blocking=True), self.preprocess)
         inputs, targets = disturb(inputs, labels, self.network.spec.num_classes, self.recipe, step)
@@ -76,6 +77,11 @@ class Engine:
         """Of convolutions and matrix products."""
         assert self.recipe.precision is not None
         return self.recipe.precision
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed of 32 bits, since torch's generator for the processor takes no more."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
 def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -> Engine:
@@ -162,11 +168,12 @@ def _seconds_a_picture(
     best = dict.fromkeys(candidates, float("inf"))
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
+            at_once = recipe.batch_size // recipe.accumulate
             # A compiled network is specialised to the batch's shape, so it is tried with the run's own.
-            count = recipe.batch_size if recipe.compile else min(recipe.batch_size, TRIAL_PICTURES)
+            count = at_once if recipe.compile else min(at_once, TRIAL_PICTURES)
             squares = torch.randint(0, 256, (count, preprocess.size, preprocess.size, preprocess.channels))
             batch = Batch(squares.to(torch.uint8), torch.arange(count) % network.spec.num_classes)
-            engine = build(network, recipe, loss, preprocess)
+            engine = build(network, replace(recipe, accumulate=1), loss, preprocess)
             phases.learn(network, recipe, trunk=True)
             optimizer = optim.build(network, replace(recipe, lr=1e-6))
 
