@@ -36,9 +36,11 @@ def find(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> tuple[Reci
     phases.learn(engine.network, constant, trunk=True)
     rates = [usual * LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)) for step in range(STEPS)]
     smoothed, losses = 0.0, []
-    for step, batch in zip(range(STEPS), (b for epoch in count() for b in batches.epoch(epoch)), strict=False):
+    filled = (batch for epoch in count() for batch in batches.epoch(epoch) if len(batch.labels))
+    for step, batch in zip(range(STEPS), filled, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = rates[step] * group["lr_scale"]
+            # Beside Muon's own rate that of all else stays as it is, as it will in the run.
+            group["lr"] = (rates[step] if group.get("matrix", True) else usual) * group["lr_scale"]
         loss = float(engine.step(batch, optimizer, step).loss)
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss if math.isfinite(loss) else math.inf
         losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))
