@@ -13,23 +13,28 @@ from resvision.data.augment import (
     ASPECT_RATIOS,
     FLIP,
     LEFT,
+    OPERATION,
     ORDER,
     RATIO,
     SHIFT_X,
     SHIFT_Y,
+    SIGN,
+    STRENGTH,
     TOP,
     augment,
     crop_box,
     draws,
     order,
+    presented,
     shift_and_flip,
+    view_keys,
 )
 from resvision.data.images import resized, square
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 
 COLOUR = Preprocess(size=8, mean=(0.5, 0.25, 1.0), std=(0.2, 0.2, 0.2))
-KINDS = (ORDER, SHIFT_Y, SHIFT_X, FLIP, AREA, RATIO, TOP, LEFT)
+KINDS = (ORDER, SHIFT_Y, SHIFT_X, FLIP, AREA, RATIO, TOP, LEFT, OPERATION, STRENGTH, SIGN)
 
 
 def recipe(**fields: object) -> Recipe:
@@ -68,7 +73,7 @@ def test_draws_are_what_they_always_were() -> None:
     assert draws(0, 0, np.arange(4), ORDER).tolist() == first
     second = [0.4721423550867254, 0.638407506586084, 0.5115165246237751]
     assert draws(7, 3, np.array([0, 1, 1000]), RATIO).tolist() == second
-    assert KINDS == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert KINDS == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,6 +120,78 @@ def test_order_differs_by_epoch_and_seed() -> None:
     np.testing.assert_array_equal(order(0, 0, 1000), first)
     for other in (order(0, 1, 1000), order(1, 0, 1000), np.arange(1000)):
         assert (first == other).sum() < 10  # one place agrees by chance
+
+
+# ---- what an epoch presents ----
+
+UNEQUAL = np.repeat([0, 1, 2, 3], [70, 20, 9, 1])
+
+
+def test_each_sample_is_presented_once() -> None:
+    for epoch in (0, 3):
+        found = presented(recipe(), epoch, UNEQUAL)
+        np.testing.assert_array_equal(found.samples, order(3, epoch, 100))
+        assert not found.views.any()
+        np.testing.assert_array_equal(view_keys(found), found.samples)  # so that these runs draw as they always did
+
+
+@pytest.mark.parametrize(("repeats", "count"), [(2, 100), (3, 100), (4, 7), (5, 5)])
+def test_so_many_epochs_as_there_are_repeats_hold_each_sample_as_often(repeats: int, count: int) -> None:
+    labels = np.zeros(count, dtype=np.int64)
+    turns = []
+    for turn in (0, 1):
+        seen = []
+        for epoch in range(turn * repeats, (turn + 1) * repeats):
+            found = presented(recipe(repeats=repeats), epoch, labels)
+            assert abs(len(found) - count) < repeats
+            np.testing.assert_array_equal(
+                found.samples.reshape(-1, repeats), found.samples[::repeats, None] + [0] * repeats
+            )
+            np.testing.assert_array_equal(found.views.reshape(-1, repeats), [range(repeats)] * (len(found) // repeats))
+            seen.append(found.samples)
+        assert np.bincount(np.concatenate(seen), minlength=count).tolist() == [repeats] * count
+        turns.append(np.concatenate(seen).tolist())
+    assert turns[0] != turns[1]  # in another order
+
+
+def test_the_views_of_a_picture_differ() -> None:
+    chosen = recipe(repeats=8, crop_scale=0.25, flip=True)
+    part = presented(chosen, 0, np.zeros(8, dtype=np.int64))
+    assert len(set(part.samples.tolist())) == 1
+    keys = view_keys(part)
+    assert len(set(keys.tolist())) == 8
+    assert keys[0] == part.samples[0]
+    pictures = [Image.fromarray(noise(40, 60, 3))] * 8
+    squares = augment(pictures, keys, 0, chosen, COLOUR)
+    assert len({square.tobytes() for square in squares}) == 8
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_balanced_sampling_presents_each_class_equally_often(epoch: int) -> None:
+    found = presented(recipe(balance="sampling"), epoch, UNEQUAL)
+    assert np.bincount(UNEQUAL[found.samples]).tolist() == [25] * 4
+    times = np.bincount(found.samples, minlength=100)
+    assert times[:70].max() == 1  # of a large class a part,
+    assert set(times[70:90].tolist()) == {1, 2}  # of a small one each as often as another,
+    assert set(times[90:99].tolist()) == {2, 3}
+    assert times[99] == 25
+    assert len(set(view_keys(found).tolist())) == 100  # each time another view,
+    labels = UNEQUAL[found.samples]
+    assert all(len(set(labels[i : i + 25].tolist())) == 4 for i in range(0, 100, 25))  # and well mixed
+
+
+def test_balanced_sampling_takes_another_part_of_a_large_class_each_time() -> None:
+    parts = [set(presented(recipe(balance="sampling"), epoch, UNEQUAL).samples.tolist()) for epoch in range(20)]
+    assert len(set.union(*parts)) == 100
+    assert parts[0] != parts[1]
+    other = presented(recipe(balance="sampling", seed=4), 0, UNEQUAL)
+    assert set(other.samples.tolist()) != parts[0]
+
+
+def test_balanced_sampling_of_classes_that_do_not_divide_the_set() -> None:
+    labels = np.repeat([0, 2, 5], [8, 2, 1])  # classes without a picture are left out
+    found = presented(recipe(balance="sampling"), 0, labels)
+    assert np.bincount(labels[found.samples], minlength=6).tolist() == [4, 0, 4, 0, 0, 3]
 
 
 # ---- shift and flip ----
@@ -192,7 +269,9 @@ def test_the_squares_given_are_not_changed() -> None:
 # ---- augment ----
 
 
-@pytest.mark.parametrize("fields", [{}, {"shift": 2, "flip": True}, {"crop_scale": 0.3, "flip": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"shift": 2, "flip": True}, {"crop_scale": 0.3, "flip": True}, {"trivial_augment": True, "shift": 1}]
+)
 def test_one_picture_is_augmented_as_in_any_batch(fields: dict[str, object]) -> None:
     pictures = [Image.fromarray(noise(10 + i, 20 - i, 3, seed=i)) for i in range(12)]
     samples = np.arange(40, 52)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from resvision.data.augment import order, shift_and_flip
+from resvision.data.augment import augment, order, presented, shift_and_flip, view_keys
 from resvision.data.images import square
 from resvision.data.loader import BadPictures, Batch, EvaluationBatches, TrainingBatches, default_workers, screen
 from resvision.data.pictures import ArrayPictures, File, FilePictures, Split
-from resvision.errors import DataError
+from resvision.errors import DataError, RecipeError
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 
@@ -76,7 +76,17 @@ def test_batches_hold_whole_pictures_and_their_labels() -> None:
         np.testing.assert_array_equal(batch.squares.numpy(), split.pictures.array[batch.labels.numpy()])
 
 
-@pytest.mark.parametrize("fields", [{"crop_scale": 0.35, "flip": True}, {"shift": 2, "flip": True}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"crop_scale": 0.35, "flip": True},
+        {"shift": 2, "flip": True},
+        {"crop_scale": 0.35, "trivial_augment": True},
+        {"crop_scale": 0.35, "repeats": 2},
+        {"crop_scale": 0.35, "balance": "sampling"},
+    ],
+    ids=str,
+)
 def test_batches_are_the_same_with_any_number_of_workers(tmp_path: Path, fields: dict[str, object]) -> None:
     split = on_disk(tmp_path, 22, "JPEG", width=80, height=72)
     epochs = {}
@@ -152,6 +162,69 @@ def test_an_epoch_leaves_out_only_the_remainder(count: int, batch_size: int, ste
         assert len(seen) == size * steps
         left_out.append(tuple(sorted(set(range(count)) - seen)))
     assert (len(set(left_out)) > 1) == (count % size > 0)  # another rest in another epoch, where there is one
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"trivial_augment": True, "shift": 1}, {"crop_scale": 0.5}, {"trivial_augment": True, "flip": True}],
+    ids=str,
+)
+def test_small_pictures_that_are_changed_anew_each_time_are_augmented_as_a_whole(fields: dict[str, object]) -> None:
+    split, chosen = in_memory(20), recipe(**fields)
+    batches = training(split, chosen)
+    assert batches.memory is None
+    for epoch in (0, 3):
+        samples = order(3, epoch, 20)
+        pictures = [split.pictures.open(i, COLOUR) for i in samples.tolist()]
+        expected = augment(pictures, samples, epoch, chosen, COLOUR)
+        np.testing.assert_array_equal(torch.cat([b.squares for b in batches.epoch(epoch)]).numpy(), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_can_have_squares_of_another_size(tmp_path: Path, workers: int) -> None:
+    split = on_disk(tmp_path, 22, width=80, height=72)
+    chosen = recipe(workers=workers, crop_scale=0.35, first_size=4)
+    batches = training(split, chosen)
+    sizes = [
+        {tuple(b.squares.shape[1:]) for b in batches.epoch(epoch, size=size)} for epoch, size in enumerate((4, 6, 8))
+    ]
+    assert sizes == [{(4, 4, 3)}, {(6, 6, 3)}, {(8, 8, 3)}]
+    # The same crops as those of full squares, resized otherwise.
+    full, small = next(batches.epoch(0)), next(batches.epoch(0, size=4))
+    assert torch.equal(full.labels, small.labels)
+    blocks = full.squares.float().unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-1, -2))
+    assert (blocks - small.squares).abs().mean() < 8
+    assert_same_batches([*batches.epoch(0)], [*batches.epoch(0, size=8)])
+
+
+@pytest.mark.parametrize("side", [8, 80])
+@pytest.mark.parametrize("fields", [{"repeats": 3}, {"balance": "sampling"}], ids=str)
+def test_batches_hold_what_is_presented(tmp_path: Path, side: int, fields: dict[str, object]) -> None:
+    """From memory and from files: each view by its own key."""
+    whole = on_disk(tmp_path, 22, width=side, height=side)
+    split = Split(whole.pictures, np.repeat([0, 1, 2], [15, 5, 2]))
+    chosen = recipe(shift=2, flip=True, **fields)
+    batches = training(split, chosen)
+    assert (batches.memory is None) == (side == 80)
+    squares = np.stack([square(split.pictures.open(i, COLOUR), COLOUR) for i in range(22)])
+    for epoch in (0, 4):
+        views = presented(chosen, epoch, split.labels).part(0, batches.steps * 4)
+        found = [*batches.epoch(epoch)]
+        assert len(found) == batches.steps == 5
+        assert torch.cat([b.labels for b in found]).tolist() == split.labels[views.samples].tolist()
+        expected = shift_and_flip(squares[views.samples], view_keys(views), epoch, chosen, COLOUR)
+        np.testing.assert_array_equal(torch.cat([b.squares for b in found]).numpy(), expected)
+        assert_same_batches([*batches.epoch(epoch, 2)], found[2:])
+
+
+def test_an_epoch_is_as_long_as_the_shortest_with_repeats() -> None:
+    batches = training(in_memory(10), recipe(repeats=4, batch_size=4))  # which hold 3, 3, 2 and 2 pictures
+    assert (batches.steps, batches.batch_size) == (2, 4)
+    assert [len([*batches.epoch(epoch)]) for epoch in range(4)] == [2] * 4
+    batches = training(in_memory(10), recipe(repeats=4, batch_size=64))
+    assert (batches.steps, batches.batch_size) == (1, 8)
+    with pytest.raises(RecipeError, match="repeats=11 is more than the 10 pictures that train"):
+        training(in_memory(10), recipe(repeats=11))
 
 
 # ---- pictures that cannot be read ----

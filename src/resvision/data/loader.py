@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from resvision.data.augment import Views, augment, presented, shift_and_flip, view_keys
 from resvision.data.images import square
 from resvision.data.pictures import Split, listed
-from resvision.errors import DataError, PictureError
+from resvision.errors import DataError, PictureError, RecipeError
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
 
@@ -187,6 +187,8 @@ class TrainingBatches:
             self.loader = _read(_Reader(split, preprocess, recipe), self.keys, recipe.workers, persistent=True)
         self.labels = split.labels if self.memory is None else self.memory[1]
         shortest = min(len(presented(recipe, epoch, self.labels)) for epoch in range(recipe.repeats))
+        if not shortest:
+            raise RecipeError(f"repeats={recipe.repeats} is more than the {len(self.labels)} pictures that train")
         self.batch_size = min(recipe.batch_size, shortest)
         self.steps = shortest // self.batch_size
 

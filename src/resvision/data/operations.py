@@ -14,7 +14,7 @@ Fill = int | tuple[int, ...]
 Change = Callable[[Image.Image, float, Fill], Image.Image]
 
 # The "wide" ranges of table 7: the strength m in 0..1 becomes 0.01 to 2 for enhancements, up to 135 degrees, a shear of
-# 0.99, a shift of 32 pixels of 224, 2 to 8 bits, and a threshold of 0 to 255.
+# 0.99, a shift of 32 pixels of 224, 2 to 8 bits, and a threshold of 0 to 256.
 ENHANCED, DEGREES, SHEAR, SHIFT, FEWEST_BITS = 0.99, 135.0, 0.99, 1 / 7, 2
 
 
@@ -51,7 +51,7 @@ OPERATIONS: dict[str, Change] = {
     "auto_contrast": lambda picture, m, fill: ImageOps.autocontrast(picture),
     "equalize": lambda picture, m, fill: ImageOps.equalize(picture),
     "rotate": _rotated,
-    "solarize": lambda picture, m, fill: ImageOps.solarize(picture, round(255 * (1 - abs(m)))),
+    "solarize": lambda picture, m, fill: ImageOps.solarize(picture, round(256 * (1 - abs(m)))),
     "color": _enhanced(ImageEnhance.Color),
     "posterize": lambda picture, m, fill: ImageOps.posterize(picture, 8 - round((8 - FEWEST_BITS) * abs(m))),
     "contrast": _enhanced(ImageEnhance.Contrast),
