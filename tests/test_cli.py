@@ -120,6 +120,24 @@ def test_train_evaluate_predict(data: Path, trained: Path, capsys: pytest.Captur
     assert "120 pictures" in capsys.readouterr().out
 
 
+def test_any_field_of_a_recipe_is_an_option(data: Path, tmp_path: Path, capsys: Any) -> None:
+    options = "--recipe plain --max-steps 2 --lr auto --memory auto --optimizer muon --schedule steps --milestones 0.3"
+    options += " --milestones 0.6 --loss gce --gce-q 0.5 --balance sampling --clip 1 --ema 0.9 --trivial-augment"
+    options += " --erase 0.25 --drop-path 0.1 --accumulate 2 --no-flip"
+    assert run("train", data, *options.split(), "--out", tmp_path / "run", *FAST) == 0
+    assert "lr=" in capsys.readouterr().err
+    recipe = RunFolder(tmp_path / "run").read_recipe()
+    assert isinstance(recipe.lr, float)
+    assert (recipe.memory, recipe.optimizer, recipe.milestones) == ("full", "muon", (0.3, 0.6))
+    assert (recipe.loss, recipe.gce_q, recipe.balance, recipe.clip) == ("gce", 0.5, "sampling", 1.0)
+    assert (recipe.ema, recipe.erase, recipe.drop_path, recipe.accumulate) == (0.9, 0.25, 0.1, 2)
+    assert (recipe.trivial_augment, recipe.flip) == (True, False)
+    recorded = tmp_path / "run" / "recipe.yaml"
+    assert run("train", data, "--recipe", recorded, "--out", tmp_path / "again") == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]
+    assert weights[0] == weights[1]
+
+
 def test_train_json_is_one_document(data: Path, tmp_path: Path) -> None:
     result = process("train", data, "--epochs", "1", "--out", tmp_path / "run", "--json", *FAST)
     assert result.returncode == 0

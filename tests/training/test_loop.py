@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
-from resvision import api
+from resvision import api, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
+from resvision.data.loader import Batch
 from resvision.data.pictures import DataSet, Split
 from resvision.errors import DivergedError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
-from resvision.training import RunFolder, roles
+from resvision.training import RunFolder, engine, memory, optim, roles
 from resvision.training.checkpoint import load_checkpoint
 
 FIXED: dict[str, Any] = {
@@ -106,6 +109,123 @@ def test_adam(tmp_path: Path) -> None:
     made = api.train(stripes(128), validation=stripes(64, 1), epochs=6, optimizer="adam", out=tmp_path / "run", **FIXED)
     assert made.result["accuracy"] == 1.0
     assert RunFolder(made.folder).read_recipe().lr == 1e-3
+
+
+# ---- recipes ----
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+MEASURED = {key: value for key, value in FIXED.items() if key not in ("model", "batch_size")}
+MAY_BE_OPEN = {
+    *("epochs", "max_steps", "minutes", "pretrained", "target_accuracy", "target_loss", "patience"),
+    *("clip", "first_size", "holdout", "keep"),
+}
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_every_recipe_trains(tmp_path: Path, name: str) -> None:
+    notes = Notes()
+    made = api.train("digits", recipe=name, max_steps=3, out=tmp_path / "run", reporter=notes, **MEASURED)
+    assert (made.result["steps"], made.result["stopped"]) == (3, "steps")
+    assert math.isfinite(made.result["loss"])
+    recorded = RunFolder(made.folder).read_recipe()
+    filled = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(recorded)}
+    assert {field for field, value in filled.items() if value is None} <= MAY_BE_OPEN
+    assert (recorded.max_steps, recorded.steps, recorded.memory) == (3, 3, "full")
+    assert made.classifier.provenance["recipe"] == dataclasses.asdict(recorded)
+    if name == "auto":
+        assert "recipe quick: does best within few epochs or minutes" in notes.lines
+    again = api.train("digits", recipe=made.folder / "recipe.yaml", out=tmp_path / "again")
+    assert same(weights(made.folder), weights(again.folder))
+
+
+@pytest.mark.parametrize("name", ["quick", "small", "strong", "noisy", "plain"])
+def test_recipes_learn(tmp_path: Path, name: str) -> None:
+    fields = {**FIXED, "max_steps": 36, "balance": "none"}
+    made = api.train(stripes(96), validation=stripes(64, 1), recipe=name, out=tmp_path / "run", **fields)
+    assert made.result["accuracy"] > 0.9
+
+
+def test_unequal_classes_are_noticed(tmp_path: Path) -> None:
+    pictures, labels = stripes(96)
+    few = [i for i, label in enumerate(labels) if label == "down" or i % 8 == 1]
+    data = pictures[few], [labels[i] for i in few]
+    notes = Notes()
+    made = api.train(data, validation=stripes(32, 1), max_steps=12, out=tmp_path / "run", reporter=notes, **FIXED)
+    assert "balance=weights: the classes have 12 to 48 pictures" in notes.lines
+    assert RunFolder(made.folder).read_recipe().balance == "weights"
+    sampled = api.train(
+        data, validation=stripes(32, 1), max_steps=12, balance="sampling", out=tmp_path / "sampled", **FIXED
+    )
+    assert RunFolder(sampled.folder).read_recipe().balance == "sampling"
+    assert not same(weights(made.folder), weights(sampled.folder))
+
+
+def test_a_learning_rate_is_found_and_recorded(tmp_path: Path) -> None:
+    notes = Notes()
+    fields = {"lr": "auto", "max_steps": 24, "optimizer": "sgd", **FIXED}
+    made = api.train(stripes(96), validation=stripes(64, 1), out=tmp_path / "run", reporter=notes, **fields)
+    found = RunFolder(made.folder).read_recipe().lr
+    assert isinstance(found, float)
+    assert any(line.startswith(f"lr={found:g}: the loss was lowest at ") for line in notes.lines)
+    assert made.result["accuracy"] > 0.9
+    given = api.train(stripes(96), validation=stripes(64, 1), out=tmp_path / "given", **{**fields, "lr": found})
+    assert same(weights(made.folder), weights(given.folder))  # finding it changed nothing else
+
+
+@pytest.mark.parametrize("share", [0.9, 1e3])
+def test_memory_is_chosen_by_what_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    fields = {**FIXED, "model": "resnet56_cifar", "max_steps": 1, "memory": "auto"}
+    spec = dataclasses.replace(zoo.get("resnet56_cifar"), num_classes=2, in_channels=1)
+    needed = memory.step_bytes(spec, 8, 32, "full")
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: round(share * needed / memory.USABLE))
+    made = api.train(stripes(96), validation=stripes(32, 1), out=tmp_path / "run", **fields)
+    assert RunFolder(made.folder).read_recipe().memory == ("full" if share > 1 else "checkpoint")
+
+
+def test_pictures_grow_from_epoch_to_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    plain = engine.Engine.step
+
+    def step(self: engine.Engine, batch: Batch, optimizer: torch.optim.Optimizer, step: int = 0) -> Any:
+        if step:  # those before the run are for its speed
+            seen.append(tuple(batch.squares.shape[1:3]))
+        return plain(self, batch, optimizer, step)
+
+    monkeypatch.setattr(engine.Engine, "step", step)
+    fields = {**FIXED, "size": 96, "first_size": 32, "epochs": 5, "crop_scale": 0.5}
+    made = api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "run", **fields)
+    recipe = RunFolder(made.folder).read_recipe()
+    expected = [optim.picture_size(recipe, 2 * epoch, 2) for epoch in range(5)]
+    assert expected == [32, 64, 64, 96, 96]  # 32, 53, 75, 96
+    assert seen == [(size, size) for size in expected for _ in range(2)]
+    assert made.classifier.preprocess.size == 96
+    seen.clear()
+    made = api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "one", **{**fields, "epochs": 1})
+    assert seen == [(96, 96)] * 2
+
+
+def test_a_step_of_which_nothing_could_be_read_is_passed_over(tmp_path: Path) -> None:
+    """Also before the run, where its speed is measured."""
+    pictures, labels = stripes(16)
+    for split, count in (("train", 16), ("val", 4)):
+        for i in range(count):
+            (tmp_path / split / labels[i]).mkdir(parents=True, exist_ok=True)
+            path = tmp_path / split / labels[i] / f"{i}.png"
+            Image.fromarray(np.kron(pictures[i], np.ones((10, 10), dtype=np.uint8))).save(path)
+            if split == "train" and i < 12:
+                path.write_bytes(path.read_bytes()[:200])  # the header can be read, the rest cannot
+    fields = {**FIXED, "batch_size": 2, "epochs": 2, "max_bad": 0.8, "size": 8, "accumulate": 2, "crop_scale": 0.5}
+    made = api.train(tmp_path, recipe="plain", out=tmp_path / "run", **fields)
+    assert len(made.result["unreadable"]) == 12
+    assert made.result["steps"] == 16
 
 
 # ---- length and stopping ----
@@ -259,6 +379,72 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tmp_path: Path, step:
     for a, b in zip(whole, cut, strict=True):
         assert (a["epoch"], a["val_accuracy"]) == (b["epoch"], b["val_accuracy"])
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-12)
+
+
+EVERYTHING: dict[str, Any] = {
+    "trivial_augment": True,
+    "flip": True,
+    "erase": 0.5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "drop_path": 0.3,
+    "ema": 0.9,
+    "clip": 1.0,
+    "accumulate": 2,
+    "label_smoothing": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**EVERYTHING, "optimizer": "muon"},
+        {**EVERYTHING, "optimizer": "lamb", "memory": "checkpoint"},
+        {**EVERYTHING, "optimizer": "adamw", "loss": "bce", "repeats": 2, "keep": "best", "holdout": 0.3},
+        {"optimizer": "sgd", "balance": "sampling", "loss": "gce", "ema": 0.5, "schedule": "steps", "lr": "auto"},
+        {"optimizer": "muon", "first_size": 8, "size": 32, "crop_scale": 0.5},
+    ],
+    ids=["muon", "lamb", "adamw", "sgd", "growing"],
+)
+@pytest.mark.parametrize("step", [4, 6])
+def test_an_interrupted_run_goes_on_with_everything_that_is_random_or_averaged(
+    tmp_path: Path, fields: dict[str, Any], step: int
+) -> None:
+    """Within an epoch and at its end, bit for bit: weights, their average, metrics."""
+    data, validation = stripes(96), stripes(32, 1)
+    fields = {"max_steps": 11, **FIXED, **fields}
+    if "holdout" in fields:
+        data = stripes(137)  # of which as many are left
+    api.train(data, validation=validation, out=tmp_path / "whole", **fields)
+    with pytest.raises(Interrupted):
+        api.train(data, validation=validation, out=tmp_path / "cut", reporter=StopAt(step), **fields)
+    made = api.train(data, validation=validation, resume=tmp_path / "cut")
+    assert made.result["steps"] == 11
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    whole, cut = (load_file(RunFolder(tmp_path / name).last_checkpoint) for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert same(whole, cut)
+    rows = [RunFolder(tmp_path / name).read_metrics() for name in ("whole", "cut")]
+    for a, b in zip(*rows, strict=True):
+        assert [key for key in a if "accuracy" in key and a[key] != b[key]] == []
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-12)
+
+
+def test_what_is_evaluated_and_kept_is_the_average(tmp_path: Path) -> None:
+    validation = stripes(64, 1)
+    made = api.train(stripes(96), validation=validation, max_steps=9, ema=0.9, out=tmp_path / "run", **FIXED)
+    tensors = load_file(RunFolder(made.folder).last_checkpoint)
+    kept = weights(made.folder)
+    assert same({key: tensors[f"average.{key}"] for key in kept}, kept)
+    assert not same({key: tensors[f"model.{key}"] for key in kept}, kept)
+    row = RunFolder(made.folder).read_metrics()[-1]
+    assert row["val_accuracy"] == made.result["accuracy"]
+    assert row["val_loss"] == pytest.approx(made.result["loss"], rel=1e-5)
+    assert api.evaluate(made.folder, validation)["nll"] == pytest.approx(made.result["loss"], abs=1e-6)
+    plain = api.train(stripes(96), validation=validation, max_steps=9, ema=0.0, out=tmp_path / "plain", **FIXED)
+    # An average follows the weights and changes nothing of them.
+    assert same({key: tensors[f"model.{key}"] for key in kept}, weights(plain.folder))
+    assert not [key for key in load_file(RunFolder(plain.folder).last_checkpoint) if key.startswith("average.")]
 
 
 def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:

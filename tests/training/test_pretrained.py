@@ -262,7 +262,7 @@ def test_only_the_last_layer_has_gradients_in_the_first_phase() -> None:
         made.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lamb", "muon"])
 @pytest.mark.parametrize("stop", [2, 6, 8])
 def test_an_interrupted_run_goes_on_in_the_phase_it_was_in(tmp_path: Path, optimizer: str, stop: int) -> None:
     """Bit for bit: within the first phase, at its end, and after it; the source is not needed again."""
