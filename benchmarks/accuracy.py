@@ -1,0 +1,211 @@
+"""Accuracy of recipes on known sets, line by line: what is in the ledger is not run again.
+
+    python benchmarks/accuracy.py DATA [--lines imagenette-5 ...] [--seeds 0 1 2] [--show]
+
+DATA is a folder with imagenette/ (and its noisy_imagenette.csv) and cifar10-jpeg.tar.xz. A line is one (data, recipe,
+network, epochs); it is run once a seed. The ledger is accuracy.json beside this file: one row a run, written when the
+run ends, so that a stopped script goes on where it was. Prints one JSON document: mean, spread and number of seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import resvision
+from resvision.data.sources import DEFAULT_COLUMNS, Columns
+from resvision.files import write_json
+from resvision.measure import timestamp
+from resvision.progress import ConsoleReporter
+
+LEDGER = Path(__file__).with_suffix(".json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One experiment.
+
+    Args:
+        data: relative to DATA, or a built-in name.
+        recipe: its name.
+        fields: of the recipe, in place of its own.
+        columns: of a manifest.
+        goal: the accuracy that it is measured against, and where that comes from.
+        gpu: whether it is run only where there is one.
+    """
+
+    data: str
+    recipe: str
+    fields: dict[str, Any]
+    columns: Columns = DEFAULT_COLUMNS
+    goal: tuple[float, str] | None = None
+    gpu: bool = False
+
+
+LEADERBOARD = "Imagenette leaderboard"
+LEADERS = {  # (px, epochs): accuracy, without test-time augmentation, from random weights
+    (128, 5): 0.8743,
+    (128, 20): 0.9157,
+    (128, 80): 0.9355,
+    (128, 200): 0.9424,
+    (192, 5): 0.8676,
+    (192, 20): 0.9250,
+    (192, 80): 0.9450,
+    (192, 200): 0.9503,
+}
+NOISY_LEADERS = {  # (percent of wrong labels, epochs) at 128 px
+    (5, 5): 0.8344,
+    (5, 20): 0.8953,
+    (5, 80): 0.8930,
+    (5, 200): 0.9004,
+    (50, 5): 0.6660,
+    (50, 20): 0.7936,
+    (50, 80): 0.5080,
+    (50, 200): 0.5218,
+}
+
+
+def _long(epochs: int) -> str:
+    return "quick" if epochs < 40 else "strong"
+
+
+def _noise(percent: int) -> Columns:
+    return Columns(path="path", label=f"noisy_labels_{percent}", split="is_valid")
+
+
+NOISY_DATA = "imagenette/noisy_imagenette.csv"
+SMALL_DATA = "imagenette-50"  # 50 pictures a class, made from imagenette/ for the run
+
+LINES: dict[str, Line] = {
+    **{
+        f"imagenette-{epochs}" + ("" if size == 128 else f"-{size}px"): Line(
+            data="imagenette",
+            recipe=_long(epochs),
+            fields={"size": size, "epochs": epochs},
+            goal=(leader, LEADERBOARD),
+            gpu=(size, epochs) != (128, 5),
+        )
+        for (size, epochs), leader in LEADERS.items()
+    },
+    **{
+        f"imagenette-noise{percent}-{epochs}": Line(
+            data=NOISY_DATA,
+            columns=_noise(percent),
+            recipe="noisy",
+            fields={"size": 128, "epochs": epochs},
+            goal=(leader, LEADERBOARD),
+            gpu=epochs > 5,
+        )
+        for (percent, epochs), leader in NOISY_LEADERS.items()
+    },
+    "fashion-mnist-12min": Line(data="fashion-mnist", recipe="quick", fields={"minutes": 12.0}),
+    "fashion-mnist-strong": Line(
+        data="fashion-mnist",
+        recipe="strong",
+        fields={"model": "wrn40_4", "epochs": 200},
+        goal=(0.967, "WRN-40-4, Zhong et al. 2017"),
+        gpu=True,
+    ),
+    "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 6.0}),
+    "small-50-small": Line(data=SMALL_DATA, recipe="small", fields={"size": 128, "minutes": 6.0}),
+}
+
+
+def find(line: Line, root: Path, work: Path) -> str:
+    """The line's data: a built-in name or a path."""
+    if line.data == SMALL_DATA:
+        return str(_few(root / "imagenette", work / SMALL_DATA, 50))
+    place = root / line.data
+    return str(place) if place.exists() else line.data
+
+
+def _few(source: Path, target: Path, count: int) -> Path:
+    """The first `count` training pictures of each class, and all that validate."""
+    for split, most in (("train", count), ("val", None)):
+        for folder in sorted((source / split).iterdir()):
+            (target / split / folder.name).mkdir(parents=True, exist_ok=True)
+            for picture in sorted(folder.iterdir())[:most]:
+                link = target / split / folder.name / picture.name
+                if not link.exists():
+                    link.symlink_to(picture.resolve())
+    return target
+
+
+def run(name: str, seed: int, root: Path) -> dict[str, Any]:
+    """One run of a line: what the ledger keeps of it."""
+    line = LINES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        made = resvision.train(
+            find(line, root, Path(folder)),
+            recipe=line.recipe,
+            columns=line.columns,
+            out=Path(folder) / "run",
+            reporter=ConsoleReporter(),
+            **{**line.fields, "seed": seed},
+        )
+    kept = ("model", "split", "accuracy", "accuracy_ci95", "loss", "ece", "epochs", "steps", "seconds")
+    more = ("images_per_second", "params", "macs", "device", "precision", "versions")
+    recipe = made.classifier.provenance["recipe"]
+    return {
+        "line": name,
+        "data": line.data,
+        "recipe": line.recipe,
+        "fields": line.fields,
+        "seed": seed,
+        **{key: made.result[key] for key in (*kept, *more)},
+        "whole_recipe": {key: value for key, value in recipe.items() if value is not None},
+        "created": timestamp(),
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each line mean, least and most of the accuracies, and seconds a run."""
+    found = {}
+    for name, line in LINES.items():
+        mine = [row for row in rows if row["line"] == name]
+        if mine:
+            accuracies = [row["accuracy"] for row in mine]
+            found[name] = {
+                "recipe": line.recipe,
+                "model": mine[-1]["model"],
+                "fields": line.fields,
+                "seeds": len(mine),
+                "mean": round(statistics.fmean(accuracies), 5),
+                "least": min(accuracies),
+                "most": max(accuracies),
+                "sd": round(statistics.stdev(accuracies), 5) if len(mine) > 1 else None,
+                "minutes": round(statistics.fmean(row["seconds"] for row in mine) / 60, 2),
+                **({"goal": line.goal[0], "goal_of": line.goal[1]} if line.goal else {}),
+            }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Accuracy of recipes on known sets.")
+    parser.add_argument("data", type=Path, nargs="?", default=Path())
+    parser.add_argument("--lines", nargs="+", choices=list(LINES), help="without it all that suit this machine")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--show", action="store_true", help="only print what is in the ledger")
+    arguments = parser.parse_args()
+    rows = json.loads(LEDGER.read_text()) if LEDGER.exists() else []
+    wanted = arguments.lines or [name for name, line in LINES.items() if line.gpu == torch.cuda.is_available()]
+    for seed in arguments.seeds if not arguments.show else []:
+        for name in wanted:
+            if any(row["line"] == name and row["seed"] == seed for row in rows):
+                continue
+            print(f"{name}, seed {seed}", file=sys.stderr)
+            rows.append(run(name, seed, arguments.data))
+            write_json(LEDGER, rows)
+    print(json.dumps({"benchmark": "accuracy", "lines": summary(rows)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
