@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 # Jordan et al. 2024 ("Muon: an optimizer for hidden layers"): a polynomial of odd degree that, applied a few times,
 # moves all singular values close to 1. Its slope at zero is made large on purpose, so that small ones grow fast.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 4  # a fifth would let rounding grow where the first singular values stand out
+ITERATIONS = 4
 
 
 class Muon(Optimizer):
@@ -82,28 +82,30 @@ class Muon(Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """The nearest matrices with orthogonal rows or columns, roughly: most singular values lie between 0.6 and 1.2.
 
-    Newton-Schulz iterations in bfloat16, which need nothing but matrix products (Jordan et al. 2024). Since every iterate
-    is a polynomial of X X^T times X, all of them but the last product take place among the small X X^T: a kernel of 3x3
-    has nine times as many columns as rows, or more.
+    Newton-Schulz iterations, which need nothing but matrix products (Jordan et al. 2024). Since every iterate is a
+    polynomial of X X^T times X, all of them but the last product take place among the small X X^T: a kernel of 3x3 has
+    nine times as many columns as rows, or more. Unlike X itself, X X^T does not bear bfloat16: what is rounded off
+    beside its first eigenvalue is more than the last ones are, and grows from step to step.
 
     Args:
         matrices: (N, rows, columns), any scale.
 
     Returns:
-        The same shape in bfloat16.
+        The same shape in float32.
     """
-    x = matrices.bfloat16()
+    x = matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = COEFFICIENTS
     gram = x @ x.mT
-    product = torch.eye(gram.shape[1], dtype=x.dtype, device=x.device).expand_as(gram)
+    product: Tensor | None = None
     for _ in range(ITERATIONS):
         step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         step.diagonal(dim1=1, dim2=2).add_(a)
-        product = step @ product
+        product = step if product is None else step @ product
         gram = step @ gram @ step
-    x = product @ x
+    assert product is not None
+    x = torch.bmm(product, x)
     return x.mT if tall else x
