@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from resvision.data.augment import Views, augment, presented, shift_and_flip, view_keys
-from resvision.data.images import square
+from resvision.data.images import UInt8Array, square
 from resvision.data.pictures import Split, listed
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
@@ -105,7 +105,7 @@ class _Reader(Dataset[Batch]):
         pictures, readable, bad = [], [], []
         for place, index in enumerate(key.chosen.samples.tolist()):
             try:
-                pictures.append(self.split.pictures.open(index, preprocess, self.min_side))
+                pictures.append(self._square(index) if self.recipe is None else self._pixels(index))
                 readable.append(place)
             except PictureError as error:
                 bad.append((error.name, error.reason))
@@ -114,10 +114,16 @@ class _Reader(Dataset[Batch]):
         if not pictures:
             squares = np.empty((0, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
         elif self.recipe is None:
-            squares = np.stack([square(picture, preprocess) for picture in pictures])
+            squares = np.stack(pictures)
         else:
             squares = augment(pictures, view_keys(key.chosen)[places], key.epoch, self.recipe, preprocess)
         return Batch(torch.from_numpy(squares), torch.from_numpy(self.split.labels[samples]), tuple(bad))
+
+    def _square(self, index: int) -> UInt8Array:
+        return square(self.split.pictures.open(index, self.preprocess), self.preprocess)
+
+    def _pixels(self, index: int) -> UInt8Array:
+        return self.split.pictures.pixels(index, self.preprocess, self.min_side)
 
 
 @dataclass(frozen=True)
