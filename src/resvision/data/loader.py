@@ -14,14 +14,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from resvision.data.augment import Views, augment, presented, shift_and_flip, view_keys
+from resvision.data.cache import PictureCache, open_cache, shrunk
 from resvision.data.images import UInt8Array, square
-from resvision.data.pictures import Split, listed
+from resvision.data.pictures import FilePictures, Split, listed
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
 
 CHUNK = 64  # pictures that a worker reads at once where nothing else decides it
-CACHE_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
+MEMORY_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,20 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
 class _Reader(Dataset[Batch]):
     """Reads a batch in a worker, augmented by a recipe, or without one as evaluation sees it."""
 
-    def __init__(self, split: Split, preprocess: Preprocess, recipe: Recipe | None) -> None:
+    def __init__(
+        self, split: Split, preprocess: Preprocess, recipe: Recipe | None = None, cache: PictureCache | None = None
+    ) -> None:
         self.split = split
         self.preprocess = preprocess
         self.recipe = recipe
-        # The smallest cut must still hold `size` pixels, so that scaled decoding never makes the network see blur.
-        smallest = preprocess.crop if recipe is None else min(preprocess.crop, math.sqrt(recipe.crop_scale))
-        self.min_side = None if recipe is None else math.ceil(preprocess.size / smallest)
+        self.cache = cache
 
     def __getitem__(self, key: _Key) -> Batch:
         preprocess = self.preprocess if key.size is None else replace(self.preprocess, size=key.size)
         pictures, readable, bad = [], [], []
         for place, index in enumerate(key.chosen.samples.tolist()):
             try:
-                pictures.append(self._square(index) if self.recipe is None else self._pixels(index))
+                pictures.append(self._square(index) if self.recipe is None else self._pixels(index, self.recipe))
                 readable.append(place)
             except PictureError as error:
                 bad.append((error.name, error.reason))
@@ -122,8 +123,27 @@ class _Reader(Dataset[Batch]):
     def _square(self, index: int) -> UInt8Array:
         return square(self.split.pictures.open(index, self.preprocess), self.preprocess)
 
-    def _pixels(self, index: int) -> UInt8Array:
-        return self.split.pictures.pixels(index, self.preprocess, self.min_side)
+    def _pixels(self, index: int, recipe: Recipe) -> UInt8Array:
+        """A training picture (H, W, C), from the cache where it is there; shrunk alike where it is not."""
+        if self.cache is not None and (kept := self.cache.read(index)) is not None:
+            return kept
+        side = smallest_side(self.preprocess, recipe)
+        pixels = self.split.pictures.pixels(index, self.preprocess, side)
+        if _is_cached(self.split, recipe):
+            pixels = shrunk(pixels, side)
+        if self.cache is not None:
+            self.cache.write(index, pixels)
+        return pixels
+
+
+def smallest_side(preprocess: Preprocess, recipe: Recipe) -> int:
+    """How far a training picture may be shrunk: the shorter side, in pixels, whose least crop still holds `size`."""
+    return math.ceil(preprocess.size / min(preprocess.crop, math.sqrt(recipe.crop_scale)))
+
+
+def _is_cached(split: Split, recipe: Recipe) -> bool:
+    """Whether pictures are shrunk and kept: by the recipe alone, so that a full disk does not change a run."""
+    return recipe.cache and isinstance(split.pictures, FilePictures)
 
 
 @dataclass(frozen=True)
@@ -173,7 +193,8 @@ class TrainingBatches:
     """The augmented batches of a training split, epoch after epoch.
 
     An epoch is cut into whole batches and the rest is left out (another rest each epoch), unless the split is smaller
-    than one batch. Small pictures are decoded once and kept; larger ones are read by workers as they are needed.
+    than one batch. Small pictures are decoded once and kept in memory; larger ones are read by workers as they are
+    needed, and kept in the picture cache. `cache_note` says so, or why not.
     """
 
     def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess, bad: BadPictures, largest: int) -> None:
@@ -183,14 +204,19 @@ class TrainingBatches:
         self.bad = bad
         bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
         self.memory: tuple[np.ndarray, np.ndarray] | None = None
+        self.cache_note: str | None = None
         plain = recipe.crop_scale == 1 and not recipe.trivial_augment and recipe.first_size is None
-        if largest <= SMALL_PICTURE and plain and bytes_in_memory <= CACHE_BYTES:
+        if largest <= SMALL_PICTURE and plain and bytes_in_memory <= MEMORY_BYTES:
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
             squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
             self.memory = np.concatenate(squares), np.concatenate(labels)
         else:
+            cache = None
+            if _is_cached(split, recipe):
+                assert isinstance(split.pictures, FilePictures)
+                cache, self.cache_note = open_cache(split.pictures, preprocess, smallest_side(preprocess, recipe))
             self.keys = _Keys()
-            self.loader = _read(_Reader(split, preprocess, recipe), self.keys, recipe.workers, persistent=True)
+            self.loader = _read(_Reader(split, preprocess, recipe, cache), self.keys, recipe.workers, persistent=True)
         self.labels = split.labels if self.memory is None else self.memory[1]
         shortest = min(len(presented(recipe, epoch, self.labels)) for epoch in range(recipe.repeats))
         self.batch_size = min(recipe.batch_size, shortest)
@@ -249,12 +275,12 @@ class EvaluationBatches:
         if self.kept is not None:
             yield from self.kept
             return
-        keep = len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= CACHE_BYTES
+        keep = len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= MEMORY_BYTES
         kept = []
         failed: dict[str, str] = {}
         keys = _Keys()
         keys.keys = _chunks(len(self.split), self.batch_size)
-        for batch in _read(_Reader(self.split, self.preprocess, None), keys, self.workers, persistent=False):
+        for batch in _read(_Reader(self.split, self.preprocess), keys, self.workers, persistent=False):
             if self.bad is not None:
                 self.bad.add(batch.bad)
             failed.update(batch.bad)
