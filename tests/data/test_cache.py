@@ -129,7 +129,7 @@ def test_a_picture_is_written_once(split: Split) -> None:
     batches = batches_of(split, repeats=4, batch_size=32)
     list(batches.epoch(0))
     assert np.count_nonzero(places(only_file())) == 8
-    pictures = [p for p in (batches.loader.dataset.cache.read(i) for i in range(COUNT)) if p is not None]  # type: ignore[attr-defined]
+    pictures = [p for p in (batches.pipeline.reader.cache.read(i) for i in range(COUNT)) if p is not None]  # type: ignore[union-attr]
     assert only_file().stat().st_size == 8 * COUNT + sum(16 + p.nbytes for p in pictures)
 
 

@@ -215,5 +215,5 @@ def to_input(squares: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     scale = torch.tensor([1 / (255 * s) for s in preprocess.std] * width, device=squares.device)
     shifts = [-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
     offset = torch.tensor(shifts * width, device=squares.device)
-    rows = squares.reshape(count, height, width * channels).float().mul_(scale).add_(offset)
-    return rows.view(squares.shape).permute(0, 3, 1, 2)
+    rows = squares.reshape(count, height, width * channels).float()
+    return torch.addcmul(offset, rows, scale, out=rows).view(squares.shape).permute(0, 3, 1, 2)
