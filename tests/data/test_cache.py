@@ -103,7 +103,8 @@ def test_later_epochs_and_later_runs_read_no_file(split: Split, workers: int, mo
     assert (places(only_file()) > 0).all()
     size = only_file().stat().st_size
     assert isinstance(split.pictures, FilePictures)
-    assert caches._needed_bytes(split.pictures, 3, 34) == pytest.approx(size, rel=0.2)  # it does not know scaled decoding
+    about = caches._needed_bytes(split.pictures, 3, 34)
+    assert about == pytest.approx(size, rel=0.2)  # scaled decoding may leave a picture somewhat larger
 
     second = batches_of(split, workers=workers)
     assert second.cache_note is not None
