@@ -1,6 +1,8 @@
 """What several tests need to compare with other libraries."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,3 +19,12 @@ def torchvision_operators() -> Iterator[None]:
         library = None
     yield
     del library  # until here it had to live
+
+
+@pytest.fixture(scope="session", autouse=True)
+def picture_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests, and the programs that they start, leave a person's picture cache alone."""
+    folder = tmp_path_factory.mktemp("pictures")
+    os.environ["RESVISION_CACHE"] = str(folder)
+    yield folder
+    del os.environ["RESVISION_CACHE"]

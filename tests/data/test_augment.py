@@ -28,8 +28,9 @@ from resvision.data.augment import (
     presented,
     shift_and_flip,
     view_keys,
+    whole_pixels,
 )
-from resvision.data.images import resized, square
+from resvision.data.images import cropped, square
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 
@@ -273,7 +274,7 @@ def test_the_squares_given_are_not_changed() -> None:
     "fields", [{}, {"shift": 2, "flip": True}, {"crop_scale": 0.3, "flip": True}, {"trivial_augment": True, "shift": 1}]
 )
 def test_one_picture_is_augmented_as_in_any_batch(fields: dict[str, object]) -> None:
-    pictures = [Image.fromarray(noise(10 + i, 20 - i, 3, seed=i)) for i in range(12)]
+    pictures = [noise(10 + i, 20 - i, 3, seed=i) for i in range(12)]
     samples = np.arange(40, 52)
     together = augment(pictures, samples, 2, recipe(**fields), COLOUR)
     assert together.shape == (12, 8, 8, 3)
@@ -285,25 +286,25 @@ def test_one_picture_is_augmented_as_in_any_batch(fields: dict[str, object]) -> 
 
 
 def test_small_pictures_are_cut_and_then_moved() -> None:
-    pictures = [Image.fromarray(noise(9, 11, 3, seed=i)) for i in range(6)]
+    pictures = [noise(9, 11, 3, seed=i) for i in range(6)]
     chosen = recipe(shift=2, flip=True)
-    squares = np.stack([square(picture, COLOUR) for picture in pictures])
+    squares = np.stack([square(Image.fromarray(picture), COLOUR) for picture in pictures])
     expected = shift_and_flip(squares, np.arange(6), 1, chosen, COLOUR)
     np.testing.assert_array_equal(augment(pictures, np.arange(6), 1, chosen, COLOUR), expected)
 
 
 def test_large_pictures_are_cropped_at_random() -> None:
-    pictures = [Image.fromarray(noise(40, 60, 3, seed=i)) for i in range(6)]
+    pictures = [noise(40, 60, 3, seed=i) for i in range(6)]
     samples = np.array([5, 900, 2, 7, 7, 0])
     result = augment(pictures, samples, 1, recipe(crop_scale=0.25), COLOUR)
     for picture, sample, found in zip(pictures, samples, result, strict=True):
         area, ratio, top, left = (float(draws(3, 1, np.array([sample]), kind)[0]) for kind in (AREA, RATIO, TOP, LEFT))
-        box = crop_box(60, 40, 0.25, area, ratio, top, left)
-        np.testing.assert_array_equal(found, resized(picture, box, COLOUR))
+        box = whole_pixels(crop_box(60, 40, 0.25, area, ratio, top, left))
+        np.testing.assert_array_equal(found, cropped(picture, box, COLOUR))
 
 
 def test_another_epoch_is_another_augmentation() -> None:
-    picture = Image.fromarray(noise(40, 60, 3))
+    picture = noise(40, 60, 3)
     chosen = recipe(crop_scale=0.25, flip=True)
     found = {augment([picture], np.array([0]), epoch, chosen, COLOUR).tobytes() for epoch in range(20)}
     assert len(found) == 20
@@ -343,6 +344,11 @@ def test_a_crop_stays_inside_and_is_large_enough(
     x0, y0, x1, y1 = crop_box(width, height, scale, area, ratio, top, left)
     assert 0 <= x0 < x1 <= width
     assert 0 <= y0 < y1 <= height
+    left_edge, top_edge, right_edge, bottom_edge = whole_pixels((x0, y0, x1, y1))
+    assert 0 <= left_edge < right_edge <= width
+    assert 0 <= top_edge < bottom_edge <= height
+    assert abs(left_edge - x0) <= 1
+    assert abs(bottom_edge - y1) <= 1
     whole = x1 - x0 < width * (1 - 1e-9) and y1 - y0 < height * (1 - 1e-9)
     if whole:  # neither side was cut to the picture
         expected = scale + (1 - scale) * area
@@ -355,7 +361,7 @@ def test_a_crop_stays_inside_and_is_large_enough(
 @settings(deadline=None)  # a busy machine is no failure
 @given(width=st.integers(1, 300), height=st.integers(1, 300), scale=st.floats(0.01, 0.99), sample=st.integers(0, 2**40))
 def test_any_picture_can_be_cropped(width: int, height: int, scale: float, sample: int) -> None:
-    picture = Image.new("RGB", (width, height), (10, 20, 30))
+    picture = np.full((height, width, 3), (10, 20, 30), dtype=np.uint8)
     result = augment([picture], np.array([sample]), 0, recipe(crop_scale=scale), COLOUR)
     assert result.shape == (1, 8, 8, 3)
     assert (result == (10, 20, 30)).all()

@@ -11,7 +11,17 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
-from resvision.data.images import MAX_PIXELS, decode, from_array, read_header, resized, square, to_input
+from resvision.data.images import (
+    MAX_PIXELS,
+    cropped,
+    decode,
+    decode_pixels,
+    from_array,
+    read_header,
+    resized,
+    square,
+    to_input,
+)
 from resvision.errors import PictureError
 from resvision.measure import now, peak_memory_bytes
 from resvision.preprocess import Preprocess
@@ -38,7 +48,11 @@ def smooth(height: int, width: int) -> np.ndarray:
 
 
 def pixels(data: bytes, preprocess: Preprocess = COLOUR, min_side: int | None = None) -> np.ndarray:
-    return np.asarray(decode(data, "a picture", preprocess, min_side))
+    picture = np.asarray(decode(data, "a picture", preprocess, min_side))
+    short_way = decode_pixels(data, "a picture", preprocess, min_side)
+    assert short_way.dtype == np.uint8
+    np.testing.assert_array_equal(short_way, picture.reshape(*picture.shape[:2], preprocess.channels))
+    return picture
 
 
 def png(width: int, height: int, depth: int, kind: int, rows: list[bytes]) -> bytes:
@@ -470,6 +484,22 @@ def test_resized_takes_its_box() -> None:
     assert part[:, 0, 1].tolist() == [5, 6, 7, 8]
     of_the_same_size = resized(striped(4, 4), (0, 0, 2, 2), Preprocess(size=4, interpolation="nearest"))
     assert of_the_same_size[0, :, 0].tolist() == [0, 0, 10, 10]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("box", [(0, 0, 90, 70), (11, 5, 30, 64), (40, 40, 50, 44), (3, 3, 4, 4)], ids=str)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_a_training_crop_is_that_of_pillow(interpolation: Any, box: tuple[int, int, int, int], channels: int) -> None:
+    preprocess = Preprocess(size=24, interpolation=interpolation)
+    if channels == 1:
+        preprocess = Preprocess(size=24, interpolation=interpolation, channels=1, mean=(0.5,), std=(0.5,))
+    array = noise(70, 90)[..., :channels]
+    expected = resized(from_array(array, "noise").crop(box), (0, 0, box[2] - box[0], box[3] - box[1]), preprocess)
+    found = cropped(array, box, preprocess)
+    assert (found.shape, found.dtype) == ((24, 24, channels), np.uint8)
+    apart = np.abs(found.astype(int) - expected)
+    assert apart.max() <= {"bilinear": 1, "bicubic": 8}.get(interpolation, 0)  # in noise; less in photographs
+    assert apart.mean() < 0.5
 
 
 # ---- to the network ----

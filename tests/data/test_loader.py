@@ -440,3 +440,16 @@ def test_unreadable_pictures_are_left_out_where_they_are_counted(tmp_path: Path)
 def test_half_of_the_processors_read(monkeypatch: pytest.MonkeyPatch, processors: int | None, workers: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
     assert default_workers() == workers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_batch_has_memory_of_its_own(tmp_path: Path, workers: int) -> None:
+    split = on_disk(tmp_path, 80, width=80, height=72)  # 40 batches, many more than can be under way
+    expected = [*training(split, recipe(batch_size=2, crop_scale=0.5)).epoch(0)]
+    batches = training(split, recipe(batch_size=2, crop_scale=0.5, workers=workers))
+    assert_same_batches([*batches.epoch(0)], expected)
+    left = batches.epoch(1)
+    kept = [next(left), next(left)]
+    copies = [Batch(batch.squares.clone(), batch.labels.clone()) for batch in kept]
+    assert_same_batches([*batches.epoch(0)], expected)
+    assert_same_batches(kept, copies)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import torch
 
-from resvision.data.images import UInt8Array, resized, square
+from resvision.data.images import UInt8Array, cropped, from_array, square
 from resvision.data.operations import trivial_augment
 from resvision.data.pictures import Indices
 from resvision.preprocess import Preprocess
@@ -109,30 +109,40 @@ def shift_and_flip(
     What moves in from outside has the data's mean colour, which is zero once normalised. Half of the samples begin
     mirrored, so that every two epochs show each of them both ways (Jordan 2024, section 3.6).
     """
-    count, size, _, channels = squares.shape
-    if recipe.shift:
-        fill = np.rint(np.array(preprocess.mean) * 255).astype(np.uint8)
-        side = size + 2 * recipe.shift
-        padded = np.broadcast_to(fill, (count, side, side, channels)).copy()
-        padded[:, recipe.shift : recipe.shift + size, recipe.shift : recipe.shift + size] = squares
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))  # (N, y, x, C, S, S)
-        places = 2 * recipe.shift + 1
-        top = (draws(recipe.seed, epoch, keys, SHIFT_Y) * places).astype(np.int64)
-        left = (draws(recipe.seed, epoch, keys, SHIFT_X) * places).astype(np.int64)
-        squares = np.moveaxis(windows[np.arange(count), top, left], 1, 3)
+    moved = _shifted(squares, keys, epoch, recipe, preprocess) if recipe.shift else squares.copy()
     if recipe.flip:
-        mirrored = (draws(recipe.seed, 0, keys, FLIP) < 0.5) ^ bool(epoch % 2)
-        squares = np.where(mirrored[:, None, None, None], squares[:, :, ::-1], squares)
-    return np.ascontiguousarray(squares)
+        _mirror(moved, keys, epoch, recipe)
+    return moved
+
+
+def _shifted(squares: UInt8Array, keys: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess) -> UInt8Array:
+    count, size, _, channels = squares.shape
+    fill = np.rint(np.array(preprocess.mean) * 255).astype(np.uint8)
+    side = size + 2 * recipe.shift
+    padded = np.broadcast_to(fill, (count, side, side, channels)).copy()
+    padded[:, recipe.shift : recipe.shift + size, recipe.shift : recipe.shift + size] = squares
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))  # (N, y, x, C, S, S)
+    places = 2 * recipe.shift + 1
+    top = (draws(recipe.seed, epoch, keys, SHIFT_Y) * places).astype(np.int64)
+    left = (draws(recipe.seed, epoch, keys, SHIFT_X) * places).astype(np.int64)
+    return np.ascontiguousarray(np.moveaxis(windows[np.arange(count), top, left], 1, 3))
+
+
+def _mirror(squares: UInt8Array, keys: Indices, epoch: int, recipe: Recipe) -> None:
+    """Mirrors those squares (N, S, S, C) whose turn it is, in their place."""
+    mirrored = (draws(recipe.seed, 0, keys, FLIP) < 0.5) ^ bool(epoch % 2)
+    channels_first = torch.from_numpy(squares)[:, None].permute(0, 1, 4, 2, 3)  # (N, 1, C, S, S)
+    for index in np.flatnonzero(mirrored).tolist():
+        channels_first[index] = channels_first[index].flip(3)  # NumPy, pixel by pixel, takes ten times as long
 
 
 def augment(
-    pictures: Sequence[Image.Image], keys: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
+    pictures: Sequence[UInt8Array], keys: Indices, epoch: int, recipe: Recipe, preprocess: Preprocess
 ) -> UInt8Array:
     """Training squares (N, S, S, C) of decoded pictures: cropped at random or shifted, changed, mirrored.
 
     Args:
-        pictures: decoded, of any size.
+        pictures: pixels (H, W, C), each of any size.
         keys: (N,) one number a view of a sample, from which all that is random follows; see `view_keys`.
         epoch: counted from 0.
         recipe: what is done.
@@ -141,16 +151,21 @@ def augment(
     if recipe.crop_scale < 1:
         numbers = np.stack([draws(recipe.seed, epoch, keys, kind) for kind in (AREA, RATIO, TOP, LEFT)], axis=1)
         boxes = [
-            crop_box(*picture.size, recipe.crop_scale, *row)
+            whole_pixels(crop_box(picture.shape[1], picture.shape[0], recipe.crop_scale, *row))
             for picture, row in zip(pictures, numbers.tolist(), strict=True)
         ]
-        squares = [resized(picture, box, preprocess) for picture, box in zip(pictures, boxes, strict=True)]
+        squares = [cropped(picture, box, preprocess) for picture, box in zip(pictures, boxes, strict=True)]
     else:
-        squares = [square(picture, preprocess) for picture in pictures]
+        squares = [square(from_array(picture, "a training picture"), preprocess) for picture in pictures]
     if recipe.trivial_augment:
         numbers = np.stack([draws(recipe.seed, epoch, keys, kind) for kind in (OPERATION, STRENGTH, SIGN)], axis=1)
         squares = [trivial_augment(s, tuple(row), preprocess) for s, row in zip(squares, numbers.tolist(), strict=True)]
-    return shift_and_flip(np.stack(squares), keys, epoch, recipe, preprocess)
+    together = np.stack(squares)
+    if recipe.shift:
+        together = _shifted(together, keys, epoch, recipe, preprocess)
+    if recipe.flip:
+        _mirror(together, keys, epoch, recipe)
+    return together
 
 
 def view_keys(chosen: Views) -> Indices:
@@ -179,3 +194,10 @@ def crop_box(
     crop_height = min(height, math.sqrt(pixels / aspect))
     x, y = left * (width - crop_width), top * (height - crop_height)
     return x, y, min(width, x + crop_width), min(height, y + crop_height)
+
+
+def whole_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """The nearest box whose edges lie between pixels, at least one pixel wide and high."""
+    left, top, right, bottom = box
+    x, y = min(round(left), math.ceil(right) - 1), min(round(top), math.ceil(bottom) - 1)
+    return x, y, max(x + 1, round(right)), max(y + 1, round(bottom))

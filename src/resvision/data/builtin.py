@@ -52,8 +52,12 @@ def load(name: str, progress: Progress | None = None) -> DataSet:
 
 def data_folder() -> Path:
     """Where built-in sets are looked for and stored: RESVISION_DATA, or the platform's cache folder."""
-    if folder := os.environ.get("RESVISION_DATA"):
-        return Path(folder).expanduser()
+    folder = os.environ.get("RESVISION_DATA")
+    return Path(folder).expanduser() if folder else platform_folder()
+
+
+def platform_folder() -> Path:
+    """Where this platform wants programs to keep what can be fetched or made again."""
     if sys.platform == "win32":
         cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":

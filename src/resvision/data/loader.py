@@ -8,20 +8,24 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from resvision.data.augment import Views, augment, presented, shift_and_flip, view_keys
-from resvision.data.images import square
-from resvision.data.pictures import Split, listed
+from resvision.data.cache import PictureCache, open_cache, shrunk
+from resvision.data.images import UInt8Array, square
+from resvision.data.pictures import FilePictures, Labels, Split, listed
 from resvision.errors import DataError, PictureError, RecipeError
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
 
+PREFETCH = 4  # batches that each worker is asked for ahead
 CHUNK = 64  # pictures that a worker reads at once where nothing else decides it
-CACHE_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
+GRACE_SECONDS = 60
+MEMORY_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,15 @@ def unreadable(reasons: dict[str, str]) -> str:
     return f"{len(reasons)} unreadable: {listed([f'{name} ({reason})' for name, reason in reasons.items()])}"
 
 
-def ignore_signals(worker: int) -> None:
-    """Leaves signals to the main process, which finishes its step and saves before it tells the workers to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def leave_signals(worker: int) -> None:
+    """Leaves signals to the main process, which finishes its step and saves before it tells the workers to end.
+
+    A worker that was asked to end and not told so within GRACE_SECONDS ends all the same: a process that leaves in
+    another way than it should, such as a failed test, would wait for it forever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    graceful = hasattr(signal, "alarm")
+    signal.signal(signal.SIGTERM, (lambda *_: signal.alarm(GRACE_SECONDS)) if graceful else signal.SIG_IGN)
     os.nice(10)
 
 
@@ -89,23 +98,23 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
     return split.take(np.array(readable, dtype=np.int64)), bad, largest
 
 
-class _Reader(Dataset[Batch]):
-    """Reads a batch in a worker, augmented by a recipe, or without one as evaluation sees it."""
+class _Reader:
+    """Reads a batch, augmented by a recipe, or without one as evaluation sees it."""
 
-    def __init__(self, split: Split, preprocess: Preprocess, recipe: Recipe | None) -> None:
+    def __init__(
+        self, split: Split, preprocess: Preprocess, recipe: Recipe | None = None, cache: PictureCache | None = None
+    ) -> None:
         self.split = split
         self.preprocess = preprocess
         self.recipe = recipe
-        # The smallest cut must still hold `size` pixels, so that scaled decoding never makes the network see blur.
-        smallest = preprocess.crop if recipe is None else min(preprocess.crop, math.sqrt(recipe.crop_scale))
-        self.min_side = None if recipe is None else math.ceil(preprocess.size / smallest)
+        self.cache = cache
 
-    def __getitem__(self, key: _Key) -> Batch:
+    def read(self, key: _Key) -> Batch:
         preprocess = self.preprocess if key.size is None else replace(self.preprocess, size=key.size)
         pictures, readable, bad = [], [], []
         for place, index in enumerate(key.chosen.samples.tolist()):
             try:
-                pictures.append(self.split.pictures.open(index, preprocess, self.min_side))
+                pictures.append(self._square(index) if self.recipe is None else self._pixels(index, self.recipe))
                 readable.append(place)
             except PictureError as error:
                 bad.append((error.name, error.reason))
@@ -114,47 +123,112 @@ class _Reader(Dataset[Batch]):
         if not pictures:
             squares = np.empty((0, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
         elif self.recipe is None:
-            squares = np.stack([square(picture, preprocess) for picture in pictures])
+            squares = np.stack(pictures)
         else:
             squares = augment(pictures, view_keys(key.chosen)[places], key.epoch, self.recipe, preprocess)
         return Batch(torch.from_numpy(squares), torch.from_numpy(self.split.labels[samples]), tuple(bad))
 
+    def _square(self, index: int) -> UInt8Array:
+        return square(self.split.pictures.open(index, self.preprocess), self.preprocess)
+
+    def _pixels(self, index: int, recipe: Recipe) -> UInt8Array:
+        """A training picture (H, W, C), from the cache where it is there; shrunk alike where it is not."""
+        if self.cache is not None and (kept := self.cache.read(index)) is not None:
+            return kept
+        side = smallest_side(self.preprocess, recipe)
+        pixels = self.split.pictures.pixels(index, self.preprocess, side)
+        if _is_cached(self.split, recipe):
+            pixels = shrunk(pixels, side)
+        if self.cache is not None:
+            self.cache.write(index, pixels)
+        return pixels
+
+
+def smallest_side(preprocess: Preprocess, recipe: Recipe) -> int:
+    """How far a training picture may be shrunk: the shorter side, in pixels, whose least crop still holds `size`."""
+    return math.ceil(preprocess.size / min(preprocess.crop, math.sqrt(recipe.crop_scale)))
+
+
+def _is_cached(split: Split, recipe: Recipe) -> bool:
+    """Whether pictures are shrunk and kept: by the recipe alone, so that a full disk does not change a run."""
+    return recipe.cache and isinstance(split.pictures, FilePictures)
+
 
 @dataclass(frozen=True)
 class _Key:
-    """What a worker is asked for: which views, of which epoch, and how large where that is not `preprocess.size`."""
+    """What is to be read: which views, of which epoch, and how large where that is not `preprocess.size`."""
 
     chosen: Views
     epoch: int = 0
     size: int | None = None
 
 
-class _Keys:
-    """The keys that workers are handed; `keys` is set anew before each pass."""
-
-    def __init__(self) -> None:
-        self.keys: list[_Key] = []
-
-    def __iter__(self) -> Iterator[_Key]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
+Sent = tuple[tuple[int, ...], Labels, tuple[tuple[str, str], ...]]  # the squares' shape, and the rest of a Batch
 
 
-def _read(reader: _Reader, keys: _Keys, workers: int, *, persistent: bool) -> DataLoader[Batch]:
-    # Forked workers share the split's memory. Beside CUDA a fork is unsafe, and some platforms have none.
-    fork = workers and "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
-    return DataLoader(
-        reader,
-        sampler=keys,
-        batch_size=None,
-        num_workers=workers,
-        persistent_workers=persistent and workers > 0,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if fork else None,
-        worker_init_fn=ignore_signals,
-    )
+class _Sender(Dataset[Sent]):
+    """What a worker runs: it leaves the squares at their place in shared memory and sends the rest."""
+
+    def __init__(self, reader: _Reader, shared: torch.Tensor) -> None:
+        self.reader = reader
+        self.shared = shared
+
+    def __getitem__(self, order: tuple[int, _Key]) -> Sent:
+        place, key = order
+        batch = self.reader.read(key)
+        self.shared[place, : batch.squares.numel()] = batch.squares.flatten()
+        return tuple(batch.squares.shape), batch.labels.numpy(), batch.bad
+
+
+class _Pipeline:
+    """Batches in the order of their keys, read by worker processes, or here where there are none.
+
+    The workers share one piece of memory with this process, cut into places for all batches that can be under way: the
+    page faults of new memory for each batch take half as long as reading a cached batch.
+
+    Args:
+        reader: of which each worker has a copy.
+        workers: processes.
+        largest: bytes of a batch's squares.
+        persistent: whether the workers stay for the next pass.
+    """
+
+    def __init__(self, reader: _Reader, workers: int, largest: int, *, persistent: bool) -> None:
+        self.reader = reader
+        self.workers = workers
+        self.orders: list[tuple[int, _Key]] = []
+        if not workers:
+            return
+        places = torch.empty((PREFETCH * workers + 1, largest), dtype=torch.uint8)
+        self.shared: torch.Tensor = places.share_memory_()  # type: ignore[no-untyped-call]
+        # Forked workers share the split's memory. Beside CUDA a fork is unsafe, and some platforms have none.
+        fork = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
+        self.loader = DataLoader(
+            _Sender(reader, self.shared),
+            sampler=self.orders,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=persistent,
+            prefetch_factor=PREFETCH,
+            multiprocessing_context="fork" if fork else None,
+            worker_init_fn=leave_signals,
+        )
+
+    def read(self, keys: Sequence[_Key]) -> Iterator[Batch]:
+        """The batches of `keys`, each in memory of its own."""
+        if not self.workers:
+            yield from map(self.reader.read, keys)
+            return
+        # When a batch arrives the next order goes out. Its place is that of the batch before, which was copied by then.
+        self.orders[:] = [(number % len(self.shared), key) for number, key in enumerate(keys)]
+        for (place, _), (shape, labels, bad) in zip(self.orders, self.loader, strict=True):
+            squares = self.shared[place, : math.prod(shape)].view(shape).clone()
+            yield Batch(squares, torch.from_numpy(labels), bad)
+
+
+def _as_it_is(sent: Any) -> Any:
+    return sent
 
 
 def _chunks(count: int, size: int) -> list[_Key]:
@@ -167,7 +241,8 @@ class TrainingBatches:
     """The augmented batches of a training split, epoch after epoch.
 
     An epoch is cut into whole batches and the rest is left out (another rest each epoch), unless the split is smaller
-    than one batch. Small pictures are decoded once and kept; larger ones are read by workers as they are needed.
+    than one batch. Small pictures are decoded once and kept in memory; larger ones are read by workers as they are
+    needed, and kept in the picture cache. `cache_note` says so, or why not.
     """
 
     def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess, bad: BadPictures, largest: int) -> None:
@@ -177,14 +252,20 @@ class TrainingBatches:
         self.bad = bad
         bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
         self.memory: tuple[np.ndarray, np.ndarray] | None = None
+        self.cache_note: str | None = None
         plain = recipe.crop_scale == 1 and not recipe.trivial_augment and recipe.first_size is None
-        if largest <= SMALL_PICTURE and plain and bytes_in_memory <= CACHE_BYTES:
+        if largest <= SMALL_PICTURE and plain and bytes_in_memory <= MEMORY_BYTES:
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
             squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
             self.memory = np.concatenate(squares), np.concatenate(labels)
         else:
-            self.keys = _Keys()
-            self.loader = _read(_Reader(split, preprocess, recipe), self.keys, recipe.workers, persistent=True)
+            cache = None
+            if _is_cached(split, recipe):
+                assert isinstance(split.pictures, FilePictures)
+                cache, self.cache_note = open_cache(split.pictures, preprocess, smallest_side(preprocess, recipe))
+            largest_batch = min(recipe.batch_size, len(split)) * preprocess.size**2 * preprocess.channels
+            reader = _Reader(split, preprocess, recipe, cache)
+            self.pipeline = _Pipeline(reader, recipe.workers, largest_batch, persistent=True)
         self.labels = split.labels if self.memory is None else self.memory[1]
         shortest = min(len(presented(recipe, epoch, self.labels)) for epoch in range(recipe.repeats))
         if not shortest:
@@ -211,8 +292,7 @@ class TrainingBatches:
                 augmented = shift_and_flip(squares[chosen], view_keys(part), epoch, self.recipe, self.preprocess)
                 yield Batch(torch.from_numpy(augmented), torch.from_numpy(labels[chosen]))
             return
-        self.keys.keys = [_Key(part, epoch, size) for part in parts]
-        for batch in self.loader:
+        for batch in self.pipeline.read([_Key(part, epoch, size) for part in parts]):
             self.bad.add(batch.bad)
             yield batch
 
@@ -245,20 +325,18 @@ class EvaluationBatches:
         if self.kept is not None:
             yield from self.kept
             return
-        keep = len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= CACHE_BYTES
+        keep = len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= MEMORY_BYTES
         kept = []
         failed: dict[str, str] = {}
-        keys = _Keys()
-        keys.keys = _chunks(len(self.split), self.batch_size)
-        for batch in _read(_Reader(self.split, self.preprocess, None), keys, self.workers, persistent=False):
+        largest = self.batch_size * self.preprocess.size**2 * self.preprocess.channels
+        pipeline = _Pipeline(_Reader(self.split, self.preprocess), self.workers, largest, persistent=False)
+        for batch in pipeline.read(_chunks(len(self.split), self.batch_size)):
             if self.bad is not None:
                 self.bad.add(batch.bad)
             failed.update(batch.bad)
             if not len(batch.labels):
                 continue
             if keep:
-                # A worker's tensor holds a file descriptor for as long as it lives; a copy does not.
-                batch = Batch(batch.squares.clone(), batch.labels.clone())
                 kept.append(batch)
             yield batch
         if failed and self.bad is None:

@@ -41,6 +41,10 @@ class Pictures(Protocol):
         """The decoded picture, as `images.decode` gives it. Raises PictureError."""
         ...
 
+    def pixels(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> images.UInt8Array:
+        """The same as an array (H, W, C). Raises PictureError."""
+        ...
+
     def take(self, indices: Indices) -> Pictures:
         """Those pictures alone."""
         ...
@@ -86,6 +90,9 @@ class FilePictures:
     def open(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
         return images.decode(self.content(index), self.name(index), preprocess, min_side)
 
+    def pixels(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> images.UInt8Array:
+        return images.decode_pixels(self.content(index), self.name(index), preprocess, min_side)
+
     def take(self, indices: Indices) -> FilePictures:
         return FilePictures(tuple(self.files[i] for i in indices))
 
@@ -121,6 +128,10 @@ class ArrayPictures:
     def open(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> Image.Image:
         name = self.name(index)
         return images.flatten(images.from_array(self.array[index], name), name, preprocess)
+
+    def pixels(self, index: int, preprocess: Preprocess, min_side: int | None = None) -> images.UInt8Array:
+        picture = np.array(self.open(index, preprocess))
+        return picture.reshape(*picture.shape[:2], preprocess.channels)
 
     def take(self, indices: Indices) -> ArrayPictures:
         return replace(self, array=self.array[indices])

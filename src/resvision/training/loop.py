@@ -131,6 +131,8 @@ def train(
     if parts.chooser is not None:
         watched = EvaluationBatches(parts.chooser, preprocess, recipe.workers)
     reporter.note(parts.describe())
+    if batches.cache_note is not None:
+        reporter.note(batches.cache_note)
     for name, reason in bad.reasons.items():
         reporter.note(f"skipped {name}: {reason}")
 
