@@ -183,7 +183,8 @@ def _paths(numbers: Numbers) -> Figure:
     lengths.bar(places, count, color="#bbbbbb", label="of all paths")
     lengths.bar(places, summary["share"], color=ARM_COLOURS["residual"], alpha=0.75, label="of the gradient")
     lengths.set(title="length of the paths through the residual network", xlabel="blocks on the path", ylabel="share")
-    lengths.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (deleted, lengths):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lengths.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     lengths.legend()
     return _titled(figure, numbers, f"Networks of {numbers['depth']} layers taken apart")
