@@ -82,11 +82,13 @@ def quick(size: int) -> Values:
     if _small_picture(size):
         return common | {"model": "resnet20_cifar", "lr": 0.05, "rest_lr": 0.05, "shift": _shift(size, 16)}
     return common | {
-        "model": "resnet18d",
+        "model": "resnet34d",
         "spec": ("activation=silu",),
+        "batch_size": 96,
         "crop_scale": 0.35,
-        "lr": 0.05,
-        "rest_lr": 0.05,
+        "first_size": max(SMALL_PICTURE, size * 3 // 4),
+        "lr": 0.06,
+        "rest_lr": 0.06,
     }
 
 

@@ -67,13 +67,16 @@ def test_singular_values_of_squares_are_near_one_unless_they_are_tiny(side: int)
 
 @pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 144), (64, 576), (64, 27)])
 @pytest.mark.parametrize("times", [3.0, 30.0, 300.0, 3e4])
-def test_a_first_singular_value_that_stands_out_does_no_harm(rows: int, columns: int, times: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_first_singular_value_that_stands_out_does_no_harm(
+    rows: int, columns: int, times: float, dtype: torch.dtype
+) -> None:
     """As that of a momentum does; none comes out larger than the polynomial makes it, and the first as one."""
     generator = torch.Generator().manual_seed(4)
     matrix = torch.randn(rows, columns, generator=generator)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values[0] *= times
-    found = orthogonal((left @ torch.diag(values) @ right)[None])[0]
+    found = orthogonal((left @ torch.diag(values) @ right)[None], dtype)[0].float()
     assert torch.linalg.svdvals(found).max() < 1.25
     assert 0.6 < left[:, 0] @ found @ right[0] < 1.25
 

@@ -116,6 +116,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the state is saved.
         RunError: `resume`, and the data or the checkpoint are not those of the run.
     """
+    memory.keep_freed()
     assert (weights is None) == (recipe.pretrained is None or resume)
     reporter = reporter or Reporter()
     begin = now()
@@ -127,9 +128,10 @@ def train(
     batches = TrainingBatches(train_split, recipe, preprocess, bad, largest)
     assert recipe.workers is not None
     reported = EvaluationBatches(parts.report, preprocess, recipe.workers)
-    watched = reported
-    if parts.chooser is not None:
-        watched = EvaluationBatches(parts.chooser, preprocess, recipe.workers)
+    watched = None
+    if parts.watched is not None:
+        whole = parts.watched[1] is parts.report
+        watched = reported if whole else EvaluationBatches(parts.watched[1], preprocess, recipe.workers)
     reporter.note(parts.describe())
     if batches.cache_note is not None:
         reporter.note(batches.cache_note)
@@ -226,7 +228,7 @@ def train(
                     break
             if epoch_ends:
                 row = _row(state.sums, epoch, epochs, state.step, lr)
-                if parts.watched is not None:
+                if parts.watched is not None and watched is not None:
                     held = _evaluated(session, watched, parts.classes, state.step)
                     row |= {f"{parts.watched[0]}_accuracy": held.accuracy, f"{parts.watched[0]}_loss": held.nll}
                 row["seconds"] = earlier_seconds + now() - begin

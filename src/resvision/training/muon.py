@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 # Jordan et al. 2024 ("Muon: an optimizer for hidden layers"): a polynomial of odd degree that, applied a few times,
 # moves all singular values close to 1. Its slope at zero is made large on purpose, so that small ones grow fast.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 4
+PAIRS = 2  # of iterations
 
 
 class Muon(Optimizer):
@@ -27,9 +27,13 @@ class Muon(Optimizer):
             (decoupled from the gradient; for the other groups it is part of it, as in SGD).
         lr: of groups that have none of their own.
         momentum: of all groups.
+        dtype: in which matrices are made orthogonal.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float, momentum: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "matrix": False})
 
     @torch.no_grad()
@@ -73,39 +77,41 @@ class Muon(Optimizer):
             alike.setdefault((rows, columns), []).append((p, matrices.reshape(-1, rows, columns)))
         for (rows, columns), pairs in alike.items():
             scale = max(1.0, rows / columns) ** 0.5
-            updates = orthogonal(torch.cat([matrices for _, matrices in pairs]))
+            updates = orthogonal(torch.cat([matrices for _, matrices in pairs]), self.dtype)
             sizes = [len(matrices) for _, matrices in pairs]
             for (p, _), update in zip(pairs, torch.split(updates, sizes), strict=True):
                 p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest matrices with orthogonal rows or columns, roughly: most singular values lie between 0.6 and 1.2.
 
-    Newton-Schulz iterations, which need nothing but matrix products (Jordan et al. 2024). Since every iterate is a
-    polynomial of X X^T times X, all of them but the last product take place among the small X X^T: a kernel of 3x3 has
-    nine times as many columns as rows, or more. Unlike X itself, X X^T does not bear bfloat16: what is rounded off
-    beside its first eigenvalue is more than the last ones are, and grows from step to step.
+    Newton-Schulz iterations, which need nothing but matrix products (Jordan et al. 2024). Since two iterates of X are a
+    polynomial of X X^T times X, all products but the first and the last take place among the small X X^T: a kernel of
+    3x3 has nine times as many columns as rows, or more. After two, X X^T is computed anew, since what is rounded off
+    beside its first eigenvalue is more than the last ones are, and would grow from iteration to iteration.
 
     Args:
         matrices: (N, rows, columns), any scale.
+        dtype: of the products.
 
     Returns:
-        The same shape in float32.
+        The same shape in that type.
     """
-    x = matrices.float()
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    a, b, c = COEFFICIENTS
-    gram = x @ x.mT
-    product: Tensor | None = None
-    for _ in range(ITERATIONS):
-        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        step.diagonal(dim1=1, dim2=2).add_(a)
-        product = step if product is None else step @ product
-        gram = step @ gram @ step
-    assert product is not None
-    x = torch.bmm(product, x)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x: Tensor = (matrices.mT if tall else matrices).float()
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
+    for _ in range(PAIRS):
+        gram = x @ x.mT
+        first = _polynomial(gram)
+        second = _polynomial(first @ gram @ first)
+        x = (second @ first) @ x
     return x.mT if tall else x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What one iteration multiplies X by: a I + b G + c G^2."""
+    a, b, c = COEFFICIENTS
+    step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    step.diagonal(dim1=1, dim2=2).add_(a)
+    return step

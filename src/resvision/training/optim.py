@@ -46,7 +46,8 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         for (place, decays, kernel), parameters in groups.items()
     ]
     if muon:
-        return Muon(options, lr=recipe.lr, momentum=recipe.momentum)
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        return Muon(options, lr=recipe.lr, momentum=recipe.momentum, dtype=dtype)
     if recipe.optimizer == "lamb":
         return Lamb(options, lr=recipe.lr, betas=(recipe.momentum, ADAM_SECOND_BETA))
     if recipe.optimizer in ("adam", "adamw"):

@@ -6,11 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from resvision.data.pictures import DataSet, Split, divide
 from resvision.data.sources import prepare
 from resvision.recipe import Recipe
 
 HOLDOUT = 0.1  # part of the training split that is held back for choosing ...
+WATCHED_MOST = 1000  # pictures that are evaluated every epoch where nothing is chosen by them
 HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs
 
 
@@ -40,10 +43,18 @@ class Roles:
 
     @property
     def watched(self) -> tuple[str, Split] | None:
-        """The split whose accuracy is shown every epoch; a test split is looked at once, at the end."""
+        """The split whose accuracy is shown every epoch; a test split is looked at once, at the end.
+
+        Where nothing is chosen by it, an evenly spaced part of it is enough.
+        """
         if self.chooser is not None:
             return self.chooser_name, self.chooser
-        return None if self.report_name == "test" else (self.report_name, self.report)
+        if self.report_name == "test":
+            return None
+        if len(self.report) <= WATCHED_MOST:
+            return self.report_name, self.report
+        part = np.linspace(0, len(self.report) - 1, WATCHED_MOST).astype(np.int64)
+        return self.report_name, self.report.take(part)
 
     def describe(self) -> str:
         """Who does what, for a person."""
