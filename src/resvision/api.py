@@ -20,7 +20,7 @@ from resvision.data.statistics import facts
 from resvision.errors import ClassifierError, DataError, InputError, RecipeError, RunError
 from resvision.evaluation import Evaluation
 from resvision.evaluation import evaluate as evaluate_session
-from resvision.explain.bench import LEDGER_FILE, Bench, Ledger
+from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
 from resvision.files import parse, write_json
 from resvision.measure import timestamp
@@ -32,6 +32,7 @@ from resvision.report import card, pages, plots
 from resvision.spec import ResNetSpec
 from resvision.training import RunFolder, pretrained
 from resvision.training import train as run_training
+from resvision.training.bench import LEDGER_FILE, Ledger
 from resvision.training.loop import versions
 from resvision.training.run import read_recipe
 
