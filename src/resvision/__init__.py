@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resvision.api import demo, evaluate, import_weights, predict, study, train
+    from resvision.api import demo, evaluate, import_weights, overfit, predict, study, train
     from resvision.classifier import Classifier
     from resvision.listing import list_models
     from resvision.preprocess import Preprocess
@@ -25,6 +25,7 @@ __all__ = [
     "evaluate",
     "import_weights",
     "list_models",
+    "overfit",
     "predict",
     "study",
     "train",

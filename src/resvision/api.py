@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
+import shlex
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +19,26 @@ from resvision.classifier import Classifier, Picture, Prediction
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import EvaluationBatches, default_workers
-from resvision.data.pictures import DataSet, Split, listed
+from resvision.data.pictures import DataSet, FilePictures, Split, listed
 from resvision.data.statistics import facts
-from resvision.errors import ClassifierError, DataError, InputError, RecipeError, RunError
+from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
 from resvision.evaluation import Evaluation
 from resvision.evaluation import evaluate as evaluate_session
-from resvision.explain.bench import LEDGER_FILE, Bench, Ledger
+from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
-from resvision.files import parse, write_json
+from resvision.files import parse, write_json, write_text
 from resvision.measure import timestamp
 from resvision.models import ResNet, convert
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
-from resvision.report import card, pages, plots
+from resvision.report import card, doctor, pages, plots
+from resvision.search import overfit as examination
+from resvision.search import remedies
 from resvision.spec import ResNetSpec
 from resvision.training import RunFolder, pretrained
 from resvision.training import train as run_training
+from resvision.training.bench import LEDGER_FILE, Ledger
 from resvision.training.loop import versions
 from resvision.training.run import read_recipe
 
@@ -225,7 +232,7 @@ def study(
         raise RecipeError(f"depths={wanted.depths}: the study {name} takes one")
     dataset = sources.load(data, progress=reporter.download)
     settings = {"study": name, "data": dataset.name, **dataclasses.asdict(wanted)}
-    folder = _study_folder(name, out)
+    folder = _folder(f"study-{name}", out)
     bench = Bench(dataset, wanted)
     ledger = Ledger(folder / LEDGER_FILE, settings)
     precision = ledger.once("precision", bench.fastest_precision)
@@ -239,11 +246,119 @@ def study(
     return numbers, folder
 
 
-def _study_folder(name: str, out: str | Path | None) -> Path:
-    """A new folder, or that of a study which was stopped."""
+def overfit(
+    data: Data,
+    *,
+    minutes: float = 10.0,
+    validation: sources.Arrays | None = None,
+    classes: Sequence[str] | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    recipe: Recipe | str | Path = "auto",
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **fields: Any,
+) -> tuple[dict[str, Any], Path]:
+    """Finds out how and why a recipe overfits, tries remedies, and checks the best one on pictures that chose nothing.
+
+    Args:
+        data: as in `train`.
+        minutes: that it may take; the trials are planned from them.
+        validation: a pair of arrays that chooses nothing.
+        classes: the names of integer labels in arrays.
+        columns: of a manifest.
+        recipe: as in `train`; what is examined.
+        out: the folder; None takes the next number under runs/. An examination that was stopped there goes on.
+        reporter: told about the progress.
+        **fields: any field of `Recipe`, in place of the recipe's own.
+
+    Returns:
+        What numbers.json holds, and the folder.
+
+    Raises:
+        InputError: the data or the recipe cannot be used.
+        Interrupted: Ctrl-C; what is finished is kept.
+    """
+    reporter = reporter or Reporter()
+    if not minutes > 0:
+        raise InputError(f"minutes={minutes} must be a number above 0")
+    if isinstance(data, (str, Path)):
+        dataset = sources.load(data, columns, reporter.download)
+    else:
+        dataset = sources.from_arrays(data, validation, classes)
+    chosen, _, reasons = _recipe(dataset, recipe, fields)
+    for reason in reasons:
+        reporter.note(reason)
+    settings = {
+        "overfit": dataset.name,
+        "minutes": minutes,
+        "pictures": {name: len(split) for name, split in dataset.splits.items()},
+        "recipe": dataclasses.asdict(chosen),
+    }
+    folder = _folder("overfit", out)
+    ledger = Ledger(folder / LEDGER_FILE, settings, "an examination")
+    reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; examined in {folder}")
+    try:
+        with RunFolder(folder).removed_if_empty():
+            found = examination.run(dataset, chosen, minutes, ledger, reporter.note)
+    except KeyboardInterrupt:
+        message = f"stopped; the same command with --out {folder} goes on"
+        raise Interrupted(message, signal.SIGINT) from None
+    left_out = found.pop("left_out")
+    numbers = {"settings": settings | {"data": dataset.name}, **found}
+    cleaned = _write_lists(folder, dataset, numbers, left_out)
+    given = remedies.flags(({} if recipe == "auto" else {"recipe": recipe}) | fields)
+    place = shlex.quote(str(data)) if isinstance(data, (str, Path)) else "DATA"
+    options = " ".join(map(shlex.quote, given))
+    better = " ".join(map(shlex.quote, remedies.flags(numbers["recommended"]["options"])))
+    named = "".join(
+        f" --{n}-column {shlex.quote(v)}" for n, v in vars(columns).items() if v != getattr(sources.DEFAULT_COLUMNS, n)
+    )
+    source = shlex.quote(str(cleaned)) if cleaned is not None and numbers["recommended"]["cleaned"] else place + named
+    numbers["commands"] = {
+        "overfit": " ".join(f"resvision overfit {place}{named} --minutes {minutes:g} {options}".split()),
+        "baseline": " ".join(f"resvision train {place}{named} {options}".split()),
+        "recommended": " ".join(f"resvision train {source} {options} {better}".split()),
+    }
+    numbers |= {"description": examination.describe(numbers), "created": timestamp(), "versions": versions()}
+    numbers = json.loads(json.dumps(numbers, allow_nan=False))
+    write_json(folder / "numbers.json", numbers)
+    doctor.write(folder, numbers)
+    return numbers, folder
+
+
+def _write_lists(
+    folder: Path, dataset: DataSet, numbers: dict[str, Any], left_out: dict[str, list[int]]
+) -> Path | None:
+    """Writes suspects.csv and, of files on disk, cleaned.csv: a manifest without what a run should leave out."""
+    rows = [[s["picture"], s["label"], s["seems"], s["margin"]] for s in numbers["labels"]["suspects"]]
+    _write_csv(folder / "suspects.csv", ["picture", "label", "seems", "margin"], rows)
+    without = {index for indices in left_out.values() for index in indices}
+    prepared = sources.prepare(dataset)
+    if not without or not all(isinstance(split.pictures, FilePictures) for split in prepared.splits.values()):
+        return None
+    rows = []
+    for name, split in prepared.splits.items():
+        assert isinstance(split.pictures, FilePictures)
+        for index, (file, label) in enumerate(zip(split.pictures.files, split.labels.tolist(), strict=True)):
+            if file.path is None:  # in an archive
+                return None
+            if name != "train" or index not in without:
+                rows.append([str(file.path.resolve()), prepared.classes[label], name])
+    _write_csv(folder / "cleaned.csv", ["path", "label", "split"], rows)
+    return folder / "cleaned.csv"
+
+
+def _write_csv(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_text(path, text.getvalue())
+
+
+def _folder(verb: str, out: str | Path | None) -> Path:
+    """A new folder, or that of an experiment which was stopped."""
     if out is not None and (Path(out).expanduser() / LEDGER_FILE).is_file():
         return Path(out).expanduser()
-    return RunFolder.create(out, f"study-{name}").path
+    return RunFolder.create(out, verb).path
 
 
 def evaluate(

@@ -34,21 +34,28 @@ if TYPE_CHECKING:
     class Hyperparameters:
         """Any field of a Recipe, None where it stays as it is."""
 
+    class Examined(Hyperparameters):
+        """Those of a recipe that is examined."""
+
 else:
-    # Every field of Recipe but what a run derives is an option, with the field's own description.
-    Hyperparameters = make_dataclass(
-        "Hyperparameters",
-        [
-            (name, Annotated[kind | None, Parameter(negative_iterable="")], None)
-            for name, kind in get_type_hints(Recipe).items()
-            if name != "steps"
-        ],
-        frozen=True,
-    )
-    Hyperparameters.__doc__ = Recipe.__doc__
-    Hyperparameters.__module__ = __name__  # without a home of its own it would pass for a builtin
+
+    def _options(name: str, without: tuple[str, ...]) -> type:
+        """Every field of Recipe but some is an option, with the field's own description."""
+        fields = [
+            (field, Annotated[kind | None, Parameter(negative_iterable="")], None)
+            for field, kind in get_type_hints(Recipe).items()
+            if field not in without
+        ]
+        made = make_dataclass(name, fields, frozen=True)
+        made.__doc__ = Recipe.__doc__
+        made.__module__ = __name__  # without a home of its own it would pass for a builtin
+        return made
+
+    Hyperparameters = _options("Hyperparameters", ("steps",))  # which a run derives
+    Examined = _options("Examined", ("steps", "minutes"))  # an examination has minutes of its own
 
 NO_CHANGES = Hyperparameters()
+NOT_CHANGED = Examined()
 
 JSON = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -329,6 +336,73 @@ def study(
         return
     print(numbers["description"])
     print(f"Look at {folder / 'README.md'}, {folder / name}.png and {folder / name}.svg.")
+
+
+@app.command(help_epilogue="Example: resvision overfit photos/ --minutes 10")
+def overfit(
+    data: str,
+    /,
+    *,
+    minutes: float = 10.0,
+    recipe: str = "auto",
+    hyperparameters: Annotated[Examined, Parameter(name="*")] = NOT_CHANGED,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    out: Path | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Find out why a network overfits DATA: measure the causes, try remedies, and check the best one once.
+
+    Parameters
+    ----------
+    data
+        As in `resvision train`.
+    minutes
+        That it may take; smaller networks, pictures and sets stand in for those that would take longer.
+    recipe
+        As in `resvision train`, like the options below: what is examined.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column of the splits.
+    out
+        Folder; one that holds the same examination, stopped before its end, goes on. Without it runs/overfit-001, ...
+    """
+    from resvision import api
+    from resvision.data.sources import Columns
+    from resvision.progress import ConsoleReporter
+
+    numbers, folder = api.overfit(
+        data,
+        minutes=minutes,
+        columns=Columns(path=path_column, label=label_column, split=split_column),
+        recipe=recipe,
+        out=out,
+        reporter=ConsoleReporter(),
+        **{name: value for name, value in vars(hyperparameters).items() if value is not None},
+    )
+    if as_json:
+        _print_json({"folder": str(folder), **numbers})
+        return
+    rows: list[list[Any]] = [
+        [
+            *(row["name"], _percent(row["accuracy"]["mean"]), f"{100 * row['difference']:+.1f}"),
+            *(f"{100 * row['error']:.1f}", f"{row['sure']:.0%}", f"{100 * row['gap']:.1f}"),
+        ]
+        for row in numbers["remedies"]
+    ]
+    rows.append(
+        ["baseline", _percent(numbers["gap"]["held_accuracy"]), "", "", "", f"{100 * numbers['gap']['gap']:.1f}"]
+    )
+    titles = ["arm", "held-out accuracy", "points", "standard error", "how sure", "gap"]
+    _print_table(titles, rows, f"{numbers['settings']['data']}: trials of equal length against the baseline")
+    for line in numbers["description"]:
+        print(line)
+    print(f"Look at {folder / 'README.md'} and {folder / 'overfit.png'}. Next:")
+    print(f"  {numbers['commands']['recommended']}")
 
 
 def _depths(text: str | None) -> tuple[int, ...] | None:

@@ -16,9 +16,10 @@ from resvision.cli import main
 from resvision.data import sources
 from resvision.errors import InputError, RecipeError, RunError
 from resvision.explain import degradation, gradients, landscape, paths
-from resvision.explain.bench import Bench, Options, apart, spread
+from resvision.explain.bench import Bench, Options
 from resvision.models import ResNet
 from resvision.progress import Reporter
+from resvision.training.bench import apart, spread
 
 TINY: dict[str, Any] = {"depths": (14,), "seeds": 1, "pictures": 64, "size": None, "steps": 2, "batch_size": 32}
 

@@ -1,38 +1,30 @@
-"""What all studies share: pictures, one way to train on them, and a ledger that lets a stopped study go on."""
+"""What all studies share: how large they are, the pictures, and how every network is trained on them."""
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from resvision import zoo
 from resvision.data.loader import Batch, EvaluationBatches, TrainingBatches, screen
-from resvision.data.pictures import DataSet, Split
+from resvision.data.pictures import DataSet
 from resvision.data.sources import prepare
 from resvision.data.statistics import facts, mean_and_std
-from resvision.errors import RecipeError, RunError
+from resvision.errors import RecipeError
 from resvision.evaluation import evaluate
-from resvision.files import storage, write_text
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Precision, Recipe
 from resvision.runtime import TorchSession, device
 from resvision.spec import ResNetSpec
+from resvision.training import bench
 from resvision.training import engine as engines
-from resvision.training import optim
 from resvision.training.losses import cross_entropy
 
 HELD_PICTURES = 1000  # of the test split, and of the training split without augmentation, for each measurement
-LEDGER_FILE = "finished.jsonl"  # in the folder of a study
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,37 +59,6 @@ class Options:
             zoo.get(f"plain{depth}_cifar")  # raises where there is no such depth
 
 
-class Ledger:
-    """What a study has finished, line by line in a file, so that it goes on where it was stopped.
-
-    Args:
-        path: of the file.
-        settings: of the study; a file with others is refused.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.done: dict[str, Any] = {}
-        settings = json.loads(json.dumps(settings))
-        if path.exists():
-            with storage(path):
-                recorded, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-            if recorded != settings:
-                changed = [key for key in settings if recorded.get(key) != settings[key]]
-                raise RunError(f"{path.parent}: holds a study with another {', '.join(changed)}: give another --out")
-            self.done = {row["key"]: row["value"] for row in rows}
-        self.settings = settings
-
-    def once(self, key: str, work: Callable[[], Any]) -> Any:
-        """The value of `work`, computed now or found in the file."""
-        if key not in self.done:
-            self.done[key] = work()
-            rows = [{"key": key, "value": value} for key, value in self.done.items()]
-            lines = [json.dumps(line, allow_nan=False) for line in [self.settings, *rows]]
-            write_text(self.path, "\n".join(lines) + "\n")
-        return self.done[key]
-
-
 class Bench:
     """The pictures of a study in memory, and how every network is trained on them.
 
@@ -113,7 +74,7 @@ class Bench:
         self.name, self.classes = dataset.name, dataset.classes
         size = options.size or min(found.side, 32)
         train, self.bad, self.largest = screen(dataset.splits["train"], 0.01)
-        self.train_split = _balanced(train, options.pictures)
+        self.train_split = bench.balanced(train, options.pictures)
         held = dataset.splits.get("test", dataset.splits.get("val"))
         assert held is not None  # prepare() sees to it
         middle = (0.5,) * found.channels
@@ -136,8 +97,8 @@ class Bench:
             memory="full",
             workers=0,
         )
-        self.train_part = EvaluationBatches(_balanced(self.train_split, HELD_PICTURES), self.preprocess, 0)
-        self.test_part = EvaluationBatches(_balanced(held, HELD_PICTURES), self.preprocess, 0)
+        self.train_part = EvaluationBatches(bench.balanced(self.train_split, HELD_PICTURES), self.preprocess, 0)
+        self.test_part = EvaluationBatches(bench.balanced(held, HELD_PICTURES), self.preprocess, 0)
 
     def fastest_precision(self) -> Precision:
         """The precision of training that is fastest on this machine, by a few steps of each."""
@@ -169,20 +130,8 @@ class Bench:
         """
         recipe = replace(self.recipe, seed=seed, lr=lr or self.recipe.lr)
         batches = TrainingBatches(self.train_split, recipe, self.preprocess, self.bad, self.largest)
-        engine = engines.build(network, recipe, cross_entropy(), self.preprocess)
-        optimizer = optim.build(network, recipe)
-        step = 0
-        while step < self.options.steps:
-            for batch in batches.epoch(step // batches.steps):
-                network.train()
-                optim.set_step(optimizer, recipe, step)
-                loss = engine.step(batch, optimizer).loss.item()
-                step += 1
-                yield step
-                if not math.isfinite(loss):
-                    return
-                if step == self.options.steps:
-                    break
+        for step, _ in bench.train(network, batches, recipe, cross_entropy(), self.preprocess):
+            yield step
 
     def measure(self, network: ResNet) -> dict[str, float]:
         """Loss (nats) and error (0..1) on a part of the training pictures, not augmented, and on the test part."""
@@ -197,36 +146,3 @@ class Bench:
         """The first pictures of the test part, always the same."""
         squares, labels = zip(*((batch.squares, batch.labels) for batch in self.test_part), strict=True)
         return Batch(torch.cat(squares)[:count].to(device()), torch.cat(labels)[:count].to(device()))
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation (of the sample; 0 for one value) and the values themselves."""
-    return {
-        "mean": statistics.fmean(values),
-        "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "values": values,
-    }
-
-
-def apart(higher: dict[str, Any], lower: dict[str, Any]) -> bool:
-    """Whether every value of one is above every value of the other: a difference beyond the seeds' spread.
-
-    Of one value each nothing is known of the spread, and the answer is no.
-    """
-    return len(higher["values"]) > 1 and bool(min(higher["values"]) > max(lower["values"]))
-
-
-def seeds_said(seeds: int) -> str:
-    """How often something was repeated, in words."""
-    return "with one seed" if seeds == 1 else f"each with {seeds} seeds"
-
-
-def _balanced(split: Split, most: int) -> Split:
-    """At most `most` pictures, in turn one of each class."""
-    if len(split) <= most:
-        return split
-    turn = np.zeros(len(split), dtype=np.int64)
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
-        turn[members] = np.arange(len(members))
-    return split.take(np.sort(np.argsort(turn, kind="stable")[:most]))

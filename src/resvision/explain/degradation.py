@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from resvision.explain.bench import Bench, Ledger, Note, apart, seeds_said, spread
+from resvision.explain.bench import Bench
 from resvision.measure import now
+from resvision.training.bench import Ledger, Note, apart, seeds_said, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 POINTS = 8  # measurements along each training

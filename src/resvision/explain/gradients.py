@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, seeds_said
+from resvision.explain.bench import Bench
 from resvision.models import ResNet
 from resvision.spec import Init, Norm
+from resvision.training.bench import Ledger, Note, seeds_said
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 NORMS: tuple[Norm, ...] = get_args(Norm)

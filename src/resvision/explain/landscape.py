@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, apart, seeds_said, spread
+from resvision.explain.bench import Bench
 from resvision.models import ResNet
+from resvision.training.bench import Ledger, Note, apart, seeds_said, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 GRID = 17  # points a side

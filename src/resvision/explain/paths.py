@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench, Ledger, Note, seeds_said, spread
+from resvision.explain.bench import Bench
 from resvision.models import Block, ResNet
+from resvision.training.bench import Ledger, Note, seeds_said, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 DRAWS = 10  # random choices of blocks for each number of deletions or swaps, and of paths for each length

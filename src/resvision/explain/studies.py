@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from resvision.explain import degradation, gradients, landscape, paths
-from resvision.explain.bench import Bench, Ledger, Note, Options
+from resvision.explain.bench import Bench, Options
+from resvision.training.bench import Ledger, Note
 
 
 @dataclass(frozen=True, kw_only=True)

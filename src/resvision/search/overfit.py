@@ -1,0 +1,578 @@
+"""The overfit doctor: measures the gap, tells its causes apart, tries remedies, and checks the best one once."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resvision.data import audit
+from resvision.data.pictures import DataSet, FilePictures, Indices, Split
+from resvision.data.sources import prepare
+from resvision.errors import DataError, RecipeError
+from resvision.evaluation.metrics import wilson_interval
+from resvision.measure import now
+from resvision.recipe import Recipe
+from resvision.search import curve, findings, noise, plan, remedies
+from resvision.search.compare import Difference, compare, variance_of_trainings
+from resvision.search.remedies import Remedy
+from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, folds, read, unpacked
+from resvision.training.bench import Ledger, Note, spread
+
+PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
+CURVE_SEEDS = 2
+COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take
+MOST_LOOKED_AT = 150_000  # pictures that are compared with each other
+LISTED = 1000  # pairs and suspects that the numbers name
+LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
+
+
+class Clock:
+    """The time that is left; work which the ledger already holds counts, too.
+
+    Args:
+        seconds: in all.
+        ledger: of the experiment.
+    """
+
+    def __init__(self, seconds: float, ledger: Ledger) -> None:
+        self.seconds = seconds
+        earlier = sum(float(value["seconds"]) for key, value in ledger.done.items() if key != "plan")
+        self.start = now() - earlier
+
+    def left(self) -> float:
+        """In seconds."""
+        return self.seconds - (now() - self.start)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Seconds that one training takes, and that are kept for looking at the untouched part."""
+
+    training: float
+    kept: float
+
+
+def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: Note) -> dict[str, Any]:
+    """Examines how a recipe overfits a data set.
+
+    Args:
+        dataset: divided into training and validation here where it comes without splits.
+        recipe: of the baseline, complete.
+        minutes: that it may take.
+        ledger: of what is done.
+        note: told about the progress.
+
+    Returns:
+        What numbers.json holds: the plan, the copies, the gap, the learning curve, the noise, the findings, the
+        remedies, the recommendation and what the untouched part says of it.
+
+    Raises:
+        DataError: a class has too few pictures.
+        RecipeError: the recipe cannot be tried.
+    """
+    if recipe.pretrained is not None or recipe.lr == "auto":
+        field = "pretrained" if recipe.pretrained is not None else "lr"
+        raise RecipeError(f"{field}={getattr(recipe, field)}: trials train from scratch at a given rate; leave it out")
+    clock = Clock(60 * minutes, ledger)
+
+    # ---- pictures ----
+    dataset = prepare(dataset)
+    train = dataset.splits["train"]
+    report = "test" if "test" in dataset.splits else "val"
+    untouched = dataset.splits[report]
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    if counts.min() < LEAST_CLASS:
+        name = dataset.classes[int(counts.argmin())]
+        raise DataError(
+            f"{dataset.name}: the class {name} has {counts.min()} training pictures; at least {LEAST_CLASS} are needed"
+        )
+
+    # ---- copies ----
+    found = ledger.once("copies", lambda: find_copies(dataset, report, COPIES_PART * clock.left()))
+    note(findings.copies(found, report).says)
+
+    # ---- plan ----
+    made = ledger.once(
+        "plan", lambda: plan.recorded(plan.make(train, recipe, len(dataset.classes), len(untouched), clock.left()))
+    )
+    planned = plan.restored(made)
+    asked = plan.epochs_asked(recipe, len(train))
+    note(planned.describe(recipe, len(train), asked))
+    trial = plan.proxy(recipe, planned.model, planned.size, planned.spec)
+    trial = replace(trial, precision=planned.precision, steps=planned.steps)
+    assert trial.channels is not None
+
+    # ---- the pool, in memory ----
+    groups = np.arange(len(train))
+    for members in found["groups"]:
+        groups[members] = members[0]
+    chosen = plan.evenly(train.labels, planned.pictures)
+    pool, readable = read(train.take(chosen), plan.side(trial), trial.channels)
+    chosen = chosen[readable]
+    preprocess = plan.preprocess_of(pool, trial)
+    fold = folds(pool.labels, groups[chosen])
+    trials = Trials(pool, fold, trial, preprocess, len(dataset.classes))
+    others = np.setdiff1d(np.arange(len(train)), chosen)
+    others = others[plan.evenly(train.labels[others], planned.examined, 0)] if len(others) else others
+
+    # ---- the baseline ----
+    baseline = []
+    for number in range(FOLDS):
+
+        def judged(number: int = number) -> dict[str, Any]:
+            return trials.judge(BASELINE, number, watched=True, further=_part_of(train, others, number, trial))
+
+        baseline.append(ledger.once(f"{BASELINE.name} {number}", judged))
+        note(_said(BASELINE.name, number, baseline[-1]))
+    seconds = statistics.fmean(row["seconds"] for row in baseline) / 1.2
+    whole = FOLDS / (FOLDS - 1)
+    sizes = Sizes(training=seconds, kept=2 * planned.tests * seconds * (whole + 0.3))
+    gap = findings.gap(baseline)
+    note(findings.say_gap(gap))
+    judge = _Judge(trials, baseline, ledger, note, clock, sizes)
+
+    # ---- wrong labels ----
+    where, probabilities, given = _out_of_fold(baseline, fold, chosen, others, train, len(dataset.classes))
+    labels = noise.estimate(probabilities, given)
+    accused = findings.labels(labels, len(given))
+    note(accused.says)
+    wrong = where[labels.suspects].tolist() if accused.found == "yes" else []
+
+    # ---- too few pictures ----
+    law, points = _learning_curve(judge, labels.rate if accused.found == "yes" else 0.0)
+    sparse = findings.few(law, len(train), int(len(pool) * (FOLDS - 1) / FOLDS))
+    note(sparse.says)
+
+    # ---- augmentation and depth ----
+    shallow = plan.shallower(planned.model, planned.spec)
+    arms: dict[str, Remedy] = {}
+    stronger = remedies.stronger_augmentation(trial)
+    if stronger is not None and judge.tries(stronger.arm, planned.seeds):
+        arms[stronger.name] = stronger
+    if shallow is not None:
+        arm = Arm(name="shallower", fields={"model": shallow})
+        # A stand-in's depth says nothing of how deep the network that it stands for should be.
+        if judge.tries(arm, planned.seeds) and planned.model == recipe.model:
+            arms[arm.name] = Remedy(arm=arm, options={"model": shallow})
+
+    # ---- remedies, those first that the causes suggest ----
+    turning = findings.turning([row["points"] for row in baseline])
+    predicted = np.concatenate([row["predicted"] for row in baseline])
+    truth = np.concatenate([pool.labels[fold == number] for number in range(FOLDS)])
+    uneven = findings.imbalance(counts.tolist(), truth, predicted, dataset.classes)
+    known = [findings.copies(found, report), accused, sparse, uneven]
+
+    def causes() -> list[findings.Finding]:
+        return findings.ranked([*known, *_by_trials(judge, planned.model, shallow, stronger, gap["gap"], turning)])
+
+    on_disk = all(_on_disk(split) for split in dataset.splits.values())
+    covered = len(chosen) == len(train) and on_disk  # else a run could not leave the same pictures out
+    position = {int(index): place for place, index in enumerate(chosen)}
+    suspects = [position[index] for index in wrong if index in position] if covered else []
+    redundant = [position[index] for index in found["redundant_names"] if index in position] if covered else []
+    possible = remedies.all_of(trial, asked, suspects=suspects, copies=redundant)
+    for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
+        tried = sum(name not in ("shallower", stronger.name if stronger else "") for name in arms)
+        if tried == planned.remedies or remedy.name in arms:
+            continue
+        if judge.tries(remedy.arm, planned.seeds):
+            arms[remedy.name] = remedy
+    _two_together(judge, trial, arms, planned.seeds)
+
+    # ---- the recommendation, checked once ----
+    differences = judge.differences()
+    best = max(
+        (name for name in arms if differences[name].mean > 0 and differences[name].sure >= findings.LIKELY),
+        key=lambda name: differences[name].mean,
+        default=None,
+    )
+    winner = arms[best] if best is not None else None
+    note(f"recommended: {winner.name if winner else 'stay with the baseline'}; now the untouched part is looked at")
+    checked = _check(trials, winner, untouched, found["leaks"], planned, trial, ledger, judge)
+
+    return {
+        "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
+        "pictures": {"train": len(train), "pool": len(pool), report: len(untouched)},
+        "report": report,
+        "copies": {key: value for key, value in found.items() if key not in ("groups", "leaks", "redundant_names")},
+        "gap": gap,
+        "course": [row["points"] for row in baseline],
+        "turning": turning,
+        "labels": _labels_recorded(labels, accused, where, given, train, dataset.classes),
+        "curve": {"points": points, **_law_recorded(law, len(train))},
+        "findings": [finding.to_dict() for finding in causes()],
+        "remedies": [
+            {**judge.row(name), "options": arms[name].options if name in arms else None}
+            for name in sorted(differences, key=lambda name: -differences[name].mean)
+        ],
+        "recommended": {
+            "name": winner.name if winner else None,
+            "options": winner.options if winner else {},
+            "cleaned": on_disk and (bool(winner and winner.cleaned) or known[0].found == "yes"),
+        },
+        "check": checked,
+        "left_out": {
+            "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
+            "copies": sorted(found["redundant_names"]),
+            "leaks": sorted({pair[1] for pair in found["leaks"]}),
+        },
+        "seconds": clock.seconds - clock.left(),
+    }
+
+
+# ---- copies ----
+
+
+def find_copies(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
+    """The copies within the training split and between it and the others.
+
+    Args:
+        dataset: with its splits.
+        report: the split whose accuracy is told.
+        seconds: that reading the pictures may take; where they do not suffice an even part of them is looked at.
+    """
+    begin = now()
+    names = list(dataset.splits)
+    total = sum(len(split) for split in dataset.splits.values())
+    some = dataset.splits["train"]
+    probe = some.take(np.arange(min(64, len(some))))
+    start = now()
+    audit.look(probe)
+    pace = (now() - start) / len(probe)
+    share = min(1.0, seconds / (pace * total), MOST_LOOKED_AT / total)
+    hashes, squares, origin, index = [], [], [], []
+    for place, name in enumerate(names):
+        split = dataset.splits[name]
+        which = np.arange(len(split)) if share == 1 else plan.evenly(split.labels, max(1, round(share * len(split))))
+        looked = audit.look(split.take(which))
+        hashes.append(looked[0])
+        squares.append(looked[1])
+        origin.append(np.full(len(which), place))
+        index.append(which)
+    of, at = np.concatenate(origin), np.concatenate(index)
+    copies = audit.find(np.concatenate(hashes), np.concatenate(squares))
+    trains, reports = of == names.index("train"), of == names.index(report)
+    leaks = copies.across(reports, trains)
+    exact = {tuple(pair) for pair, same in zip(copies.pairs.tolist(), copies.exact.tolist(), strict=True) if same}
+    equal = np.concatenate(hashes)
+    groups = _members(copies.group, trains)
+    redundant = [int(at[member]) for members in groups for member in members[1:]]
+    labels = some.labels
+    different = [m for m in groups if len(set(labels[at[m]].tolist())) > 1]
+
+    def called(place: int) -> str:
+        return f"{names[of[place]]}: {dataset.splits[names[of[place]]].pictures.name(int(at[place]))}"
+
+    return {
+        "seconds": now() - begin,
+        "complete": share == 1,
+        "pictures": {name: int((of == place).sum()) for place, name in enumerate(names)},
+        "pairs": len(copies.pairs),
+        "exact_pairs": len(exact),
+        "leaked": len(leaks),
+        "leaked_exact": sum(bool(equal[one] == equal[other]) for one, other in leaks.items()),
+        "leaked_part": len(leaks) / max(1, int(reports.sum())),
+        "redundant": len(redundant),
+        "redundant_part": len(redundant) / max(1, int(trains.sum())),
+        "contradictions": len(different),
+        "listed": [[called(one), called(other)] for one, other in list(leaks.items())[:LISTED]]
+        + [[called(m[0]), called(m[1])] for m in groups[:LISTED]],
+        "leaks": [[int(at[one]), int(at[other])] for one, other in leaks.items()],
+        "groups": [at[members].tolist() for members in groups],
+        "redundant_names": redundant,
+    }
+
+
+def _members(group: Indices, which: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """The members of each group that has several among those of the mask."""
+    found: dict[int, list[int]] = {}
+    for place in np.flatnonzero(which).tolist():
+        found.setdefault(int(group[place]), []).append(place)
+    return [members for members in found.values() if len(members) > 1]
+
+
+# ---- trials ----
+
+
+class _Judge:
+    """Tries arms against the baseline while there is time."""
+
+    def __init__(
+        self, trials: Trials, baseline: list[dict[str, Any]], ledger: Ledger, note: Note, clock: Clock, sizes: Sizes
+    ) -> None:
+        self.trials, self.baseline, self.ledger, self.note, self.clock, self.sizes = (
+            *(trials, baseline, ledger),
+            *(note, clock, sizes),
+        )
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+
+    def tries(self, arm: Arm, seeds: int) -> bool:
+        """Trains an arm with each seed, unless the time does not suffice; whether it is done."""
+        rows = []
+        for seed in range(seeds):
+            key = f"{arm.name} {seed}"
+            needed = self.sizes.training * (arm.length if seed == 0 else 1.0) * (seeds - seed)
+            if key not in self.ledger.done and self.clock.left() - self.sizes.kept < needed:
+                self.note(f"{arm.name}: not tried, the time does not suffice")
+                return False
+            rows.append(self.ledger.once(key, lambda: self.trials.judge(arm, seed)))  # noqa: B023
+            self.note(_said(arm.name, seed, rows[-1]))
+        self.rows[arm.name] = rows
+        return True
+
+    def by_picture(self, name: str) -> list[npt.NDArray[np.float64]]:
+        """The differences to the baseline, for each seed."""
+        return [
+            bits(row["right"]) - bits(own["right"]) for row, own in zip(self.rows[name], self.baseline, strict=False)
+        ]
+
+    def differences(self) -> dict[str, Difference]:
+        """Of all arms that train on all pictures."""
+        names = [name for name in self.rows if name not in PARTS]
+        arms = [self.by_picture(name) for name in names]
+        variance, freedom = variance_of_trainings(arms)
+        return {name: compare(arm, variance, freedom) for name, arm in zip(names, arms, strict=True)}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """An arm for numbers.json."""
+        difference, rows = self.differences()[name], self.rows[name]
+        return {
+            "name": name,
+            "difference": difference.mean,
+            "error": difference.error,
+            "sure": difference.sure,
+            "seeds": list(difference.seeds),
+            "accuracy": spread([row["accuracy"] for row in rows]),
+            "loss": spread([row["loss"] for row in rows]),
+            "gap": findings.gap(rows)["gap"],
+            "seconds": sum(row["seconds"] for row in rows),
+        }
+
+
+def _part_of(train: Split, others: Indices, number: int, trial: Recipe) -> Split | None:
+    """The training pictures beyond the pool whose labels one of the baseline's networks examines."""
+    mine = others[number::FOLDS]
+    if not len(mine):
+        return None
+    assert trial.channels is not None
+    return read(train.take(mine), plan.side(trial), trial.channels)[0]
+
+
+def _out_of_fold(
+    baseline: list[dict[str, Any]], fold: Indices, chosen: Indices, others: Indices, train: Split, classes: int
+) -> tuple[Indices, npt.NDArray[np.float64], Indices]:
+    """Probabilities by networks that have not seen the pictures: (index in train (N,), (N, K), labels (N,))."""
+    where, rows = [], []
+    for number, row in enumerate(baseline):
+        mine = chosen[fold == number]
+        where.append(mine)
+        rows.append(unpacked(row["best"], len(mine), classes))
+        further = others[number::FOLDS]
+        if row.get("further") and len(values := unpacked(row["further"], -1, classes)) == len(further):
+            where.append(further)
+            rows.append(values)
+    index = np.concatenate(where)
+    return index, np.concatenate(rows), train.labels[index]
+
+
+def _learning_curve(judge: _Judge, floor: float) -> tuple[curve.PowerLaw | None, list[dict[str, Any]]]:
+    """The power law through the errors of trainings on parts of the pictures, and these."""
+    for name, part in PARTS.items():
+        judge.tries(Arm(name=name, part=part), CURVE_SEEDS)
+    points: list[dict[str, Any]] = []
+    for name, part in [*PARTS.items(), (BASELINE.name, 1.0)]:
+        points += [
+            {"pictures": row["trained"], "part": part, "error": 1 - row["accuracy"], "of": row["judged"]}
+            for row in (judge.baseline if name == BASELINE.name else judge.rows.get(name, []))
+        ]
+    if len({point["part"] for point in points}) < 2:
+        return None, points
+    errors = [point["error"] for point in points]
+    deviations = [max(1e-4, (e * (1 - e) / point["of"]) ** 0.5) for e, point in zip(errors, points, strict=True)]
+    return curve.fit([point["pictures"] for point in points], errors, deviations, min(floor, 0.9 * min(errors))), points
+
+
+def _by_trials(
+    judge: _Judge, model: str, shallow: str | None, stronger: Remedy | None, gap: float, turning: dict[str, Any]
+) -> list[findings.Finding]:
+    """The findings that trials make, by those that are done."""
+    differences = judge.differences()
+    name = stronger.name if stronger is not None else ""
+    after = judge.row(name)["gap"] if name in differences else 0.0
+    return [
+        findings.augmentation(name, gap, after, differences.get(name)),
+        findings.depth(model, shallow, gap >= findings.GAP, differences.get("shallower")),
+        findings.length(turning, differences.get("shorter")),
+    ]
+
+
+def _two_together(judge: _Judge, trial: Recipe, arms: dict[str, Remedy], seeds: int) -> None:
+    """Tries the best two remedies that go together at once, where both are likely to help."""
+    differences = judge.differences()
+    likely = [name for name in arms if differences[name].mean > 0 and differences[name].sure >= findings.LIKELY]
+    likely.sort(key=lambda name: -differences[name].mean)
+    pairs = [(one, other) for place, one in enumerate(likely) for other in likely[place + 1 :]]
+    for one, other in pairs:
+        both = remedies.together(trial, arms[one], arms[other])
+        if both is not None:
+            if judge.tries(both.arm, seeds):
+                arms[both.name] = both
+            return
+
+
+# ---- the untouched part ----
+
+
+def _check(
+    trials: Trials,
+    winner: Remedy | None,
+    untouched: Split,
+    leaks: list[list[int]],
+    planned: plan.Plan,
+    trial: Recipe,
+    ledger: Ledger,
+    judge: _Judge,
+) -> dict[str, Any]:
+    """Looks at the untouched part once: the baseline with and without leaked pictures, and the recommendation."""
+    which = plan.evenly(untouched.labels, planned.tested)
+    assert trial.channels is not None
+    part, readable = read(untouched.take(which), plan.side(trial), trial.channels)
+    which = which[readable]
+    clean = ~np.isin(which, [pair[0] for pair in leaks])
+    arms = [BASELINE] if winner is None else [BASELINE, winner.arm]
+    rows: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
+    for seed in range(planned.tests):
+        for arm in arms:
+            key = f"untouched: {arm.name} {seed}"
+            rows[arm.name].append(ledger.once(key, lambda: trials.test(arm, part, seed)))  # noqa: B023
+    right = {name: np.stack([bits(row["right"]) for row in own]) for name, own in rows.items()}
+    result: dict[str, Any] = {
+        "pictures": len(part),
+        "leaked": int((~clean).sum()),
+        "with_leaked": float(right[BASELINE.name].mean()),
+        "seeds": planned.tests,
+        "train_accuracy": statistics.fmean(row["train_accuracy"] for row in rows[BASELINE.name]),
+    }
+    if not clean.any():
+        return result | {"accuracy": None}
+    for name, values in right.items():
+        own = values[:, clean]
+        place = "baseline" if name == BASELINE.name else "recommended"
+        low, high = wilson_interval(round(float(own[0].sum())), own.shape[1])
+        result[place] = {"accuracy": float(own.mean()), "interval": [low, high], "seeds": own.mean(axis=1).tolist()}
+    if winner is not None:
+        differences = [a[clean] - b[clean] for a, b in zip(right[winner.name], right[BASELINE.name], strict=True)]
+        variance, freedom = variance_of_trainings([judge.by_picture(name) for name in judge.rows if name not in PARTS])
+        difference = compare(differences, variance, freedom, same_pictures=True)
+        result |= {"difference": difference.mean, "error": difference.error, "sure": difference.sure}
+    return result
+
+
+# ---- records ----
+
+
+def _said(name: str, seed: int, row: dict[str, Any]) -> str:
+    return (
+        f"{name}, seed {seed}: {row['train_accuracy']:.1%} on training pictures, {row['accuracy']:.1%} held out "
+        f"({row['seconds']:.0f} s)"
+    )
+
+
+def _labels_recorded(
+    found: noise.Noise,
+    accused: findings.Finding,
+    where: Indices,
+    given: Indices,
+    train: Split,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    rows = [
+        {
+            "picture": train.pictures.name(int(where[index])),
+            "index": int(where[index]),
+            "label": classes[given[index]],
+            "seems": classes[seems],
+            "margin": round(float(margin), 4),
+        }
+        for index, seems, margin in zip(found.suspects, found.seems, found.margins, strict=True)
+    ]
+    return {
+        "found": accused.found,
+        "rate": found.rate,
+        "interval": list(found.interval),
+        "surest": found.surest,
+        "joint_rate": found.joint_rate,
+        "examined": len(given),
+        "suspects": rows[:LISTED],
+    }
+
+
+def _law_recorded(law: curve.PowerLaw | None, pictures: int) -> dict[str, Any]:
+    if law is None:
+        return {"exponent": None}
+    gain, low, high = law.gain(pictures)
+    return {
+        "exponent": law.exponent,
+        "intercept": law.intercept,
+        "floor": law.floor,
+        "gain": gain,
+        "gain_interval": [low, high],
+        "line": [
+            [float(n), law.error(n), *law.interval(n)]
+            for n in np.geomspace(max(2, pictures / 64), 2 * pictures, 40).tolist()
+        ],
+    }
+
+
+def _on_disk(split: Split) -> bool:
+    return isinstance(split.pictures, FilePictures) and all(file.path is not None for file in split.pictures.files)
+
+
+# ---- words ----
+
+
+def describe(numbers: dict[str, Any]) -> list[str]:
+    """What was found, in sentences, from the numbers alone."""
+    lines = [findings.say_gap(numbers["gap"]), *(finding["says"] for finding in numbers["findings"])]
+    check, report = numbers["check"], numbers["report"]
+    if check["leaked"] and check.get("baseline"):
+        lines.append(
+            f"The baseline's accuracy on {report} is {check['with_leaked']:.1%} with the {check['leaked']:,} pictures "
+            f"that have a copy in train, and {check['baseline']['accuracy']:.1%} without them."
+        )
+    if any(f["cause"] == remedies.FEW and f["found"] != "no" for f in numbers["findings"]):
+        lines.append(
+            "Not tried here: weights of a larger set often help few pictures most, such as "
+            "--pretrained hf:timm/resnet18.a1_in1k."
+        )
+    return [*lines, *_recommended(numbers)]
+
+
+def _recommended(numbers: dict[str, Any]) -> list[str]:
+    name, check, report = numbers["recommended"]["name"], numbers["check"], numbers["report"]
+    if name is None:
+        lines = ["Recommended: stay with the baseline; no remedy is likely enough to be better."]
+        if own := check.get("baseline"):
+            lines.append(
+                f"On {check['pictures'] - check['leaked']:,} untouched {report} pictures: {own['accuracy']:.1%}."
+            )
+        return lines
+    row = next(row for row in numbers["remedies"] if row["name"] == name)
+    lines = [
+        f"Recommended: {name}, {100 * row['difference']:+.1f} points on the parts that chose (standard error "
+        f"{100 * row['error']:.1f}, better with a probability of {row['sure']:.0%})."
+    ]
+    if "difference" in check:
+        kept = check["difference"] > 0
+        lines.append(
+            f"On {check['pictures'] - check['leaked']:,} untouched {report} pictures, looked at once: "
+            f"{check['recommended']['accuracy']:.1%} with it, {check['baseline']['accuracy']:.1%} without, "
+            f"{100 * check['difference']:+.1f} points (standard error {100 * check['error']:.1f}, better with a "
+            f"probability of {check['sure']:.0%}){'' if kept else ': not confirmed, so stay with the baseline'}."
+        )
+    return lines

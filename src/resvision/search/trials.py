@@ -1,0 +1,252 @@
+"""Trials: networks trained alike but for one thing, each judged on a part of the pictures that it has not seen."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resvision import zoo
+from resvision.data.images import UInt8Array, square
+from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches
+from resvision.data.pictures import ArrayPictures, Indices, Split
+from resvision.errors import PictureError
+from resvision.evaluation.metrics import log_softmax
+from resvision.measure import now
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.recipe import Recipe
+from resvision.runtime import TorchSession, device
+from resvision.training import losses
+from resvision.training.bench import balanced
+from resvision.training.bench import train as train_steps
+
+FOLDS = 3  # parts of the pool; a trial trains on two of them and is judged on the third
+POINTS = 8  # looks along a training that is watched
+TRAIN_LOOKED_AT = 600  # training pictures, not augmented, on which the gap is measured
+ENLARGED = 1.5  # pictures that are cropped at random are kept this much larger than the network's input
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One thing that is done otherwise.
+
+    Args:
+        name: what tables call it.
+        fields: of the recipe, in place of the baseline's.
+        length: steps, as a part of the baseline's.
+        part: of the training pictures, the same of each class.
+        without: pictures of the pool that do not train.
+    """
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    length: float = 1.0
+    part: float = 1.0
+    without: tuple[int, ...] = ()
+
+
+BASELINE = Arm(name="baseline")
+
+
+def read(split: Split, side: int, channels: int) -> tuple[Split, Indices]:
+    """The pictures of a split in memory, as squares of `side` pixels, and which of them could be read."""
+    middle = (0.5,) * channels
+    preprocess = Preprocess(size=side, channels=1 if channels == 1 else 3, mean=middle, std=middle)
+    squares, readable = [], []
+    for index in range(len(split)):
+        try:
+            squares.append(square(split.pictures.open(index, preprocess, side), preprocess))
+            readable.append(index)
+        except PictureError:
+            continue
+    array: UInt8Array = np.stack(squares)
+    which = np.array(readable, dtype=np.int64)
+    return Split(ArrayPictures(array, "pictures"), split.labels[which]), which
+
+
+def folds(labels: Indices, groups: Indices, count: int = FOLDS) -> Indices:
+    """Which of `count` parts each picture belongs to, alike in classes; copies of a picture stay in one part.
+
+    Args:
+        labels: (N,).
+        groups: (N,) equal for copies.
+        count: of parts.
+    """
+    _, of = np.unique(groups, return_inverse=True)
+    first = np.full(of.max() + 1, len(labels), dtype=np.int64)
+    np.minimum.at(first, of, np.arange(len(labels)))
+    fold = np.zeros(len(first), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[first] == label)
+        members = members[np.argsort(_shuffled(first[members]), kind="stable")]
+        fold[members] = (np.arange(len(members)) + label) % count
+    return fold[of]
+
+
+def _shuffled(indices: Indices) -> npt.NDArray[np.uint64]:
+    """A number for each index that looks random and is always the same (Knuth's multiplicative hash)."""
+    with np.errstate(over="ignore"):
+        return (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)
+
+
+class Trials:
+    """Pictures in memory, divided into folds, and how every arm is trained and judged on them.
+
+    Args:
+        pool: squares in memory, of which FOLDS - 1 parts train and one judges.
+        fold: (N,) the part of each.
+        recipe: of the baseline, with everything decided.
+        preprocess: of all.
+        classes: how many.
+    """
+
+    def __init__(self, pool: Split, fold: Indices, recipe: Recipe, preprocess: Preprocess, classes: int) -> None:
+        self.pool = pool
+        self.fold = fold
+        self.recipe = recipe
+        self.preprocess = preprocess
+        self.classes = classes
+
+    def judge(self, arm: Arm, fold: int, *, watched: bool = False, further: Split | None = None) -> dict[str, Any]:
+        """Trains an arm on all folds but one, with the fold's number as the seed, and judges it on that one.
+
+        Args:
+            arm: what is done otherwise.
+            fold: that judges.
+            watched: also look at it along the training, and keep the probabilities of the moment with the least loss.
+            further: other pictures in memory, whose probabilities are wanted, too.
+
+        Returns:
+            For the ledger: accuracy, loss (nats) and right or wrong by picture, on the fold; accuracy and loss on
+            training pictures, not augmented; the predicted classes; seconds; and what was watched.
+        """
+        begin = now()
+        train = self.trained_on(arm, np.flatnonzero(self.fold != fold), fold)
+        held = self.pool.take(np.flatnonzero(self.fold == fold))
+        looked = EvaluationBatches(balanced(train, TRAIN_LOOKED_AT), self.preprocess, 0)
+        judged = EvaluationBatches(held, self.preprocess, 0)
+        steps = max(1, round(arm.length * (self.recipe.steps or 1)))
+        at = {round(steps * (point + 1) / POINTS) for point in range(POINTS)} if watched else {steps}
+        points, best = [], math.inf
+        kept: dict[str, Any] = {}
+        weights: dict[str, torch.Tensor] = {}
+        for step, network in self._train(arm, train, fold, steps):
+            if step not in at:
+                continue
+            log_p = self._log_probabilities(network, judged)
+            seen = _figures(self._log_probabilities(network, looked), looked.split.labels)
+            found = _figures(log_p, held.labels)
+            points.append({"step": step, "train_loss": seen[0], "train_accuracy": seen[1], "loss": found[0]})
+            points[-1]["accuracy"] = found[1]
+            predicted = log_p.argmax(axis=1)
+            if watched and found[0] < best:
+                best, kept = found[0], {"best": _packed(np.exp(log_p))}
+                if further is not None:
+                    weights = {key: value.clone() for key, value in network.state_dict().items()}
+        if weights:
+            assert further is not None
+            network.load_state_dict(weights)
+            others = EvaluationBatches(further, self.preprocess, 0)
+            kept["further"] = _packed(np.exp(self._log_probabilities(network, others)))
+        return {
+            **points[-1],
+            "trained": len(train),
+            "judged": len(held),
+            "predicted": predicted.tolist(),
+            "right": _bits(predicted == held.labels),
+            "points": points,
+            "seconds": now() - begin,
+            **kept,
+        }
+
+    def test(self, arm: Arm, split: Split, seed: int) -> dict[str, Any]:
+        """Trains an arm on the whole pool, as many times over as in `judge`, and looks at another split once."""
+        begin = now()
+        train = self.trained_on(arm, np.arange(len(self.pool)), seed)
+        steps = max(1, round(arm.length * (self.recipe.steps or 1) * FOLDS / (FOLDS - 1)))
+        for _, network in self._train(arm, train, seed, steps):
+            last = network
+        batches = EvaluationBatches(split, self.preprocess, 0)
+        looked = EvaluationBatches(balanced(train, TRAIN_LOOKED_AT), self.preprocess, 0)
+        log_p = self._log_probabilities(last, batches)
+        predicted = log_p.argmax(axis=1)
+        seen = _figures(self._log_probabilities(last, looked), looked.split.labels)
+        found = _figures(log_p, split.labels)
+        return {
+            "loss": found[0],
+            "accuracy": found[1],
+            "train_loss": seen[0],
+            "train_accuracy": seen[1],
+            "right": _bits(predicted == split.labels),
+            "seconds": now() - begin,
+        }
+
+    def trained_on(self, arm: Arm, indices: Indices, seed: int) -> Split:
+        """The pictures of `indices` that train an arm."""
+        if arm.without:
+            indices = indices[~np.isin(indices, arm.without)]
+        if arm.part == 1:
+            return self.pool.take(indices)
+        chosen = []
+        random = np.random.default_rng(seed)
+        for label in np.unique(self.pool.labels[indices]):
+            members = random.permutation(indices[self.pool.labels[indices] == label])
+            chosen.append(members[: max(1, round(arm.part * len(members)))])
+        return self.pool.take(np.sort(np.concatenate(chosen)))
+
+    def _train(self, arm: Arm, train: Split, seed: int, steps: int) -> Any:
+        recipe = replace(self.recipe, **{**arm.fields, "seed": seed, "steps": steps})
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, len(train)))
+        spec = replace(
+            zoo.variant(recipe.model, recipe.spec), num_classes=self.classes, in_channels=self.preprocess.channels
+        )
+        torch.manual_seed(seed)
+        network = ResNet(spec).to(device())
+        assert isinstance(train.pictures, ArrayPictures)
+        side = train.pictures.array.shape[1]
+        batches = TrainingBatches(train, recipe, self.preprocess, BadPictures(limit=0), side)
+        counts = np.bincount(train.labels, minlength=self.classes).clip(1)
+        return train_steps(network, batches, recipe, losses.build(recipe, counts.tolist()), self.preprocess)
+
+    def _log_probabilities(self, network: ResNet, batches: EvaluationBatches) -> FloatArray:
+        assert self.recipe.precision is not None
+        session = TorchSession(network, self.preprocess, self.recipe.precision)
+        return log_softmax(np.concatenate([session(batch.squares) for batch in batches]))
+
+
+def _figures(log_probabilities: FloatArray, labels: Indices) -> tuple[float, float]:
+    """Mean loss in nats, and accuracy; a network that diverged gets what guessing gets."""
+    if not np.isfinite(log_probabilities).all():
+        return math.log(log_probabilities.shape[1]), 1 / log_probabilities.shape[1]
+    return float(_losses(log_probabilities, labels).mean()), float((log_probabilities.argmax(axis=1) == labels).mean())
+
+
+def _losses(log_probabilities: FloatArray, labels: Indices) -> FloatArray:
+    return -log_probabilities[np.arange(len(labels)), labels]
+
+
+def _packed(values: FloatArray) -> str:
+    """Values as text for a line of the ledger, in half precision."""
+    return base64.b64encode(np.nan_to_num(values).astype(np.float16).tobytes()).decode()
+
+
+def unpacked(text: str, *shape: int) -> FloatArray:
+    """What `_packed` packed."""
+    return np.frombuffer(base64.b64decode(text), dtype=np.float16).astype(np.float64).reshape(shape)
+
+
+def _bits(values: npt.NDArray[np.bool_]) -> str:
+    return "".join("1" if value else "0" for value in values.tolist())
+
+
+def bits(text: str) -> FloatArray:
+    """Zeros and ones as numbers."""
+    return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.float64) - ord("0")
