@@ -81,7 +81,7 @@ def train(
     followed = network if average is None else average.network
     step = 0
     while step < recipe.steps:
-        size = optim.picture_size(recipe, step)
+        size = optim.picture_size(recipe, step, batches.steps)
         for batch in batches.epoch(step // batches.steps, size=size):
             phases.begin(network, recipe, step)
             optim.set_step(optimizer, recipe, step)
