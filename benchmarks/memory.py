@@ -78,6 +78,7 @@ def kept_bytes(made: engine.Engine, batch: Batch) -> int:
 
 def measure(case: str, way: str, what: str) -> dict[str, Any]:
     """In a fresh process: "kept" bytes, or the peak and the time of "steps"."""
+    memory.keep_freed()
     name, count, _, steps = CASES[case]
     made, optimizer, recipe = built(name, count, way)
     if what == "kept":

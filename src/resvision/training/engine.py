@@ -69,7 +69,9 @@ class Engine:
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # Gradients that are made anew in every backward pass lie between the activations, in pieces of memory that then
+        # fit no activation: resnet1202 held up to twice as much.
+        optimizer.zero_grad(set_to_none=self.recipe.memory != "checkpoint")
         return StepResult(torch.stack(losses).sum(), torch.stack(correct).sum())
 
     @property
