@@ -26,7 +26,7 @@ from resvision.training.bench import Ledger, Note, spread
 PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
 CURVE_SEEDS = 2
 COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take
-MOST_LOOKED_AT = 150_000  # pictures that are compared with each other
+LEAST_LOOKED_AT, MOST_LOOKED_AT = 2000, 150_000  # pictures that are compared with each other
 LISTED = 1000  # pairs and suspects that the numbers name
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
 
@@ -244,7 +244,7 @@ def find_copies(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]
     start = now()
     audit.look(probe)
     pace = (now() - start) / len(probe)
-    share = min(1.0, seconds / (pace * total), MOST_LOOKED_AT / total)
+    share = min(1.0, max(seconds / pace, LEAST_LOOKED_AT) / total, MOST_LOOKED_AT / total)
     hashes, squares, origin, index = [], [], [], []
     for place, name in enumerate(names):
         split = dataset.splits[name]

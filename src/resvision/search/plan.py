@@ -28,7 +28,7 @@ from resvision.training.bench import train
 
 SMALLER_SIZES = (64, 48, 32)  # px that stand in for larger pictures
 SMALLER_NETWORKS = ("resnet20_cifar", "resnet14_cifar", "resnet8_cifar")  # that stand in for larger ones
-LEAST_EPOCHS = 8.0  # fewer tell nothing of overfitting
+LEAST_EPOCHS = 10.0  # fewer tell nothing of overfitting
 ENOUGH_PICTURES = 2000  # that train; a smaller network rather than fewer pictures
 PROBED = 128  # pictures for the measurement of the pace
 PROBE_PART, PROBE_MOST = 0.02, 6.0  # of the time, and in seconds: what the measurement may take

@@ -1,0 +1,589 @@
+"""The overfit doctor: each detector against figures that are known, and whole examinations of a few seconds."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import resvision
+from resvision import api
+from resvision.cli import main
+from resvision.data import audit, sources
+from resvision.data.pictures import ArrayPictures, Split
+from resvision.errors import DataError, InputError, Interrupted, RecipeError, RunError
+from resvision.progress import Reporter
+from resvision.recipe import Recipe
+from resvision.search import compare, curve, findings, noise, overfit, plan, remedies, trials
+from resvision.search.trials import Arm, Trials
+
+# ---- wrong labels ----
+
+
+def out_of_fold(count: int, wrong: float, error: float, seed: int = 0) -> tuple[Any, Any, Any]:
+    """Probabilities (N, 5) of a network that is wrong in the part `error` of cases, the unsurer the more often."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 5, count)
+    hardness = random.random(count)
+    mistaken = random.random(count) < 4 * error * hardness**3
+    says = np.where(mistaken, (truth + random.integers(1, 5, count)) % 5, truth)
+    sure = 0.97 - 0.6 * hardness
+    probabilities = np.full((count, 5), 0.0) + ((1 - sure) / 4)[:, None]
+    probabilities[np.arange(count), says] = sure
+    labels = truth.copy()
+    flipped = random.random(count) < wrong
+    labels[flipped] = (labels[flipped] + random.integers(1, 5, flipped.sum())) % 5
+    return probabilities, labels, flipped
+
+
+@pytest.mark.parametrize("wrong", [0.1, 0.2, 0.3])
+def test_the_rate_of_wrong_labels_is_estimated(wrong: float) -> None:
+    probabilities, labels, flipped = out_of_fold(4000, wrong, 0.1)
+    found = noise.estimate(probabilities, labels)
+    assert found.rate == pytest.approx(wrong, abs=0.05)
+    assert found.interval[0] < flipped.mean() < found.interval[1]
+    assert found.joint.sum() == pytest.approx(1)
+    assert found.joint.sum(axis=1) == pytest.approx(np.bincount(labels) / 4000)
+    assert flipped[found.suspects].mean() > 0.75
+    assert findings.labels(found, 4000).found == "yes"
+    assert (np.diff(found.margins) <= 0).all()
+
+
+def test_mistakes_of_a_network_are_not_taken_for_wrong_labels() -> None:
+    probabilities, labels, _ = out_of_fold(4000, 0.0, 0.25)
+    found = noise.estimate(probabilities, labels)
+    assert found.joint_rate > 0.05  # what confident learning alone would claim
+    assert found.rate < 0.01
+    assert findings.labels(found, 4000).found == "no"
+
+
+def test_a_weak_network_judges_no_labels() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(5), 1000)
+    verdict = findings.labels(noise.estimate(probabilities, random.integers(0, 5, 1000)), 1000)
+    assert verdict.found == "unclear"
+    assert "too weak" in verdict.says
+
+
+def test_the_confident_joint_by_hand() -> None:
+    """Thresholds are 0.7 and 0.6; the third picture is labelled 0 and confidently 1, the last is nothing."""
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7], [0.71, 0.29], [0.69, 0.31]])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    found = noise.estimate(probabilities, labels)
+    assert probabilities[labels == 0, 0].mean() == pytest.approx(0.7)
+    assert probabilities[labels == 1, 1].mean() == pytest.approx(0.525)
+    # Rows as counted: label 0: two for 0, one for 1; label 1: one for 0 (0.71), two for 1; 0.69 reaches no threshold.
+    assert found.joint == pytest.approx(np.array([[2 / 3 * 3, 1 / 3 * 3], [1 / 3 * 4, 2 / 3 * 4]]) / 7)
+    assert found.joint_rate == pytest.approx(1 / 3)
+
+
+# ---- copies ----
+
+
+def photographs(count: int, side: int = 40) -> Any:
+    """Smooth random colour pictures, no two alike."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(s).resize((side, side), Image.Resampling.BICUBIC)) for s in small])
+
+
+def encoded(picture: Any, quality: int, side: int | None = None) -> Any:
+    image = Image.fromarray(picture)
+    if side is not None:
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def split_of(folder: Path, contents: list[bytes]) -> Split:
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+    for index, content in enumerate(contents):
+        (folder / "ab"[index % 2] / f"{index:03d}.jpg").write_bytes(content)
+    return sources.load(folder).splits["all"]
+
+
+@pytest.mark.parametrize(("quality", "side"), [(90, None), (60, None), (90, 36), (85, 44), (75, 46)])
+def test_re_encoded_and_resized_copies_are_found(quality: int, side: int | None, tmp_path: Path) -> None:
+    pictures = photographs(60)
+    contents = [encoded(p, 95) for p in pictures] + [encoded(p, quality, side) for p in pictures[:20]]
+    split = split_of(tmp_path / "set", contents)
+    found = audit.find(*audit.look(split))
+    number = [int(Path(split.pictures.name(i)).stem) for i in range(len(split))]
+    pairs = {tuple(sorted((number[a], number[b]))) for a, b in found.pairs.tolist()}
+    assert pairs == {(index, 60 + index) for index in range(20)}
+    assert not found.exact.any()
+
+
+def test_exact_copies_are_told_from_near_ones() -> None:
+    pictures = photographs(30, 32)
+    array = np.concatenate([pictures, pictures[:3], pictures[3:5] // 2 * 2])
+    split = Split(ArrayPictures(array, "set"), np.zeros(35, dtype=np.int64))
+    found = audit.find(*audit.look(split))
+    assert sorted(map(tuple, found.pairs[found.exact].tolist())) == [(0, 30), (1, 31), (2, 32)]
+    assert sorted(map(tuple, found.pairs[~found.exact].tolist())) == [(3, 33), (4, 34)]
+    assert found.group[[0, 30, 3, 33]].tolist() == [0, 0, 3, 3]
+    test = np.arange(35) >= 30
+    assert found.across(test, ~test) == {30: 0, 31: 1, 32: 2, 33: 3, 34: 4}
+
+
+def test_different_digits_are_no_copies() -> None:
+    digits = sources.load("digits").splits["all"]
+    assert len(audit.find(*audit.look(digits)).pairs) == 0
+
+
+def test_pictures_of_one_colour_are_compared_by_their_content() -> None:
+    array = np.stack([np.full((32, 32), value, dtype=np.uint8) for value in (10, 11, 12, 10)])
+    found = audit.find(*audit.look(Split(ArrayPictures(array, "set"), np.zeros(4, dtype=np.int64))))
+    assert found.pairs.tolist() == [[0, 3]]
+
+
+def test_copies_stay_in_one_fold_and_classes_are_spread() -> None:
+    labels = np.arange(90) % 3
+    groups = np.arange(90)
+    groups[[3, 6, 9]] = 3
+    fold = trials.folds(labels, groups)
+    assert len(set(fold[[3, 6, 9]].tolist())) == 1
+    counts = np.array([[((fold == f) & (labels == c)).sum() for c in range(3)] for f in range(3)])
+    assert counts.min() >= 8
+
+
+# ---- the learning curve ----
+
+
+def test_a_power_law_is_found_again() -> None:
+    pictures = [250.0, 250.0, 500.0, 500.0, 1000.0]
+    law = curve.fit(pictures, [0.05 + 3 * n**-0.4 for n in pictures], [0.01] * 5, floor=0.05)
+    assert law.exponent == pytest.approx(0.4)
+    assert law.error(4000) == pytest.approx(0.05 + 3 * 4000**-0.4)
+    gain, low, high = law.gain(1000)
+    assert gain == pytest.approx(3 * (1000**-0.4 - 2000**-0.4))
+    assert low < gain < high
+    assert law.interval(8000)[0] < law.error(8000) < law.interval(8000)[1]
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    pictures = np.repeat([250.0, 500.0, 1000.0], 2)
+    truth = 2 * pictures**-0.35
+    covered = 0
+    for _ in range(200):
+        law = curve.fit(pictures.tolist(), (truth + random.normal(0, 0.01, 6)).tolist(), [0.01] * 6)
+        _, low, high = law.gain(1000)
+        covered += low <= 2 * (1000**-0.35 - 2000**-0.35) <= high
+    assert 0.88 <= covered / 200 <= 1.0
+
+
+def test_few_pictures_are_said_only_where_more_would_help() -> None:
+    steep = curve.fit([50, 100, 200], [0.5, 0.35, 0.25], [0.01] * 3)
+    flat = curve.fit([5000, 10000, 20000], [0.06, 0.058, 0.056], [0.001] * 3)
+    assert findings.few(steep, 200, 200).found == "yes"
+    assert findings.few(flat, 20000, 20000).found == "no"
+    assert "extrapolated from 200" in findings.few(steep, 1000, 200).says
+    assert findings.few(None, 10, 10).found == "unclear"
+
+
+# ---- comparisons ----
+
+
+def test_students_distribution_by_its_tables() -> None:
+    assert compare.student(0, 3) == 0.5
+    assert compare.student(6.314, 1) == pytest.approx(0.95, abs=1e-4)
+    assert compare.student(2.920, 2) == pytest.approx(0.95, abs=1e-4)
+    assert compare.student(-2.015, 5) == pytest.approx(0.05, abs=1e-4)
+    assert compare.student(1.96, 1000) == pytest.approx(0.975, abs=1e-3)
+
+
+def test_a_difference_counts_pictures_and_trainings() -> None:
+    better = np.array([1.0] * 30 + [0.0] * 60 + [-1.0] * 10)
+    by_pictures = compare.compare([better, better], 0.0, 2)
+    assert by_pictures.mean == pytest.approx(0.2)
+    assert by_pictures.error == pytest.approx(better.std() / np.sqrt(200))
+    assert by_pictures.sure > 0.999
+    by_trainings = compare.compare([better, better], 0.04, 2)
+    assert by_trainings.error == pytest.approx(np.sqrt(better.var() / 200 + 0.02))
+    assert 0.75 < by_trainings.sure < 0.95
+    same = compare.compare([better, better], 0.0, 2, same_pictures=True)
+    assert same.error == pytest.approx(better.std() / 10)  # the same pictures twice are not twice as many
+
+
+def test_the_variance_of_trainings_is_what_pictures_do_not_explain() -> None:
+    random = np.random.default_rng(0)
+
+    def arm(sd: float) -> list[Any]:
+        return [random.normal(random.normal(0, sd), 0.5, 500) for _ in range(3)]
+
+    none, freedom = compare.variance_of_trainings([arm(0.0) for _ in range(500)])
+    some, _ = compare.variance_of_trainings([arm(0.05) for _ in range(500)])
+    assert none < 1e-4
+    assert some == pytest.approx(0.0025, rel=0.2)
+    assert freedom == 1000
+
+
+# ---- the other causes ----
+
+
+def course(losses: list[float], train: list[float]) -> list[dict[str, float]]:
+    return [
+        {"step": 10 * (i + 1), "loss": loss, "train_loss": t, "accuracy": 1 - loss, "train_accuracy": 1 - t}
+        for i, (loss, t) in enumerate(zip(losses, train, strict=True))
+    ]
+
+
+def test_the_turning_point() -> None:
+    turned = findings.turning([course([0.9, 0.5, 0.6, 0.7], [0.9, 0.5, 0.2, 0.1])] * 2)
+    assert turned["best"] == 0.5
+    assert turned["rise"] == pytest.approx(0.2)
+    assert turned["lost"] == pytest.approx(0.2)
+    assert findings.length(turned, None).found == "yes"
+    level = findings.turning([course([0.9, 0.5, 0.45, 0.44], [0.9, 0.5, 0.2, 0.1])] * 2)
+    assert findings.length(level, None).found == "no"
+    one_of_two = [
+        course([0.9, 0.5, 0.6, 0.7], [0.9, 0.5, 0.2, 0.1]),
+        course([0.9, 0.5, 0.5, 0.4], [0.9, 0.5, 0.2, 0.1]),
+    ]
+    assert findings.length(findings.turning(one_of_two), None).found == "no"
+
+
+def test_imbalance_is_a_cause_only_where_rare_classes_are_missed() -> None:
+    truth = np.array([0] * 300 + [1] * 60)
+    missed = np.concatenate([truth[:300], np.where(np.arange(60) < 30, 0, 1)])
+    names = ("many", "few")
+    assert findings.imbalance([1000, 100], truth, missed, names).found == "yes"
+    assert "50.0%" in findings.imbalance([1000, 100], truth, missed, names).says
+    assert findings.imbalance([1000, 100], truth, truth, names).found == "no"
+    assert findings.imbalance([1000, 900], truth, missed, names).found == "no"
+
+
+def difference(mean: float, sure: float) -> compare.Difference:
+    return compare.Difference(mean=mean, error=0.01, sure=sure, seeds=(mean, mean))
+
+
+def test_weak_augmentation_and_depth() -> None:
+    assert findings.augmentation("x", 0.2, 0.1, difference(0.03, 0.99)).found == "yes"
+    assert findings.augmentation("x", 0.2, 0.19, difference(0.03, 0.99)).found == "unclear"  # the gap stays
+    assert findings.augmentation("x", 0.2, 0.1, difference(-0.03, 0.01)).found == "no"
+    assert findings.depth("a", "b", True, difference(0.03, 0.99)).found == "yes"
+    assert findings.depth("a", "b", True, difference(-0.002, 0.4)).found == "unclear"
+    assert findings.depth("a", "b", True, difference(-0.03, 0.01)).found == "no"
+    assert findings.depth("a", None, True, None).found == "unclear"
+
+
+def test_what_is_found_and_has_most_at_stake_comes_first() -> None:
+    made = [
+        findings.Finding(cause=cause, found=found, points=points, says="")  # type: ignore[arg-type]
+        for cause, found, points in (("few", "yes", 3.0), ("depth", "no", 9.0), ("labels", "yes", 20.0))
+    ]
+    assert [finding.cause for finding in findings.ranked(made)] == ["labels", "few", "depth"]
+
+
+# ---- remedies and the plan ----
+
+BASE = Recipe(model="resnet20_cifar", size=8, channels=1, precision="fp32", workers=0, steps=4, batch_size=32)
+
+
+def test_remedies_leave_out_what_the_baseline_has() -> None:
+    names = remedies.all_of(BASE, 10)
+    assert "mixup" in names
+    assert "shorter" in names
+    assert "without suspects" not in names
+    assert "mixup" not in remedies.all_of(replace(BASE, mixup=0.2), 10)
+    assert "shorter" not in remedies.all_of(BASE, 1)
+    assert names["shorter"].options == {"epochs": 5}
+    assert remedies.all_of(BASE, 10, suspects=[3, 4])["without suspects"].arm.without == (3, 4)
+    assert "drop_path" not in remedies.all_of(replace(BASE, model="plain20_cifar"), 10)["drop path and decay"].options
+
+
+def test_found_causes_come_first_and_in_turn() -> None:
+    names = [r.name for r in remedies.in_order(["labels", "length"], remedies.all_of(BASE, 10, suspects=[1]))]
+    assert names[:3] == ["robust loss", "shorter", "without suspects"]
+    assert "balanced sampling" not in names
+    assert "balanced sampling" in [r.name for r in remedies.in_order(["imbalance"], remedies.all_of(BASE, 10))]
+
+
+def test_two_remedies_go_together_unless_they_contradict_each_other() -> None:
+    found = remedies.all_of(BASE, 10)
+    both = remedies.together(BASE, found["cutmix"], found["shorter"])
+    assert both is not None
+    assert both.options == {"cutmix": 1.0, "epochs": 5}
+    assert both.arm.length == 0.5
+    assert remedies.together(BASE, found["robust loss"], found["mixup"]) is None
+    assert remedies.together(BASE, found["class weights"], found["balanced sampling"]) is None
+
+
+def test_fields_become_options() -> None:
+    flags = remedies.flags({"trivial_augment": True, "flip": False, "label_smoothing": 0.1, "spec": ("a=b", "c=d")})
+    assert flags == ["--trivial-augment", "--no-flip", "--label-smoothing", "0.1", "--spec", "a=b", "--spec", "c=d"]
+
+
+@pytest.mark.parametrize(
+    ("deep", "shallow"),
+    [
+        ("resnet20_cifar", "resnet8_cifar"),
+        ("resnet110_cifar", "resnet44_cifar"),
+        ("resnet50", "resnet18"),
+        ("resnet8_cifar", None),
+        ("wrn28_10", "wrn16_10"),
+        ("resnet18d", None),
+    ],
+)
+def test_the_shallower_network(deep: str, shallow: str | None) -> None:
+    assert plan.shallower(deep) == shallow
+
+
+def test_a_part_keeps_the_proportions_of_the_classes() -> None:
+    labels = np.array([0] * 800 + [1] * 160 + [2] * 7)
+    chosen = plan.evenly(labels, 120)
+    assert np.bincount(labels[chosen]).tolist() == [99, 20, 6]
+    assert len(plan.evenly(labels, 5000)) == 967
+
+
+def test_a_plan_fits_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = sources.load("digits").splits["all"]
+    monkeypatch.setattr(plan, "_pace", lambda choice, *rest: ("fp32", 1e-4 * plan._work(choice, 10, BASE) / 6e5))
+    recipe = replace(BASE, steps=None, epochs=30)
+    rich, poor = (plan.make(split, recipe, 10, 300, seconds) for seconds in (3600.0, 60.0))
+    assert (rich.pictures, rich.epochs, rich.seeds) == (len(split), 30, 3)
+    assert poor.pictures < len(split)
+    assert poor.epochs < 30
+    for made, seconds in ((rich, 3600.0), (poor, 60.0)):
+        assert made.seconds * plan._trainings(made.seeds, made.remedies, made.tests) <= seconds
+    assert "resnet8_cifar stands in for resnet20_cifar" in poor.describe(recipe, len(split), 30)
+
+
+def test_a_large_picture_is_examined_by_a_small_one() -> None:
+    recipe = Recipe(model="resnet50", size=224, channels=3, crop=0.875, crop_scale=0.35, epochs=5, patience=2)
+    choices = plan._stand_ins(recipe)
+    assert choices[0] == ("resnet50", 224, ())
+    assert ("resnet20_cifar", 64, ()) in choices
+    assert choices[-1] == ("resnet8_cifar", 32, ())
+    trial = plan.proxy(recipe, "resnet20_cifar", 64, ())
+    assert (trial.size, trial.crop_scale, trial.patience, trial.epochs) == (64, 0.35, None, None)
+    assert plan.side(trial) == 96
+
+
+# ---- trials ----
+
+
+def digits(count: int, wrong: float = 0.0) -> tuple[Any, Any]:
+    whole = sources.load("digits").splits["all"]
+    assert isinstance(whole.pictures, ArrayPictures)
+    labels = whole.labels.copy()
+    random = np.random.default_rng(0)
+    flipped = np.flatnonzero(random.random(count) < wrong)
+    labels[flipped] = (labels[flipped] + random.integers(1, 10, len(flipped))) % 10
+    return whole.pictures.array, labels
+
+
+def bench(count: int = 120) -> Trials:
+    array, labels = digits(count)
+    pool = Split(ArrayPictures(array[:count], "digits"), labels[:count])
+    recipe = replace(BASE, model="resnet8_cifar", channels_last=True, compile=False, memory="full")
+    return Trials(pool, trials.folds(pool.labels, np.arange(count)), recipe, plan.preprocess_of(pool, recipe), 10)
+
+
+def test_a_trial_repeats_and_judges_on_its_own_fold() -> None:
+    made = bench()
+    once, again = made.judge(trials.BASELINE, 1), made.judge(trials.BASELINE, 1)
+    assert once["right"] == again["right"]
+    assert once["loss"] == again["loss"]
+    assert len(once["right"]) == once["judged"] == (made.fold == 1).sum()
+    assert once["trained"] == (made.fold != 1).sum()
+    assert trials.bits(once["right"]).mean() == pytest.approx(once["accuracy"])
+
+
+def test_a_watched_trial_keeps_probabilities_of_pictures_that_it_has_not_seen() -> None:
+    made = bench()
+    row = made.judge(trials.BASELINE, 0, watched=True, further=made.pool.take(np.arange(7)))
+    held = trials.unpacked(row["best"], row["judged"], 10)
+    assert held.sum(axis=1) == pytest.approx(1, abs=0.01)
+    assert trials.unpacked(row["further"], -1, 10).shape == (7, 10)
+    assert [point["step"] for point in row["points"]] == [1, 2, 3, 4]  # of eight looks at four steps four are left
+
+
+def test_what_an_arm_changes() -> None:
+    made = bench()
+    assert len(made.trained_on(Arm(name="half", part=0.5), np.arange(120), 0)) == pytest.approx(60, abs=5)
+    left = made.trained_on(Arm(name="without", without=(0, 5)), np.arange(120), 0)
+    assert len(left) == 118
+    assert made.judge(Arm(name="short", length=0.5), 0)["points"][-1]["step"] == 2
+    averaged = made.judge(Arm(name="averaged", fields={"ema": 0.9}), 0)
+    assert averaged["loss"] != made.judge(trials.BASELINE, 0)["loss"]
+
+
+# ---- whole examinations ----
+
+
+class Notes(Reporter):
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.lines: list[str] = []
+        self.stop_at = stop_at
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+        if self.stop_at is not None and text.startswith(self.stop_at):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def small_plan(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Sizes that do not depend on how fast this machine happens to be; "steps" may be changed."""
+    sizes = {"steps": 75}
+
+    def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float) -> plan.Plan:
+        return plan.Plan(
+            model=recipe.model,
+            size=8,
+            spec=(),
+            precision="fp32",
+            pictures=600,
+            epochs=12.0,
+            steps=sizes["steps"],
+            seeds=2,
+            remedies=1,
+            tests=1,
+            tested=400,
+            examined=1000,
+            seconds=1.0,
+        )
+
+    monkeypatch.setattr(plan, "make", make)
+    return sizes
+
+
+PATIENT: dict[str, Any] = {"recipe": "plain", "model": "resnet8_cifar", "epochs": 12}
+
+
+def test_an_examination_names_planted_noise_and_goes_on_after_a_stop(
+    small_plan: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    array, labels = digits(900, wrong=0.25)
+    data = {"data": (array[:900], labels[:900]), "validation": (array[900:1300], labels[900:1300]), "minutes": 60.0}
+    with pytest.raises(Interrupted, match="the same command with --out") as stopped:
+        resvision.overfit(**data, **PATIENT, out=tmp_path / "a", reporter=Notes("half, seed 1"))
+    assert stopped.value.exit_status == 130
+    trained = []
+    judge = Trials.judge
+    monkeypatch.setattr(
+        Trials, "judge", lambda self, arm, *a, **k: trained.append(arm.name) or judge(self, arm, *a, **k)
+    )
+    found, folder = resvision.overfit(**data, **PATIENT, out=tmp_path / "a", reporter=Notes())
+    assert folder == tmp_path / "a"
+    assert not {"baseline", "a quarter", "half"} & set(trained)
+    assert set(trained) >= {"trivial augment", "robust loss"}
+    assert found["findings"][0]["cause"] == "labels"
+    assert found["labels"]["rate"] == pytest.approx(0.25, abs=0.1)
+    assert found["labels"]["examined"] == 900  # those beyond the pool, too
+    assert found == json.loads((folder / "numbers.json").read_text())
+    with (folder / "suspects.csv").open() as file:
+        suspects = list(csv.DictReader(file))
+    truth = sources.load("digits").splits["all"].labels
+    right = [int(row["seems"]) == truth[int(row["picture"].split("[")[1][:-1])] for row in suspects]
+    assert np.mean(right[:50]) > 0.85  # the surest ones
+    page = (folder / "README.md").read_text()
+    assert all(finding["says"] in page for finding in found["findings"])
+    assert found["commands"]["recommended"] in page
+    with Image.open(folder / "overfit.png") as picture:
+        assert picture.width > 1000
+    assert "</svg>" in (folder / "overfit.svg").read_text()
+    with pytest.raises(RunError, match="holds an examination with another minutes: give another --out"):
+        resvision.overfit(**(data | {"minutes": 61.0}), **PATIENT, out=tmp_path / "a")
+
+
+def test_an_examination_finds_leaked_pictures_and_writes_a_cleaned_manifest(
+    small_plan: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    small_plan["steps"] = 10
+    array, labels = digits(0)
+    for index in range(420):
+        shown = index - 300 if 300 <= index < 330 else index  # the first test pictures are training pictures
+        folder = tmp_path / "set" / ("test" if index >= 300 else "train") / str(labels[shown])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array[shown]).save(folder / f"{index}.png")
+    arguments = ["overfit", str(tmp_path / "set"), "--minutes", "5", "--recipe", "plain"]
+    arguments += ["--model", "resnet8_cifar", "--epochs", "2", "--out", str(tmp_path / "run"), "--json"]
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["copies"]["leaked"] == document["copies"]["leaked_exact"] == 30
+    assert document["findings"][0]["cause"] == "copies"
+    assert document["check"]["leaked"] == 30
+    assert len(document["copies"]["listed"]) >= 30
+    with (tmp_path / "run" / "cleaned.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["split"] == "train" for row in rows) == 270
+    assert sum(row["split"] == "test" for row in rows) == 120
+    assert "cleaned.csv" in document["commands"]["recommended"]
+    cleaned = sources.load(tmp_path / "run" / "cleaned.csv")
+    assert len(cleaned.splits["train"]) == 270
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="minutes=0 must be a number above 0"):
+        api.overfit("digits", minutes=0, out=tmp_path / "a")
+    with pytest.raises(RecipeError, match="lr=auto: trials train from scratch at a given rate"):
+        api.overfit("digits", lr="auto", out=tmp_path / "b")
+    array, labels = digits(0)
+    few = np.flatnonzero((labels != 3) | (np.cumsum(labels == 3) <= 4))
+    with pytest.raises(DataError, match=r"the class 3 has \d+ training pictures; at least 6 are needed"):
+        api.overfit((array[few], labels[few]), out=tmp_path / "c")
+    with pytest.raises(RecipeError, match="no field 'colour'"):
+        api.overfit("digits", colour=1, out=tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []  # a mistake leaves no trace
+
+
+def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["overfit"], "DATA"),
+        (["overfit", "nowhere"], "there is no folder"),
+        (["overfit", "digits", "--minutes", "many"], "minutes"),
+        (["overfit", "digits", "--epochs", "0"], "epochs=0 must be at least 1"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            main(arguments)
+        assert leaving.value.code == 2
+        assert said.lower() in capsys.readouterr().err.lower()
+
+
+def test_the_words_follow_the_numbers() -> None:
+    numbers = {
+        "gap": {
+            "gap": 0.2,
+            "gap_sd": 0.01,
+            "train_accuracy": 0.9,
+            "held_accuracy": 0.7,
+            "train_loss": 1,
+            "held_loss": 2,
+        },
+        "findings": [{"cause": "few", "found": "yes", "says": "Data: too few."}],
+        "check": {
+            "leaked": 0,
+            "pictures": 100,
+            "baseline": {"accuracy": 0.7},
+            "recommended": {"accuracy": 0.75},
+            "difference": 0.05,
+            "error": 0.02,
+            "sure": 0.99,
+        },
+        "report": "test",
+        "recommended": {"name": "mixup"},
+        "remedies": [{"name": "mixup", "difference": 0.04, "error": 0.02, "sure": 0.97}],
+    }
+    text = " ".join(overfit.describe(numbers))
+    assert "It overfits: 90.0% on training pictures" in text
+    assert "On 100 untouched test pictures, looked at once: 75.0% with it, 70.0% without, +5.0 points" in text
+    assert "--pretrained" in text
+    numbers["check"] |= {"difference": -0.01}
+    assert "not confirmed" in " ".join(overfit.describe(numbers))
+    numbers["recommended"]["name"] = None
+    assert "stay with the baseline" in " ".join(overfit.describe(numbers))
