@@ -27,9 +27,9 @@ from resvision.training import engine, memory, optim
 from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
 
-# name: (network, batch, ways, steps timed); the batches are the largest whose full activations fit beside the rest
+# name: (network, batch, ways, steps timed); the batches are about the largest whose full activations fit into 24 GB
 CASES: dict[str, tuple[str, int, tuple[str, ...], int]] = {
-    "resnet1202": ("resnet1202_cifar", 192, ("full", "checkpoint"), 2),
+    "resnet1202": ("resnet1202_cifar", 160, ("full", "checkpoint"), 2),
     "revnet": ("revnet110_cifar", 768, ("full", "checkpoint"), 2),
     "preact1001": ("preact1001_cifar", 64, ("checkpoint",), 200),
     "resnet10004": ("resnet10004_cifar", 8, ("checkpoint",), 1),
@@ -107,8 +107,8 @@ def measure(case: str, way: str, what: str) -> dict[str, Any]:
 
 def in_a_process(case: str, way: str, what: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", case, way, what]
-    print(f"{case} {way} {what}", file=sys.stderr)
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    print(f"{case} {way} {what}: {json.dumps(found)}", file=sys.stderr)
     return found
 
 

@@ -82,7 +82,7 @@ def quick(size: int) -> Values:
     if _small_picture(size):
         return common | {"model": "resnet20_cifar", "lr": 0.05, "rest_lr": 0.05, "shift": _shift(size, 16)}
     return common | {
-        "model": "resnet34d",
+        "model": "resnet18d",
         "spec": ("activation=silu",),
         "batch_size": 96,
         "crop_scale": 0.35,
