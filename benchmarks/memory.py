@@ -30,7 +30,7 @@ from resvision.training.losses import cross_entropy
 # name: (network, batch, ways, steps timed); the batches are about the largest whose full activations fit into 24 GB
 CASES: dict[str, tuple[str, int, tuple[str, ...], int]] = {
     "resnet1202": ("resnet1202_cifar", 160, ("full", "checkpoint"), 2),
-    "revnet": ("revnet110_cifar", 768, ("full", "checkpoint"), 2),
+    "revnet": ("revnet218_cifar", 384, ("full", "checkpoint"), 2),
     "preact1001": ("preact1001_cifar", 64, ("checkpoint",), 200),
     "resnet10004": ("resnet10004_cifar", 8, ("checkpoint",), 1),
 }
