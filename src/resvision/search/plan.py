@@ -58,6 +58,7 @@ class Plan:
         tested: pictures of the untouched part that are looked at, at most.
         examined: further training pictures whose labels are examined, at most.
         seconds: of one training, as planned.
+        pace: seconds a picture takes in training.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Plan:
     tested: int
     examined: int
     seconds: float
+    pace: float
 
     def describe(self, recipe: Recipe, available: int, asked: float) -> str:
         """What is done in place of what, for a person."""
@@ -88,11 +90,11 @@ class Plan:
         return (
             f"plan: {self.model} at {self.size} px on {part} training pictures{stood}; {FOLDS} parts, two of which "
             f"train and one judges; {self.steps:,} steps and about {self.seconds:.0f} s a training; {self.seeds} seeds "
-            f"an arm, up to {self.remedies} remedies beside shallower and stronger augmentation"
+            f"an arm and about {self.remedies} remedies beside stronger augmentation and a shallower network"
         )
 
 
-def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float) -> Plan:
+def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float, measured: Plan | None = None) -> Plan:
     """Times a few real steps, and plans from them.
 
     Args:
@@ -101,6 +103,7 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         classes: of the set.
         report: pictures of the untouched part.
         seconds: that are left.
+        measured: an earlier plan whose pace has been measured by a whole training; then nothing is timed.
     """
     asked = epochs_asked(recipe, len(split))
     fitted = len(split) * (FOLDS - 1) / FOLDS
@@ -109,7 +112,11 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
     choices = _stand_ins(recipe)
     reference = min(choices, key=lambda choice: _work(choice, classes, recipe))
     allowed = min(PROBE_MOST, PROBE_PART * seconds)
-    precision, pace = _pace(reference, split, recipe, classes, allowed)
+    if measured is not None:
+        reference = (measured.model, measured.size, measured.spec)
+        precision, pace = measured.precision, measured.pace
+    else:
+        precision, pace = _pace(reference, split, recipe, classes, allowed)
     poorest = _trainings(*EXTENTS[-1])
     chosen = reference
     for choice in choices:
@@ -117,7 +124,9 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         if USED * seconds / (poorest * pace * ratio) >= enough:
             chosen = choice
             break
-    if chosen != reference:
+    if chosen != reference and measured is not None:
+        pace *= _work(chosen, classes, recipe) / _work(reference, classes, recipe)
+    elif chosen != reference:
         precision, pace = _pace(chosen, split, recipe, classes, allowed)
     extents = [extent for extent in EXTENTS if USED * seconds / (_trainings(*extent) * pace) >= enough]
     seeds, remedies, tests = extents[0] if extents else EXTENTS[-1]
@@ -144,6 +153,7 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         tested=min(report, MOST_TESTED, max(1000, round(presented))),
         examined=round(3 * presented),
         seconds=epochs * pictures * pace,
+        pace=pace,
     )
 
 
