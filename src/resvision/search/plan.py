@@ -114,23 +114,23 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
     allowed = min(PROBE_MOST, PROBE_PART * seconds)
     if measured is not None:
         reference = (measured.model, measured.size, measured.spec)
-        precision, pace = measured.precision, measured.pace
+        precision, each = measured.precision, measured.pace
     else:
-        precision, pace = _pace(reference, split, recipe, classes, allowed)
+        precision, each = _pace(reference, split, recipe, classes, allowed)
     poorest = _trainings(*EXTENTS[-1])
     chosen = reference
     for choice in choices:
         ratio = _work(choice, classes, recipe) / _work(reference, classes, recipe)
-        if USED * seconds / (poorest * pace * ratio) >= enough:
+        if USED * seconds / (poorest * each * ratio) >= enough:
             chosen = choice
             break
     if chosen != reference and measured is not None:
-        pace *= _work(chosen, classes, recipe) / _work(reference, classes, recipe)
+        each *= _work(chosen, classes, recipe) / _work(reference, classes, recipe)
     elif chosen != reference:
-        precision, pace = _pace(chosen, split, recipe, classes, allowed)
-    extents = [extent for extent in EXTENTS if USED * seconds / (_trainings(*extent) * pace) >= enough]
+        precision, each = _pace(chosen, split, recipe, classes, allowed)
+    extents = [extent for extent in EXTENTS if USED * seconds / (_trainings(*extent) * each) >= enough]
     seeds, remedies, tests = extents[0] if extents else EXTENTS[-1]
-    presented = USED * seconds / (_trainings(seeds, remedies, tests) * pace)
+    presented = USED * seconds / (_trainings(seeds, remedies, tests) * each)
     # What is missing is taken from the pictures and from the epochs alike.
     share = math.sqrt(min(1.0, presented / wanted))
     epochs = min(asked, max(min(asked, LEAST_EPOCHS), asked * share))
@@ -152,9 +152,14 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         tests=tests,
         tested=min(report, MOST_TESTED, max(1000, round(presented))),
         examined=round(3 * presented),
-        seconds=epochs * pictures * pace,
-        pace=pace,
+        seconds=epochs * pictures * each,
+        pace=each,
     )
+
+
+def pace(planned: Plan, split: Split, recipe: Recipe, classes: int) -> float:
+    """The seconds that training takes for a picture, measured again."""
+    return _pace((planned.model, planned.size, planned.spec), split, recipe, classes, PROBE_MOST)[1]
 
 
 def epochs_asked(recipe: Recipe, pictures: int) -> float:
