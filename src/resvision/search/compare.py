@@ -73,6 +73,25 @@ def compare(seeds: Sequence[FloatArray], variance: float, freedom: int, *, same_
     return Difference(mean=mean, error=error, sure=float(sure), seeds=means)
 
 
+def shrunk(differences: Sequence[Difference]) -> list[Difference]:
+    """The differences as they are believed when there are many: the best of many is best by luck, too.
+
+    Their true values are taken to be normal about 0, as far apart as the measured ones are beyond their errors
+    (empirical Bayes, Efron & Morris 1975); each is drawn towards 0 by how unsure it is.
+    """
+    if len(differences) < 2:
+        return list(differences)
+    apart = statistics.fmean(d.mean**2 for d in differences) - statistics.fmean(d.error**2 for d in differences)
+    believed = []
+    for difference in differences:
+        total = max(0.0, apart) + difference.error**2
+        share = max(0.0, apart) / total if total else 0.0
+        mean, error = share * difference.mean, math.sqrt(share) * difference.error
+        sure = statistics.NormalDist().cdf(mean / error) if error else 0.5
+        believed.append(Difference(mean=mean, error=error, sure=min(sure, difference.sure), seeds=difference.seeds))
+    return believed
+
+
 def student(t: float, freedom: float) -> float:
     """The distribution function of Student's t: the probability of a value below `t`."""
     # With t = sqrt(freedom) tan(angle) the density becomes a power of a cosine.

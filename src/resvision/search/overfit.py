@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from resvision.evaluation.metrics import wilson_interval
 from resvision.measure import now
 from resvision.recipe import Recipe
 from resvision.search import curve, findings, noise, plan, remedies
-from resvision.search.compare import Difference, compare, variance_of_trainings
+from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
 from resvision.search.remedies import Remedy
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, folds, read, unpacked
 from resvision.training.bench import Ledger, Note, spread
@@ -28,6 +29,10 @@ CURVE_SEEDS = 2
 COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take
 LEAST_LOOKED_AT, MOST_LOOKED_AT = 2000, 150_000  # pictures that are compared with each other
 LISTED = 1000  # pairs and suspects that the numbers name
+MOST_TESTS = 3  # trainings of each network for the untouched part, where time is left
+OFF = 1.7  # a training that takes so many times longer or shorter than planned is a reason to plan anew
+WATCHED = 1.25  # what looking at it adds to a training, as a factor
+PROMISING = 3  # arms that get further seeds where time is left
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
 
 
@@ -41,7 +46,7 @@ class Clock:
 
     def __init__(self, seconds: float, ledger: Ledger) -> None:
         self.seconds = seconds
-        earlier = sum(float(value["seconds"]) for key, value in ledger.done.items() if key != "plan")
+        earlier = sum(float(value["seconds"]) for key, value in ledger.done.items() if not key.startswith("plan"))
         self.start = now() - earlier
 
     def left(self) -> float:
@@ -51,10 +56,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Seconds that one training takes, and that are kept for looking at the untouched part."""
+    """Seconds that one training takes, and that two networks for the untouched part take, with looking at it."""
 
     training: float
-    kept: float
+    test: float
 
 
 def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: Note) -> dict[str, Any]:
@@ -96,45 +101,46 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     found = ledger.once("copies", lambda: find_copies(dataset, report, COPIES_PART * clock.left()))
     note(findings.copies(found, report).says)
 
-    # ---- plan ----
-    made = ledger.once(
-        "plan", lambda: plan.recorded(plan.make(train, recipe, len(dataset.classes), len(untouched), clock.left()))
-    )
-    planned = plan.restored(made)
+    # ---- plan, and once more if the first training shows that it is far off ----
     asked = plan.epochs_asked(recipe, len(train))
-    note(planned.describe(recipe, len(train), asked))
-    trial = plan.proxy(recipe, planned.model, planned.size, planned.spec)
-    trial = replace(trial, precision=planned.precision, steps=planned.steps)
-    assert trial.channels is not None
-
-    # ---- the pool, in memory ----
     groups = np.arange(len(train))
     for members in found["groups"]:
         groups[members] = members[0]
-    chosen = plan.evenly(train.labels, planned.pictures)
-    pool, readable = read(train.take(chosen), plan.side(trial), trial.channels)
-    chosen = chosen[readable]
-    preprocess = plan.preprocess_of(pool, trial)
-    fold = folds(pool.labels, groups[chosen])
-    trials = Trials(pool, fold, trial, preprocess, len(dataset.classes))
-    others = np.setdiff1d(np.arange(len(train)), chosen)
-    others = others[plan.evenly(train.labels[others], planned.examined, 0)] if len(others) else others
+
+    def planned_anew(measured: plan.Plan | None = None) -> dict[str, Any]:
+        made = plan.make(train, recipe, len(dataset.classes), len(untouched), clock.left(), measured)
+        return plan.recorded(made)
+
+    planned, prefix = plan.restored(ledger.once("plan", planned_anew)), ""
+    note(planned.describe(recipe, len(train), asked))
+    bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
+    first = ledger.once(f"{BASELINE.name} 0", lambda: bench.baseline(0))
+    took = first["seconds"] / WATCHED / planned.seconds
+    if took > OFF:  # unless only something else kept the machine busy for a moment
+        took = ledger.once("plan pace", lambda: plan.pace(planned, train, recipe, len(dataset.classes)) / planned.pace)
+    whole = planned.pictures == len(train) and planned.epochs == asked  # then there is nothing to make larger
+    if took > OFF or (took < 1 / OFF and not whole):
+        measured = replace(planned, pace=planned.pace * took)
+        planned, prefix = plan.restored(ledger.once("plan 2", lambda: planned_anew(measured))), "2: "
+        note(f"training takes {took:.2f} times as long as planned, so anew:")
+        note(planned.describe(recipe, len(train), asked))
+        bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
+    trials, trial, chosen, others, pool, fold = (
+        *(bench.trials, bench.recipe, bench.chosen),
+        *(bench.others, bench.trials.pool, bench.trials.fold),
+    )
 
     # ---- the baseline ----
     baseline = []
     for number in range(FOLDS):
-
-        def judged(number: int = number) -> dict[str, Any]:
-            return trials.judge(BASELINE, number, watched=True, further=_part_of(train, others, number, trial))
-
-        baseline.append(ledger.once(f"{BASELINE.name} {number}", judged))
+        key = f"{prefix}{BASELINE.name} {number}"
+        baseline.append(ledger.once(key, lambda: bench.baseline(number)))  # noqa: B023
         note(_said(BASELINE.name, number, baseline[-1]))
-    seconds = statistics.fmean(row["seconds"] for row in baseline) / 1.2
-    whole = FOLDS / (FOLDS - 1)
-    sizes = Sizes(training=seconds, kept=2 * planned.tests * seconds * (whole + 0.3))
+    seconds = statistics.median(row["seconds"] for row in baseline) / WATCHED
+    sizes = Sizes(training=seconds, test=2 * seconds * (FOLDS / (FOLDS - 1) + 0.3))
     gap = findings.gap(baseline)
     note(findings.say_gap(gap))
-    judge = _Judge(trials, baseline, ledger, note, clock, sizes)
+    judge = _Judge(trials, baseline, ledger, note, clock, sizes, prefix)
 
     # ---- wrong labels ----
     where, probabilities, given = _out_of_fold(baseline, fold, chosen, others, train, len(dataset.classes))
@@ -177,23 +183,23 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     redundant = [position[index] for index in found["redundant_names"] if index in position] if covered else []
     possible = remedies.all_of(trial, asked, suspects=suspects, copies=redundant)
     for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
-        tried = sum(name not in ("shallower", stronger.name if stronger else "") for name in arms)
-        if tried == planned.remedies or remedy.name in arms:
-            continue
-        if judge.tries(remedy.arm, planned.seeds):
+        if remedy.name not in arms and judge.tries(remedy.arm, planned.seeds):
             arms[remedy.name] = remedy
-    _two_together(judge, trial, arms, planned.seeds)
+    promising = sorted(arms, key=lambda name: -judge.differences()[name].mean)[:PROMISING]
+    for name in promising if planned.seeds < FOLDS else []:
+        judge.tries(arms[name].arm, FOLDS)
+    _two_together(judge, trial, arms)
 
     # ---- the recommendation, checked once ----
-    differences = judge.differences()
+    differences, believed = judge.differences(), judge.believed()
     best = max(
-        (name for name in arms if differences[name].mean > 0 and differences[name].sure >= findings.LIKELY),
-        key=lambda name: differences[name].mean,
+        (name for name in arms if believed[name].mean > 0 and believed[name].sure >= findings.LIKELY),
+        key=lambda name: believed[name].mean,
         default=None,
     )
     winner = arms[best] if best is not None else None
     note(f"recommended: {winner.name if winner else 'stay with the baseline'}; now the untouched part is looked at")
-    checked = _check(trials, winner, untouched, found["leaks"], planned, trial, ledger, judge)
+    checked = _check(judge, winner, untouched, found["leaks"], planned, trial)
 
     return {
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
@@ -299,29 +305,70 @@ def _members(group: Indices, which: npt.NDArray[np.bool_]) -> list[list[int]]:
 # ---- trials ----
 
 
+class _Bench:
+    """The pool in memory by a plan, the trials on it, and the training pictures beyond it.
+
+    Args:
+        train: the training split.
+        groups: (N,) equal for copies.
+        recipe: that is examined.
+        planned: how large the trials are.
+        classes: of the set.
+    """
+
+    def __init__(self, train: Split, groups: Indices, recipe: Recipe, planned: plan.Plan, classes: int) -> None:
+        trial = plan.proxy(recipe, planned.model, planned.size, planned.spec)
+        self.recipe = replace(trial, precision=planned.precision, steps=planned.steps)
+        self.train = train
+        chosen = plan.evenly(train.labels, planned.pictures)
+        pool, readable = self._read(chosen)
+        self.chosen = chosen[readable]
+        fold = folds(pool.labels, groups[self.chosen])
+        self.trials = Trials(pool, fold, self.recipe, plan.preprocess_of(pool, self.recipe), classes)
+        others = np.setdiff1d(np.arange(len(train)), self.chosen)
+        self.others = others[plan.evenly(train.labels[others], planned.examined, 0)] if len(others) else others
+
+    def baseline(self, number: int) -> dict[str, Any]:
+        """The baseline's trial on one fold, which also examines the labels of a part of the other pictures."""
+        mine = self.others[number::FOLDS]
+        further = self._read(mine)[0] if len(mine) else None
+        return self.trials.judge(BASELINE, number, watched=True, further=further)
+
+    def _read(self, which: Indices) -> tuple[Split, Indices]:
+        assert self.recipe.channels is not None
+        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels)
+
+
 class _Judge:
     """Tries arms against the baseline while there is time."""
 
     def __init__(
-        self, trials: Trials, baseline: list[dict[str, Any]], ledger: Ledger, note: Note, clock: Clock, sizes: Sizes
+        self,
+        trials: Trials,
+        baseline: list[dict[str, Any]],
+        ledger: Ledger,
+        note: Note,
+        clock: Clock,
+        sizes: Sizes,
+        prefix: str,
     ) -> None:
-        self.trials, self.baseline, self.ledger, self.note, self.clock, self.sizes = (
-            *(trials, baseline, ledger),
-            *(note, clock, sizes),
-        )
+        self.trials, self.baseline, self.ledger = trials, baseline, ledger
+        self.note, self.clock, self.sizes, self.prefix = note, clock, sizes, prefix
         self.rows: dict[str, list[dict[str, Any]]] = {}
 
     def tries(self, arm: Arm, seeds: int) -> bool:
         """Trains an arm with each seed, unless the time does not suffice; whether it is done."""
         rows = []
         for seed in range(seeds):
-            key = f"{arm.name} {seed}"
-            needed = self.sizes.training * (arm.length if seed == 0 else 1.0) * (seeds - seed)
-            if key not in self.ledger.done and self.clock.left() - self.sizes.kept < needed:
+            key = f"{self.prefix}{arm.name} {seed}"
+            needed = self.sizes.training * arm.length * (seeds - seed)
+            if key not in self.ledger.done and self.clock.left() - self.sizes.test < needed:
                 self.note(f"{arm.name}: not tried, the time does not suffice")
                 return False
+            is_new = seed >= len(self.rows.get(arm.name, []))
             rows.append(self.ledger.once(key, lambda: self.trials.judge(arm, seed)))  # noqa: B023
-            self.note(_said(arm.name, seed, rows[-1]))
+            if is_new:
+                self.note(_said(arm.name, seed, rows[-1]))
         self.rows[arm.name] = rows
         return True
 
@@ -338,6 +385,11 @@ class _Judge:
         variance, freedom = variance_of_trainings(arms)
         return {name: compare(arm, variance, freedom) for name, arm in zip(names, arms, strict=True)}
 
+    def believed(self) -> dict[str, Difference]:
+        """The same, in view of how many there are."""
+        found = self.differences()
+        return dict(zip(found, shrunk(list(found.values())), strict=True))
+
     def row(self, name: str) -> dict[str, Any]:
         """An arm for numbers.json."""
         difference, rows = self.differences()[name], self.rows[name]
@@ -346,21 +398,13 @@ class _Judge:
             "difference": difference.mean,
             "error": difference.error,
             "sure": difference.sure,
+            "sure_of_many": self.believed()[name].sure,
             "seeds": list(difference.seeds),
             "accuracy": spread([row["accuracy"] for row in rows]),
             "loss": spread([row["loss"] for row in rows]),
             "gap": findings.gap(rows)["gap"],
             "seconds": sum(row["seconds"] for row in rows),
         }
-
-
-def _part_of(train: Split, others: Indices, number: int, trial: Recipe) -> Split | None:
-    """The training pictures beyond the pool whose labels one of the baseline's networks examines."""
-    mine = others[number::FOLDS]
-    if not len(mine):
-        return None
-    assert trial.channels is not None
-    return read(train.take(mine), plan.side(trial), trial.channels)[0]
 
 
 def _out_of_fold(
@@ -411,16 +455,15 @@ def _by_trials(
     ]
 
 
-def _two_together(judge: _Judge, trial: Recipe, arms: dict[str, Remedy], seeds: int) -> None:
+def _two_together(judge: _Judge, trial: Recipe, arms: dict[str, Remedy]) -> None:
     """Tries the best two remedies that go together at once, where both are likely to help."""
     differences = judge.differences()
     likely = [name for name in arms if differences[name].mean > 0 and differences[name].sure >= findings.LIKELY]
     likely.sort(key=lambda name: -differences[name].mean)
-    pairs = [(one, other) for place, one in enumerate(likely) for other in likely[place + 1 :]]
-    for one, other in pairs:
+    for one, other in combinations(likely, 2):
         both = remedies.together(trial, arms[one], arms[other])
         if both is not None:
-            if judge.tries(both.arm, seeds):
+            if judge.tries(both.arm, min(len(judge.rows[one]), len(judge.rows[other]))):
                 arms[both.name] = both
             return
 
@@ -429,14 +472,12 @@ def _two_together(judge: _Judge, trial: Recipe, arms: dict[str, Remedy], seeds: 
 
 
 def _check(
-    trials: Trials,
+    judge: _Judge,
     winner: Remedy | None,
     untouched: Split,
     leaks: list[list[int]],
     planned: plan.Plan,
     trial: Recipe,
-    ledger: Ledger,
-    judge: _Judge,
 ) -> dict[str, Any]:
     """Looks at the untouched part once: the baseline with and without leaked pictures, and the recommendation."""
     which = plan.evenly(untouched.labels, planned.tested)
@@ -446,16 +487,21 @@ def _check(
     clean = ~np.isin(which, [pair[0] for pair in leaks])
     arms = [BASELINE] if winner is None else [BASELINE, winner.arm]
     rows: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
-    for seed in range(planned.tests):
-        for arm in arms:
-            key = f"untouched: {arm.name} {seed}"
-            rows[arm.name].append(ledger.once(key, lambda: trials.test(arm, part, seed)))  # noqa: B023
+    seeds = 0
+    for seed in range(MOST_TESTS):
+        keys = [f"{judge.prefix}untouched: {arm.name} {seed}" for arm in arms]
+        if seed and not set(keys) <= set(judge.ledger.done) and judge.clock.left() < judge.sizes.test:
+            break
+        for arm, key in zip(arms, keys, strict=True):
+            tested = judge.ledger.once(key, lambda: judge.trials.test(arm, part, seed))  # noqa: B023
+            rows[arm.name].append(tested)
+        seeds += 1
     right = {name: np.stack([bits(row["right"]) for row in own]) for name, own in rows.items()}
     result: dict[str, Any] = {
         "pictures": len(part),
         "leaked": int((~clean).sum()),
         "with_leaked": float(right[BASELINE.name].mean()),
-        "seeds": planned.tests,
+        "seeds": seeds,
         "train_accuracy": statistics.fmean(row["train_accuracy"] for row in rows[BASELINE.name]),
     }
     if not clean.any():
@@ -565,7 +611,8 @@ def _recommended(numbers: dict[str, Any]) -> list[str]:
     row = next(row for row in numbers["remedies"] if row["name"] == name)
     lines = [
         f"Recommended: {name}, {100 * row['difference']:+.1f} points on the parts that chose (standard error "
-        f"{100 * row['error']:.1f}, better with a probability of {row['sure']:.0%})."
+        f"{100 * row['error']:.1f}, better with a probability of {row['sure_of_many']:.0%}, as the "
+        f"best of {len(numbers['remedies'])} arms)."
     ]
     if "difference" in check:
         kept = check["difference"] > 0

@@ -58,6 +58,7 @@ class Plan:
         tested: pictures of the untouched part that are looked at, at most.
         examined: further training pictures whose labels are examined, at most.
         seconds: of one training, as planned.
+        pace: seconds a picture takes in training.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Plan:
     tested: int
     examined: int
     seconds: float
+    pace: float
 
     def describe(self, recipe: Recipe, available: int, asked: float) -> str:
         """What is done in place of what, for a person."""
@@ -88,11 +90,11 @@ class Plan:
         return (
             f"plan: {self.model} at {self.size} px on {part} training pictures{stood}; {FOLDS} parts, two of which "
             f"train and one judges; {self.steps:,} steps and about {self.seconds:.0f} s a training; {self.seeds} seeds "
-            f"an arm, up to {self.remedies} remedies beside shallower and stronger augmentation"
+            f"an arm and about {self.remedies} remedies beside stronger augmentation and a shallower network"
         )
 
 
-def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float) -> Plan:
+def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float, measured: Plan | None = None) -> Plan:
     """Times a few real steps, and plans from them.
 
     Args:
@@ -101,6 +103,7 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         classes: of the set.
         report: pictures of the untouched part.
         seconds: that are left.
+        measured: an earlier plan whose pace has been measured by a whole training; then nothing is timed.
     """
     asked = epochs_asked(recipe, len(split))
     fitted = len(split) * (FOLDS - 1) / FOLDS
@@ -109,19 +112,25 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
     choices = _stand_ins(recipe)
     reference = min(choices, key=lambda choice: _work(choice, classes, recipe))
     allowed = min(PROBE_MOST, PROBE_PART * seconds)
-    precision, pace = _pace(reference, split, recipe, classes, allowed)
+    if measured is not None:
+        reference = (measured.model, measured.size, measured.spec)
+        precision, each = measured.precision, measured.pace
+    else:
+        precision, each = _pace(reference, split, recipe, classes, allowed)
     poorest = _trainings(*EXTENTS[-1])
     chosen = reference
     for choice in choices:
         ratio = _work(choice, classes, recipe) / _work(reference, classes, recipe)
-        if USED * seconds / (poorest * pace * ratio) >= enough:
+        if USED * seconds / (poorest * each * ratio) >= enough:
             chosen = choice
             break
-    if chosen != reference:
-        precision, pace = _pace(chosen, split, recipe, classes, allowed)
-    extents = [extent for extent in EXTENTS if USED * seconds / (_trainings(*extent) * pace) >= enough]
+    if chosen != reference and measured is not None:
+        each *= _work(chosen, classes, recipe) / _work(reference, classes, recipe)
+    elif chosen != reference:
+        precision, each = _pace(chosen, split, recipe, classes, allowed)
+    extents = [extent for extent in EXTENTS if USED * seconds / (_trainings(*extent) * each) >= enough]
     seeds, remedies, tests = extents[0] if extents else EXTENTS[-1]
-    presented = USED * seconds / (_trainings(seeds, remedies, tests) * pace)
+    presented = USED * seconds / (_trainings(seeds, remedies, tests) * each)
     # What is missing is taken from the pictures and from the epochs alike.
     share = math.sqrt(min(1.0, presented / wanted))
     epochs = min(asked, max(min(asked, LEAST_EPOCHS), asked * share))
@@ -143,8 +152,14 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         tests=tests,
         tested=min(report, MOST_TESTED, max(1000, round(presented))),
         examined=round(3 * presented),
-        seconds=epochs * pictures * pace,
+        seconds=epochs * pictures * each,
+        pace=each,
     )
+
+
+def pace(planned: Plan, split: Split, recipe: Recipe, classes: int) -> float:
+    """The seconds that training takes for a picture, measured again."""
+    return _pace((planned.model, planned.size, planned.spec), split, recipe, classes, PROBE_MOST)[1]
 
 
 def epochs_asked(recipe: Recipe, pictures: int) -> float:
