@@ -162,7 +162,7 @@ def test_the_views_of_a_picture_differ() -> None:
     keys = view_keys(part)
     assert len(set(keys.tolist())) == 8
     assert keys[0] == part.samples[0]
-    pictures = [Image.fromarray(noise(40, 60, 3))] * 8
+    pictures = [noise(40, 60, 3)] * 8
     squares = augment(pictures, keys, 0, chosen, COLOUR)
     assert len({square.tobytes() for square in squares}) == 8
 

@@ -301,6 +301,7 @@ def test_a_writer_that_is_killed_leaves_whole_pictures(tmp_path: Path) -> None:
 
 def train_for_ever(split: Split, started: Callable[[], None]) -> None:
     os.setsid()  # so that its workers are killed along with it
+    torch.set_num_threads(1)  # a forked process has no OpenMP threads and would wait for its parent's
     batches = batches_of(split, workers=2)
     for number in range(1_000_000):
         for _ in batches.epoch(number):
@@ -322,6 +323,7 @@ def test_a_run_that_is_killed_leaves_a_cache_to_the_next(split: Split, monkeypat
 
 
 def run_to_file(split: Split, path: Path) -> None:
+    torch.set_num_threads(1)
     found = epochs(batches_of(split, workers=2))
     torch.save([(b.squares, b.labels) for b in found], path)
 
