@@ -130,8 +130,8 @@ def test_the_default_length_follows_the_number_of_pictures() -> None:
     assert chosen("quick", CIFAR).epochs == 10
     assert chosen("quick", DIGITS).epochs == 69  # 22 steps an epoch
     assert chosen("quick", dataclasses.replace(DIGITS, pictures=100)).epochs == 100
-    assert chosen("quick", dataclasses.replace(PHOTOS, pictures=6400)).epochs == 15  # 100 steps an epoch
-    assert "epochs=10: none were asked for (--epochs, --minutes)" in reasons("quick")
+    assert chosen("quick", dataclasses.replace(PHOTOS, pictures=6400)).epochs == 23  # 66 steps an epoch
+    assert "epochs=15: none were asked for (--epochs, --minutes)" in reasons("quick")
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)

@@ -175,7 +175,7 @@ def test_small_pictures_that_are_changed_anew_each_time_are_augmented_as_a_whole
     assert batches.memory is None
     for epoch in (0, 3):
         samples = order(3, epoch, 20)
-        pictures = [split.pictures.open(i, COLOUR) for i in samples.tolist()]
+        pictures = [split.pictures.pixels(i, COLOUR) for i in samples.tolist()]
         expected = augment(pictures, samples, epoch, chosen, COLOUR)
         np.testing.assert_array_equal(torch.cat([b.squares for b in batches.epoch(epoch)]).numpy(), expected)
 
@@ -213,7 +213,10 @@ def test_batches_hold_what_is_presented(tmp_path: Path, side: int, fields: dict[
         assert len(found) == batches.steps == 5
         assert torch.cat([b.labels for b in found]).tolist() == split.labels[views.samples].tolist()
         expected = shift_and_flip(squares[views.samples], view_keys(views), epoch, chosen, COLOUR)
-        np.testing.assert_array_equal(torch.cat([b.squares for b in found]).numpy(), expected)
+        # Of files the crop is resized by PyTorch, which rounds a few values the other way than Pillow.
+        off = torch.cat([b.squares for b in found]).numpy().astype(int) - expected
+        assert np.abs(off).max() <= (side == 80)
+        assert (off != 0).mean() < 0.01
         assert_same_batches([*batches.epoch(epoch, 2)], found[2:])
 
 

@@ -113,7 +113,7 @@ def test_every_operation_is_as_likely_as_another() -> None:
     """Which operation it is, its strength and its direction follow from the sample's own numbers."""
     recipe = Recipe(model="resnet8_cifar", size=16, channels=3, trivial_augment=True, seed=5)
     square = muted(3)
-    pictures = [Image.fromarray(square)] * 2800
+    pictures = [square] * 2800
     found = augment(pictures, np.arange(2800), 0, recipe, COLOUR)
     unchanged = (found == square).all(axis=(1, 2, 3)).sum()
     assert 160 < unchanged < 420  # of 200 identities, and of others that are hardly noticed
