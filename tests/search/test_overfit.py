@@ -352,9 +352,9 @@ def test_the_shallower_network(deep: str, shallow: str | None) -> None:
 
 def test_a_part_keeps_the_proportions_of_the_classes() -> None:
     labels = np.array([0] * 800 + [1] * 160 + [2] * 7)
-    chosen = plan.evenly(labels, 120)
+    chosen = trials.evenly(labels, 120)
     assert np.bincount(labels[chosen]).tolist() == [99, 20, 6]
-    assert len(plan.evenly(labels, 5000)) == 967
+    assert len(trials.evenly(labels, 5000)) == 967
 
 
 def test_a_plan_fits_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from resvision.recipe import Recipe
 from resvision.search import curve, findings, noise, plan, remedies
 from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
 from resvision.search.remedies import Remedy
-from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, folds, read, unpacked
+from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, folds, read, unpacked
 from resvision.training.bench import Ledger, Note, spread
 
 PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
@@ -77,7 +77,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         remedies, the recommendation and what the untouched part says of it.
 
     Raises:
-        DataError: a class has too few pictures.
+        DataError: a class has too few pictures, or too many of them cannot be read.
         RecipeError: the recipe cannot be tried.
     """
     if recipe.pretrained is not None or recipe.lr == "auto":
@@ -254,7 +254,7 @@ def find_copies(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]
     hashes, squares, origin, index = [], [], [], []
     for place, name in enumerate(names):
         split = dataset.splits[name]
-        which = np.arange(len(split)) if share == 1 else plan.evenly(split.labels, max(1, round(share * len(split))))
+        which = np.arange(len(split)) if share == 1 else evenly(split.labels, max(1, round(share * len(split))))
         looked = audit.look(split.take(which))
         hashes.append(looked[0])
         squares.append(looked[1])
@@ -320,13 +320,13 @@ class _Bench:
         trial = plan.proxy(recipe, planned.model, planned.size, planned.spec)
         self.recipe = replace(trial, precision=planned.precision, steps=planned.steps)
         self.train = train
-        chosen = plan.evenly(train.labels, planned.pictures)
+        chosen = evenly(train.labels, planned.pictures)
         pool, readable = self._read(chosen)
         self.chosen = chosen[readable]
         fold = folds(pool.labels, groups[self.chosen])
         self.trials = Trials(pool, fold, self.recipe, plan.preprocess_of(pool, self.recipe), classes)
         others = np.setdiff1d(np.arange(len(train)), self.chosen)
-        self.others = others[plan.evenly(train.labels[others], planned.examined, 0)] if len(others) else others
+        self.others = others[evenly(train.labels[others], planned.examined, 0)] if len(others) else others
 
     def baseline(self, number: int) -> dict[str, Any]:
         """The baseline's trial on one fold, which also examines the labels of a part of the other pictures."""
@@ -336,7 +336,7 @@ class _Bench:
 
     def _read(self, which: Indices) -> tuple[Split, Indices]:
         assert self.recipe.channels is not None
-        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels)
+        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels, self.recipe.max_bad)
 
 
 class _Judge:
@@ -480,10 +480,10 @@ def _check(
     trial: Recipe,
 ) -> dict[str, Any]:
     """Looks at the untouched part once: the baseline with and without leaked pictures, and the recommendation."""
-    which = plan.evenly(untouched.labels, planned.tested)
+    which = evenly(untouched.labels, planned.tested)
     assert trial.channels is not None
-    part, readable = read(untouched.take(which), plan.side(trial), trial.channels)
-    which = which[readable]
+    # An accuracy must not leave out what was hard to read.
+    part, _ = read(untouched.take(which), plan.side(trial), trial.channels, max_bad=0.0)
     clean = ~np.isin(which, [pair[0] for pair in leaks])
     arms = [BASELINE] if winner is None else [BASELINE, winner.arm]
     rows: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}

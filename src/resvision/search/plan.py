@@ -13,7 +13,7 @@ import torch
 from resvision import zoo
 from resvision.cost import cost
 from resvision.data.loader import BadPictures, TrainingBatches
-from resvision.data.pictures import ArrayPictures, Indices, Split
+from resvision.data.pictures import ArrayPictures, Split
 from resvision.data.statistics import mean_and_std
 from resvision.errors import ResvisionError
 from resvision.measure import now
@@ -21,7 +21,7 @@ from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Precision, Recipe
 from resvision.runtime import device
-from resvision.search.trials import ENLARGED, FOLDS, read
+from resvision.search.trials import ENLARGED, FOLDS, evenly, read
 from resvision.training import engine as engines
 from resvision.training import losses
 from resvision.training.bench import train
@@ -263,7 +263,7 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
     trial = replace(trial, steps=10**6, warmup=0.0, schedule="constant", lr=1e-6, rest_lr=1e-6)
     which = evenly(split.labels, PROBED)
     assert trial.channels is not None
-    sample, _ = read(split.take(which), side(trial), trial.channels)
+    sample, _ = read(split.take(which), side(trial), trial.channels, 1.0)
     # Whole batches, whatever the probe holds.
     times = math.ceil(trial.batch_size / len(sample))
     sample = sample.take(np.tile(np.arange(len(sample)), times))
@@ -284,18 +284,6 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
         elif step > PROBE_WARMUP and now() - start >= allowed:
             break
     return trial.precision, (now() - start) / ((step - PROBE_WARMUP) * batches.batch_size)
-
-
-def evenly(labels: Indices, most: int, least: int = 2 * FOLDS) -> Indices:
-    """Indices of about `most` pictures, the same part of each class, but `least` of it where it has so many."""
-    if len(labels) <= most:
-        return np.arange(len(labels))
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        wanted = min(len(members), max(least, round(most * len(members) / len(labels))))
-        chosen.append(members[np.linspace(0, len(members) - 1, wanted).round().astype(np.int64)])
-    return np.sort(np.concatenate(chosen))
 
 
 def recorded(plan: Plan) -> dict[str, Any]:

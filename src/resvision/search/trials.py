@@ -23,7 +23,6 @@ from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession, device
 from resvision.training import losses
-from resvision.training.bench import balanced
 from resvision.training.bench import train as train_steps
 
 FOLDS = 3  # parts of the pool; a trial trains on two of them and is judged on the third
@@ -56,8 +55,19 @@ class Arm:
 BASELINE = Arm(name="baseline")
 
 
-def read(split: Split, side: int, channels: int) -> tuple[Split, Indices]:
-    """The pictures of a split in memory, as squares of `side` pixels, and which of them could be read."""
+def read(split: Split, side: int, channels: int, max_bad: float) -> tuple[Split, Indices]:
+    """The pictures of a split in memory, as squares, and which of them could be read.
+
+    Args:
+        split: read in full.
+        side: height and width of the squares, in pixels.
+        channels: 1 or 3.
+        max_bad: part that may be unreadable.
+
+    Raises:
+        DataError: more is unreadable.
+    """
+    bad = BadPictures(limit=math.floor(max_bad * len(split) + 1e-9))
     middle = (0.5,) * channels
     preprocess = Preprocess(size=side, channels=1 if channels == 1 else 3, mean=middle, std=middle)
     squares, readable = [], []
@@ -65,11 +75,23 @@ def read(split: Split, side: int, channels: int) -> tuple[Split, Indices]:
         try:
             squares.append(square(split.pictures.open(index, preprocess, side), preprocess))
             readable.append(index)
-        except PictureError:
-            continue
+        except PictureError as error:
+            bad.add([(error.name, error.reason)])
     array: UInt8Array = np.stack(squares)
     which = np.array(readable, dtype=np.int64)
     return Split(ArrayPictures(array, "pictures"), split.labels[which]), which
+
+
+def evenly(labels: Indices, most: int, least: int = 2 * FOLDS) -> Indices:
+    """Indices of about `most` pictures, the same part of each class, but `least` of it where it has so many."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        wanted = min(len(members), max(least, round(most * len(members) / len(labels))))
+        chosen.append(members[np.linspace(0, len(members) - 1, wanted).round().astype(np.int64)])
+    return np.sort(np.concatenate(chosen))
 
 
 def folds(labels: Indices, groups: Indices, count: int = FOLDS) -> Indices:
@@ -131,7 +153,7 @@ class Trials:
         begin = now()
         train = self.trained_on(arm, np.flatnonzero(self.fold != fold), fold)
         held = self.pool.take(np.flatnonzero(self.fold == fold))
-        looked = EvaluationBatches(balanced(train, TRAIN_LOOKED_AT), self.preprocess, 0)
+        looked = EvaluationBatches(self._looked_at(train), self.preprocess, 0)
         judged = EvaluationBatches(held, self.preprocess, 0)
         steps = max(1, round(arm.length * (self.recipe.steps or 1)))
         at = {round(steps * (point + 1) / POINTS) for point in range(POINTS)} if watched else {steps}
@@ -175,7 +197,7 @@ class Trials:
         for _, network in self._train(arm, train, seed, steps):
             last = network
         batches = EvaluationBatches(split, self.preprocess, 0)
-        looked = EvaluationBatches(balanced(train, TRAIN_LOOKED_AT), self.preprocess, 0)
+        looked = EvaluationBatches(self._looked_at(train), self.preprocess, 0)
         log_p = self._log_probabilities(last, batches)
         predicted = log_p.argmax(axis=1)
         seen = _figures(self._log_probabilities(last, looked), looked.split.labels)
@@ -215,6 +237,10 @@ class Trials:
         batches = TrainingBatches(train, recipe, self.preprocess, BadPictures(limit=0), side)
         counts = np.bincount(train.labels, minlength=self.classes).clip(1)
         return train_steps(network, batches, recipe, losses.build(recipe, counts.tolist()), self.preprocess)
+
+    def _looked_at(self, train: Split) -> Split:
+        """A part of the training pictures, with the proportions of the classes that the judging pictures have."""
+        return train.take(evenly(train.labels, TRAIN_LOOKED_AT))
 
     def _log_probabilities(self, network: ResNet, batches: EvaluationBatches) -> FloatArray:
         assert self.recipe.precision is not None
