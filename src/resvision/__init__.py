@@ -29,6 +29,7 @@ __all__ = [
     "predict",
     "study",
     "train",
+    "tune_exits",
 ]
 
 _HOMES = {

@@ -19,11 +19,12 @@ from resvision.classifier import Classifier, Picture, Prediction
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import EvaluationBatches, default_workers
-from resvision.data.pictures import DataSet, FilePictures, Split, listed
+from resvision.data.pictures import DataSet, FilePictures, Split, divide, listed
 from resvision.data.statistics import facts
 from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
-from resvision.evaluation import Evaluation
+from resvision.evaluation import Evaluation, exits
 from resvision.evaluation import evaluate as evaluate_session
+from resvision.exits import with_exits
 from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
 from resvision.files import parse, write_json, write_text
@@ -111,7 +112,8 @@ def train(
         chosen, weights, reasons = _recipe(dataset, recipe, fields)
         for reason in reasons:
             reporter.note(reason)
-        zoo.variant(chosen.model, chosen.spec).drop_rates(chosen.drop_path)  # refuses what cannot be, before any folder
+        # Refuses what cannot be, before there is a folder.
+        with_exits(zoo.variant(chosen.model, chosen.spec), chosen.exits, chosen.size).drop_rates(chosen.drop_path)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
     with run.removed_if_empty():
@@ -386,21 +388,94 @@ def evaluate(
     """
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier)
-    if isinstance(data, (str, Path)):
-        dataset = sources.load(data, columns)
-        source = dataset.name
-        name, chosen = _choose_split(dataset, split)
-        chosen = _with_labels_of(classifier, dataset, chosen)
-    else:
-        source, name = "arrays", "all"
-        chosen = sources.array_split(data, classifier.classes, source)
+    source, name, chosen = _judging(classifier, data, split, columns)
     batches = EvaluationBatches(chosen, classifier.preprocess, default_workers())
+    if classifier.exits is not None:
+        network, preprocess = classifier.network, classifier.preprocess
+        evaluation, adaptive = exits.evaluate(network, preprocess, classifier.exits, batches, classifier.classes)
+        return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": adaptive}
     evaluation = evaluate_session(classifier.session, batches, classifier.classes, classifier.temperature)
     return {"data": source, "split": name, **evaluation.to_dict()}
 
 
+def tune_exits(
+    classifier: Classifier | str | Path,
+    data: Data,
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    latency_ms: float | None = None,
+    split: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+) -> tuple[Classifier, dict[str, Any]]:
+    """Chooses anew when pictures leave a network with early exits: on half of a split, measured on the other half.
+
+    Args:
+        classifier: a Classifier, or the folder of one, in which the new thresholds are saved.
+        data: as in `train`.
+        max_drop: points of accuracy, in percent, that leaving early may cost; 0.5 if no limit is given.
+        budget: the part of the whole network's time that may be taken, in (0, 1].
+        latency_ms: milliseconds a picture that may be taken in the mean, one picture at a time.
+        split: as in `evaluate`; pictures that did not train.
+        columns: of a manifest.
+
+    Returns:
+        The classifier with its new rule, and what `evaluate` returns, for the half that chose nothing.
+
+    Raises:
+        ClassifierError: the network has no early exits.
+        InputError: the limit cannot be kept to, or the data cannot be used.
+    """
+    folder = None if isinstance(classifier, Classifier) else Path(classifier)
+    loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
+    if not loaded.network.spec.exits:
+        advice = f"resvision train DATA --pretrained {folder or 'RUN'} --exits auto --freeze-trunk"
+        raise ClassifierError(f"the network has no early exits; add some with: {advice}")
+    if max_drop is budget is latency_ms is None:
+        max_drop = Recipe.max_drop
+    source, name, chosen = _judging(loaded, data, split, columns, first="val")
+    reported, choosing = divide(chosen, 0.5, source)
+    workers = default_workers()
+    limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
+    rule = exits.tune(
+        loaded.network, loaded.preprocess, EvaluationBatches(choosing, loaded.preprocess, workers), **limit
+    )
+    tuned = dataclasses.replace(loaded, exits=rule)
+    batches = EvaluationBatches(reported, loaded.preprocess, workers)
+    evaluation, adaptive = exits.evaluate(loaded.network, loaded.preprocess, rule, batches, loaded.classes)
+    if folder is not None:
+        tuned.save(folder)
+        plots.exits(folder / "exits.png", adaptive, f"{source}, half of {name}")
+    return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": adaptive}
+
+
+def _judging(
+    classifier: Classifier, data: Data, split: str | None, columns: sources.Columns, first: str = "test"
+) -> tuple[str, str, Split]:
+    """The name of the data, of the split, and the split that a classifier is judged by, with its classes' labels.
+
+    Args:
+        classifier: that is judged.
+        data: as in `train`.
+        split: that is asked for; None takes `first`, if there is one.
+        columns: of a manifest.
+        first: "test" or "val".
+    """
+    if not isinstance(data, (str, Path)):
+        return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
+    dataset = sources.load(data, columns)
+    if split is None and first in dataset.splits:
+        split = first
+    name, chosen = _choose_split(dataset, split)
+    return dataset.name, name, _with_labels_of(classifier, dataset, chosen)
+
+
 def predict(
-    classifier: Classifier | str | Path, pictures: Picture | Iterable[Picture], *, top: int = 5
+    classifier: Classifier | str | Path,
+    pictures: Picture | Iterable[Picture],
+    *,
+    top: int = 5,
+    deadline_ms: float | None = None,
 ) -> Iterator[Prediction]:
     """Classifies pictures one batch after the other; one that cannot be read gives a prediction with its error.
 
@@ -408,10 +483,11 @@ def predict(
         classifier: a Classifier or the folder of one.
         pictures: as in `Classifier.predict`.
         top: how many classes to name.
+        deadline_ms: as in `Classifier.predict`.
     """
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier)
-    return classifier.predictions(pictures, top=top)
+    return classifier.predictions(pictures, top=top, deadline_ms=deadline_ms)
 
 
 def _source(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
@@ -481,6 +557,8 @@ def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], eval
     plots.curves(run.path / "curves.png", run.read_metrics(), f"{result['model']} on {result['data']}")
     title = f"{result['model']} on {result['data']}, {result['split']}: {evaluation.accuracy:.2%}"
     plots.confusion(run.path / "confusion.png", evaluation.confusion, evaluation.classes, title)
+    if "adaptive" in result:
+        plots.exits(run.path / "exits.png", result["adaptive"], title)
     card.write(run.path / "README.md", result, classifier, str(run.path))
 
 

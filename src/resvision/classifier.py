@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,10 +22,12 @@ from safetensors.torch import save as save_weights
 from resvision.data import images
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
+from resvision.exits import ExitRule
 from resvision.files import parse, read_json, replacing, storage, write_json
+from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.runtime import TorchSession, device
+from resvision.runtime import AdaptiveSession, TorchSession, device, torch_segments
 from resvision.spec import ResNetSpec
 
 FORMAT = "resvision-classifier"
@@ -49,6 +51,7 @@ class Header:
     sha256: str
     provenance: dict[str, Any]
     metrics: dict[str, Any]
+    exits: ExitRule | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class Prediction:
         label: the most probable class; None if the picture could not be read.
         score: its probability, 0..1.
         top: the most probable classes and their probabilities, best first.
+        exit: of an adaptive network, the exit at which the picture left, counted from 1.
         error: why the picture could not be read.
     """
 
@@ -67,6 +71,7 @@ class Prediction:
     label: str | None = None
     score: float | None = None
     top: tuple[tuple[str, float], ...] = ()
+    exit: int | None = None
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +79,8 @@ class Prediction:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         top = [{"label": label, "score": score} for label, score in self.top]
-        return {"path": self.path, "label": self.label, "score": self.score, "top": top}
+        left = {} if self.exit is None else {"exit": self.exit}
+        return {"path": self.path, "label": self.label, "score": self.score, "top": top, **left}
 
 
 @dataclass(kw_only=True)
@@ -88,6 +94,7 @@ class Classifier:
         temperature: logits are divided by it before the softmax (Guo et al. 2017, section 4.2).
         provenance: where the classifier comes from: data, recipe, versions.
         metrics: what was measured of it.
+        exits: when a picture leaves a network with early exits; None computes every picture in full.
 
     Raises:
         ClassifierError: the parts do not fit together.
@@ -99,37 +106,55 @@ class Classifier:
     temperature: float = 1.0
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    exits: ExitRule | None = None
 
     def __post_init__(self) -> None:
-        _check_parts(self.network.spec, self.preprocess, self.classes, self.temperature)
+        _check_parts(self.network.spec, self.preprocess, self.classes, self.temperature, self.exits)
         self.session = TorchSession(self.network, self.preprocess)
+        self.adaptive = None
+        if self.exits is not None:
+            self.adaptive = AdaptiveSession(torch_segments(self.network, self.preprocess), self.exits)
 
-    def predict(self, pictures: Picture | Iterable[Picture], *, top: int = 5) -> list[Prediction]:
+    def predict(
+        self, pictures: Picture | Iterable[Picture], *, top: int = 5, deadline_ms: float | None = None
+    ) -> list[Prediction]:
         """Classifies one picture or many.
 
         Args:
             pictures: a path, a PIL image, a uint8 array (H, W) or (H, W, C), a uint8 tensor (C, H, W), or any iterable
                 of these; an array (N, H, W, C) or a tensor (N, C, H, W) is a batch.
             top: how many classes to name.
+            deadline_ms: milliseconds for the network's work on a picture, of a network with early exits: the best
+                answer that there is within them. The work up to the first exit is always done.
 
         Returns:
             One prediction a picture, in order.
 
         Raises:
             PictureError: a picture cannot be read. `predictions` records the error and goes on.
+            ClassifierError: there is a deadline, but no early exits.
         """
-        results = list(self.predictions(pictures, top=top))
+        results = list(self.predictions(pictures, top=top, deadline_ms=deadline_ms))
         for result in results:
             if result.error is not None:
                 raise PictureError(result.path, result.error)
         return results
 
     def predictions(
-        self, pictures: Picture | Iterable[Picture], *, top: int = 5, batch_size: int = 64
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        top: int = 5,
+        batch_size: int = 64,
+        deadline_ms: float | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict`, batch by batch; a picture that cannot be read gives a prediction with its error."""
         if top < 1:
             raise InputError(f"top={top} must be at least 1")
+        if deadline_ms is not None:
+            if self.adaptive is None:
+                raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
+            batch_size = 1  # a deadline is that of one picture
         named = _named(pictures)
         while chunk := list(islice(named, batch_size)):
             squares, places, results = [], [], []
@@ -141,10 +166,20 @@ class Classifier:
                 except PictureError as error:
                     results.append(Prediction(path=name, error=error.reason))
             if squares:
-                scores = np.exp(log_softmax(self.logits(np.stack(squares)) / self.temperature))
-                for place, row in zip(places, scores, strict=True):
-                    results[place] = self._prediction(results[place].path, row, top)
+                scores, exits = self._scores(torch.from_numpy(np.stack(squares)), deadline_ms)
+                for place, row, left in zip(places, scores, exits, strict=True):
+                    results[place] = self._prediction(results[place].path, row, top, left)
             yield from results
+
+    def _scores(
+        self, squares: torch.Tensor, deadline_ms: float | None
+    ) -> tuple[npt.NDArray[np.float64], Sequence[int | None]]:
+        """Probabilities (N, K) of squares, and at which exit, counted from 1, each of them left."""
+        if self.adaptive is None:
+            return np.exp(log_softmax(self.session(squares) / self.temperature)), [None] * len(squares)
+        deadline = math.inf if deadline_ms is None else now() + deadline_ms / 1000
+        found = self.adaptive(squares, deadline)
+        return np.exp(log_softmax(found.logits)), (found.exits + 1).tolist()
 
     def logits(self, squares: npt.NDArray[np.uint8] | torch.Tensor) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K)."""
@@ -165,10 +200,10 @@ class Classifier:
             picture = images.from_array(picture, name)
         return images.square(images.upright(picture, name, self.preprocess), self.preprocess)
 
-    def _prediction(self, name: str, scores: npt.NDArray[np.float64], top: int) -> Prediction:
+    def _prediction(self, name: str, scores: npt.NDArray[np.float64], top: int, left: int | None) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top]
         pairs = tuple((self.classes[i], float(scores[i])) for i in best)
-        return Prediction(path=name, label=pairs[0][0], score=pairs[0][1], top=pairs)
+        return Prediction(path=name, label=pairs[0][0], score=pairs[0][1], top=pairs, exit=left)
 
     def save(self, folder: str | Path) -> None:
         """Writes model.safetensors and model.json into `folder`.
@@ -189,6 +224,7 @@ class Classifier:
             sha256=hashlib.sha256(weights).hexdigest(),
             provenance=self.provenance,
             metrics=self.metrics,
+            exits=self.exits,
         )
         with replacing(folder / WEIGHTS_FILE) as temporary:
             temporary.write_bytes(weights)
@@ -212,7 +248,7 @@ class Classifier:
             raise ClassifierError(
                 f"{path}: is {header.format} version {header.version}; this program reads {FORMAT} version {VERSION}"
             )
-        _check_parts(header.spec, header.preprocess, header.classes, header.temperature)
+        _check_parts(header.spec, header.preprocess, header.classes, header.temperature, header.exits)
         with storage(folder / WEIGHTS_FILE):
             weights = (folder / WEIGHTS_FILE).read_bytes()
         if hashlib.sha256(weights).hexdigest() != header.sha256:
@@ -226,10 +262,13 @@ class Classifier:
             temperature=header.temperature,
             provenance=header.provenance,
             metrics=header.metrics,
+            exits=header.exits,
         )
 
 
-def _check_parts(spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, ...], temperature: float) -> None:
+def _check_parts(
+    spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, ...], temperature: float, exits: ExitRule | None
+) -> None:
     if len(classes) != spec.num_classes or len(set(classes)) != len(classes):
         raise ClassifierError(f"{len(set(classes))} different class names for a network of {spec.num_classes} classes")
     if preprocess.channels != spec.in_channels:
@@ -238,6 +277,8 @@ def _check_parts(spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, .
         )
     if not (math.isfinite(temperature) and temperature > 0):
         raise ClassifierError(f"temperature={temperature} must be a number above 0")
+    if exits is not None and len(exits.thresholds) != len(spec.exits):
+        raise ClassifierError(f"thresholds for {len(exits.thresholds)} exits, and the network has {len(spec.exits)}")
 
 
 def _fill(network: ResNet, weights: bytes, path: Path) -> None:

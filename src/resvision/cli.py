@@ -460,6 +460,59 @@ def evaluate(
     print(f"accuracy {result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"NLL {result['nll']:.4f}, ECE {result['ece']:.4f}")
     print(_mistakes(result["confusion"], list(result["per_class"])))
+    if "adaptive" in result:
+        _print_exits(result["adaptive"])
+
+
+@app.command(name="exits", help_epilogue="Example: resvision exits runs/train-001 photos/ --max-drop 1")
+def tune_exits(
+    run: Path,
+    data: str,
+    /,
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    latency_ms: float | None = None,
+    split: str | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Choose anew when pictures leave a network with early exits: on half of a split, measured on the other half.
+
+    Parameters
+    ----------
+    run
+        The run folder of a network that was trained with --exits; the new thresholds are saved in it.
+    data
+        As in `resvision train`.
+    max_drop
+        Points of accuracy, in percent, that leaving early may cost; 0.5 if no limit is given.
+    budget
+        The part of the whole network's time that may be taken, such as 0.5.
+    latency_ms
+        Milliseconds a picture that may be taken in the mean, one picture at a time.
+    split
+        train, val, test, or all; without it val, else test. Its pictures must not have trained.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column of the splits.
+    """
+    from resvision import api
+    from resvision.data.sources import Columns
+
+    columns = Columns(path=path_column, label=label_column, split=split_column)
+    limits = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
+    _, result = api.tune_exits(run, data, **limits, split=split, columns=columns)
+    if as_json:
+        _print_json(result)
+        return
+    _print_exits(result["adaptive"], f"{result['data']}, {result['split']}, {result['pictures']:,} pictures")
+    print(f"The thresholds are saved in {run}. Look at {run / 'exits.png'}.")
 
 
 @app.command(help_epilogue="Example: resvision predict runs/train-001 photo.jpg holiday/*.png")
@@ -469,6 +522,7 @@ def predict(
     /,
     *,
     top: int = 5,
+    deadline_ms: float | None = None,
     as_json: JSON = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print one CSV row a picture.")] = False,
 ) -> None:
@@ -482,13 +536,15 @@ def predict(
         Picture files, or folders whose pictures are all taken.
     top
         How many classes to name for each picture.
+    deadline_ms
+        Milliseconds for the network's work on a picture, of a network with early exits: the best answer within them.
     """
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other: give one")
     from resvision import api
     from resvision.data.sources import picture_paths
 
-    results = [r.to_dict() for r in api.predict(run, picture_paths(paths), top=top)]
+    results = [r.to_dict() for r in api.predict(run, picture_paths(paths), top=top, deadline_ms=deadline_ms)]
     if as_json:
         _print_json(results)
     elif as_csv:
@@ -509,6 +565,27 @@ def predict(
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_exits(adaptive: dict[str, Any], caption: str | None = None) -> None:
+    """What early exits do with the pictures of an evaluation."""
+    rows = adaptive["exits"]
+    cells: list[list[Any]] = [
+        [
+            "end" if row is rows[-1] else place,
+            "" if row["threshold"] is None else f"{row['threshold']:.3f}" if row["threshold"] <= 1 else "never",
+            *(_percent(row[key]) for key in ("share", "accuracy_of_leaving", "accuracy_of_all")),
+            *(f"{row['milliseconds']:.2f}", f"{row['macs'] / 1e6:,.1f}"),
+        ]
+        for place, row in enumerate(rows, start=1)
+    ]
+    titles = ["exit", "threshold", "pictures that leave", "their accuracy", "accuracy of all", "ms", "MACs (M)"]
+    _print_table(titles, cells, caption)
+    print(
+        f"leaving early: accuracy {adaptive['accuracy']:.2%} in {adaptive['milliseconds']:.2f} ms a picture; in full: "
+        f"{adaptive['accuracy_in_full']:.2%} in {adaptive['milliseconds_in_full']:.2f} ms "
+        f"({adaptive['milliseconds_in_full'] / adaptive['milliseconds']:.2f} times as long)"
+    )
 
 
 def _print_table(titles: list[str], rows: list[list[Any]], caption: str | None = None) -> None:

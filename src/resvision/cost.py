@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resvision.errors import SpecError
-from resvision.spec import BlockPlan, ConvPlan, Init, Norm, ResNetSpec
+from resvision.spec import BlockPlan, ConvPlan, ExitPlan, Init, Norm, ResNetSpec
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 8  # max pooling keeps the place of each maximum as int64
@@ -58,6 +58,26 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
         tally.params += 1
     tally.linear(spec.num_features, spec.num_classes)
     return Cost(params=tally.params, macs=tally.macs, activation_bytes=tally.kept)
+
+
+def exit_macs(spec: ResNetSpec, size: int) -> tuple[int, ...]:
+    """Multiply-adds of one picture that leaves at each exit, the end of the network being the last.
+
+    Args:
+        spec: of the network.
+        size: height and width of the pictures, in pixels.
+    """
+    tally = _Tally()
+    size = _count_stem(tally, spec, size)
+    exits = {place.after: place for place in spec.exit_plan()}
+    found = []
+    for count, block in enumerate(spec.plan(), start=1):
+        size = _count_block(tally, block, size, size)
+        if count in exits:
+            _count_exit(tally, spec, exits[count], size)
+            found.append(tally.macs)
+    tally.linear(spec.num_features, spec.num_classes)
+    return (*found, tally.macs)
 
 
 def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...]:
@@ -133,8 +153,9 @@ def _count_stem(tally: _Tally, spec: ResNetSpec, size: int) -> int:
 
 
 def _count_blocks(tally: _Tally, spec: ResNetSpec, size: int) -> list[tuple[int, int]]:
-    """Adds all blocks and the norm behind them; returns for each block what enters it and what it keeps, in bytes."""
-    found = []
+    """Adds all blocks, exits and the last norm; returns for each block what enters it and what it keeps, in bytes."""
+    found: list[tuple[int, int]] = []
+    exits = {place.after: place for place in spec.exit_plan()}
     blocks = iter(spec.plan())
     for block in blocks:
         before = tally.kept
@@ -143,6 +164,8 @@ def _count_blocks(tally: _Tally, spec: ResNetSpec, size: int) -> list[tuple[int,
         if spec.reversible:
             _count_block(tally, next(blocks), out, size)
         size = out
+        if (place := exits.get(len(found) + 1)) is not None:
+            _count_exit(tally, spec, place, size)
         found.append((enters, tally.kept - before))
     if spec.order == "pre":
         tally.norm(spec.num_features, spec.norm, spec.init)
@@ -199,6 +222,19 @@ def _count_shortcut(tally: _Tally, block: BlockPlan, size: int) -> None:
     if block.order == "post" and block.norm == "batch":
         tally.norm(block.out_channels, block.norm, block.init)
         tally.keep(block.out_channels, size)
+
+
+def _count_exit(tally: _Tally, spec: ResNetSpec, place: ExitPlan, size: int) -> None:
+    """Adds an early exit that looks at features of `size` x `size`."""
+    normed, smooth = spec.norm == "batch", spec.activation != "relu"
+    if spec.order == "pre":
+        tally.norm(place.in_channels, spec.norm, spec.init)
+        tally.keep(place.in_channels, size, times=1 + normed + smooth)
+    for conv in place.convs:
+        size = tally.conv(conv, size)
+        tally.norm(conv.out_channels, spec.norm, spec.init)
+        tally.keep(conv.out_channels, size, times=1 + normed + smooth)
+    tally.linear(place.num_features, spec.num_classes)
 
 
 def _stage_outputs(spec: ResNetSpec, size: int) -> int:

@@ -45,7 +45,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     ),
     "a number above 0": (
         lambda v: math.isfinite(v) and v > 0,
-        ("minutes", "lr", "rest_lr", "target_loss", "clip"),
+        ("minutes", "lr", "rest_lr", "target_loss", "clip", "exit_weight"),
     ),
     "above 0 and at most 1": (
         lambda v: 0 < v <= 1,
@@ -55,10 +55,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
         lambda v: 0 <= v < 1,
         ("warmup", "label_smoothing", "momentum", "max_bad", "holdout", "ema", "drop_path"),
     ),
-    "at least 0 and at most 1": (lambda v: 0 <= v <= 1, ("head_first", "erase")),
+    "at least 0 and at most 1": (lambda v: 0 <= v <= 1, ("head_first", "erase", "distill")),
     "at least 0": (
         lambda v: math.isfinite(v) and v >= 0,
-        ("weight_decay", "shift", "seed", "workers", "mixup", "cutmix"),
+        ("weight_decay", "shift", "seed", "workers", "mixup", "cutmix", "max_drop"),
     ),
 }
 
@@ -82,6 +82,15 @@ class Recipe:
         lr_decay: the factor by which the learning rate falls from the last layer to the last stage, and from each stage
             to the one before it (Howard & Ruder 2018, section 3.2); the stem goes with the first stage.
         freeze_norms: whether batch norms keep the statistics and weights that they were pretrained with.
+        freeze_trunk: whether everything keeps what it was pretrained with, and only early exits learn.
+
+        exits: early exits, at which pictures that are sure enough leave: behind these numbers of blocks, with commas
+            between them, or "auto" for three that divide the network's multiply-adds evenly.
+        exit_weight: of each exit's loss beside that of the network's end, which is 1.
+        distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
+            section 3.2), the rest being that to the labels.
+        max_drop: points of accuracy, in percent, that leaving early may cost on the pictures that the thresholds of the
+            exits are chosen by.
 
         epochs: presentations of the training set. One of epochs, max_steps and minutes says how long to train.
         max_steps: optimiser steps.
@@ -152,6 +161,12 @@ class Recipe:
     head_first: float = 0.0
     lr_decay: float = 1.0
     freeze_norms: bool = False
+    freeze_trunk: bool = False
+
+    exits: str | None = None
+    exit_weight: float = 0.3
+    distill: float = 0.5
+    max_drop: float = 0.5
 
     epochs: int | None = None
     max_steps: int | None = None
@@ -240,8 +255,17 @@ class Recipe:
             raise RecipeError(f"loss={self.loss!r} takes no class weights: use balance='sampling'")
         if self.loss == "gce" and (mixed := [f for f in WHOLE_LABELS if getattr(self, f)]):
             raise RecipeError(f"loss='gce' wants whole labels: leave out {' and '.join(mixed)}")
+        if self.freeze_trunk and not self.has_exits:
+            raise RecipeError("freeze_trunk=True leaves nothing that learns but early exits: give --exits too")
+        if self.has_exits and self.memory == "checkpoint":
+            raise RecipeError("memory='checkpoint' does not go with early exits: give one of them")
         if self.holdout == 0 and (choices := self.choices):
             raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
+
+    @property
+    def has_exits(self) -> bool:
+        """Whether the network has early exits, by `exits` or as a field of its spec."""
+        return self.exits is not None or any(pair.startswith("exits=") for pair in self.spec)
 
     @property
     def fine_tuning(self) -> tuple[str, ...]:
@@ -250,6 +274,7 @@ class Recipe:
             f"head_first={self.head_first}": self.head_first > 0,
             f"lr_decay={self.lr_decay}": self.lr_decay < 1,
             "freeze_norms": self.freeze_norms,
+            "freeze_trunk": self.freeze_trunk,
         }
         return tuple(field for field, is_asked in asked.items() if is_asked)
 
@@ -260,6 +285,7 @@ class Recipe:
             "patience": self.patience is not None,
             "target_accuracy": self.target_accuracy is not None,
             "keep=best": self.keep == "best",
+            "exits": self.has_exits,
         }
         return tuple(field for field, is_asked in asked.items() if is_asked)
 

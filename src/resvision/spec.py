@@ -7,6 +7,7 @@ plan, so that no two of them can disagree.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, get_args
 
 from resvision.errors import SpecError
@@ -37,6 +38,8 @@ _CHOICES = {
 
 # A bottleneck's output is four times as wide as its 3x3 convolution (He et al. 2015, section 4.1).
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
+
+EXIT_WIDTH = 128  # most channels of an exit's first convolution, so that it costs few percent of the network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,34 @@ class BlockPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExitPlan:
+    """An early exit: two 3x3 convolutions of stride 2, average pooling, and a linear layer.
+
+    Features in the middle of a network are fine-grained; a classifier that only pools them does badly, and the
+    convolutions that help it must cost little beside the blocks (Huang et al. 2017, section 4).
+
+    Args:
+        name: in the state dict.
+        after: blocks that run before it.
+        convs: in the order they run, each followed by what the network has for a norm and by its activation.
+    """
+
+    name: str
+    after: int
+    convs: tuple[ConvPlan, ConvPlan]
+
+    @property
+    def in_channels(self) -> int:
+        """C of the features that it looks at."""
+        return self.convs[0].in_channels
+
+    @property
+    def num_features(self) -> int:
+        """Channels that its linear layer receives."""
+        return self.convs[-1].out_channels
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResNetSpec:
     """What decides a residual network's weights, their names, and the function they compute.
 
@@ -148,6 +179,8 @@ class ResNetSpec:
             "torch", PyTorch's own; and for networks without normalisation "fixup", scaled down with the depth, with
             scalar shifts and scales (Zhang et al. 2019, section 3), or "skipinit", a learnt scale of every branch
             that starts at zero (De & Smith 2020, section 3; also known as ReZero).
+        exits: numbers of blocks behind which an early exit stands, at which a picture that is sure enough may leave
+            (Teerapittayanon et al. 2016).
         num_classes: logits at the end.
         in_channels: 1 for grey pictures, 3 for colour.
 
@@ -174,6 +207,7 @@ class ResNetSpec:
     activation: Activation = "relu"
     norm: Norm = "batch"
     init: Init = "zero_gamma"
+    exits: tuple[int, ...] = ()
     num_classes: int = 1000
     in_channels: int = 3
 
@@ -210,6 +244,8 @@ class ResNetSpec:
         self._check_norm()
         if self.reversible:
             self._check_reversible()
+        if self.exits:
+            self._check_exits()
 
     def _check_norm(self) -> None:
         if self.norm == "none" and self.init == "zero_gamma":
@@ -227,6 +263,14 @@ class ResNetSpec:
             )
         if odd := [width for width in (self.stem_channels, *self.widths) if width % 2]:
             raise SpecError(f"widths={odd[0]}: a reversible network divides its channels by two")
+
+    def _check_exits(self) -> None:
+        blocks = sum(self.depths)
+        ordered = all(type(e) is int for e in self.exits) and list(self.exits) == sorted(set(self.exits))
+        if not ordered or not 1 <= self.exits[0] <= self.exits[-1] < blocks:
+            raise SpecError(f"exits={self.exits} must be growing numbers of blocks between 1 and {blocks - 1}")
+        if self.reversible:
+            raise SpecError(f"exits={self.exits}: a reversible network has none; leave out reversible")
 
     @property
     def stem_channels(self) -> int:
@@ -322,6 +366,21 @@ class ResNetSpec:
                     blocks.append(self._block_plan(name, channels, width, stride))
                 channels = blocks[-1].out_channels
         return tuple(blocks)
+
+    def exit_plan(self) -> tuple[ExitPlan, ...]:
+        """The early exits, shallow to deep, named exits.0, exits.1, ..."""
+        blocks = self.plan() if self.exits else ()
+        plans = []
+        for index, after in enumerate(self.exits):
+            channels = blocks[after - 1].out_channels
+            width = min(channels, EXIT_WIDTH)
+            widths = (channels, width, 2 * width)
+            first, second = (
+                ConvPlan(name=f"conv{i}", in_channels=c, out_channels=o, kernel_size=3, stride=2, bias=self._bias)
+                for i, (c, o) in enumerate(pairwise(widths), start=1)
+            )
+            plans.append(ExitPlan(name=f"exits.{index}", after=after, convs=(first, second)))
+        return tuple(plans)
 
     def _block_plan(self, name: str, in_channels: int, width: int, stride: int) -> BlockPlan:
         out_channels = width * EXPANSION[self.block]

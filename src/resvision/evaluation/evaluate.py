@@ -67,13 +67,37 @@ def evaluate(
         DivergedError: a logit is not finite.
     """
     start = now()
+    logits, labels = collect(session, batches)
+    return figures(logits, labels, classes, temperature, seconds=now() - start)
+
+
+def collect(
+    session: Callable[[Any], npt.NDArray[np.float32]], batches: Iterable[Batch]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """What `session` gives for all batches, one behind the other, and their labels (N,).
+
+    Raises:
+        DivergedError: a logit is not finite.
+    """
     rows, truth = [], []
     for batch in batches:
         rows.append(session(batch.squares))
         truth.append(batch.labels.numpy())
-    labels, logits = np.concatenate(truth), np.concatenate(rows)
+    logits, labels = np.concatenate(rows), np.concatenate(truth)
     if not np.isfinite(logits).all():
         raise DivergedError("the network gives logits that are not finite")
+    return logits, labels
+
+
+def figures(
+    logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    temperature: float = 1.0,
+    *,
+    seconds: float,
+) -> Evaluation:
+    """Every figure of logits (N, K) and labels (N,)."""
     log_probabilities = metrics.log_softmax(logits / temperature)
     counts = metrics.confusion(labels, log_probabilities.argmax(axis=1), len(classes))
     correct, pictures = int(np.trace(counts)), len(labels)
@@ -89,5 +113,5 @@ def evaluate(
         precision=precision,
         recall=recall,
         confusion=counts.tolist(),
-        seconds=now() - start,
+        seconds=seconds,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from resvision.models.block import Block
+from resvision.models.exit import Exit
 from resvision.models.initial import initialise
 from resvision.models.layers import Activate, Shift, activate, conv, normalise
 from resvision.models.reversible import ReversibleBlock, ReversibleStage
@@ -20,6 +22,7 @@ class ResNet(nn.Module):
 
     The state dict has torchvision's and timm's names: conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc. With
     pre-activation the stem has no norm, and `norm` stands behind the last block.
+    Early exits are exits.0.conv1 and so on.
     A reversible network has layer1.0.f.conv1, layer1.0.g.conv1 and so on, and computes its activations again in the
     backward pass. How the weights begin is `init` of the spec; see `models.initial`.
     """
@@ -50,6 +53,7 @@ class ResNet(nn.Module):
         if spec.init == "fixup":
             self.shift = Shift()
         self.fc = nn.Linear(spec.num_features, spec.num_classes)
+        self.exits = nn.ModuleList(Exit(plan, spec) for plan in spec.exit_plan())
         initialise(self)
 
     def stages(self) -> Iterator[nn.Sequential]:
@@ -91,8 +95,37 @@ class ResNet(nn.Module):
         logits: torch.Tensor = self.fc(self.shift(x) if self.spec.init == "fixup" else x)
         return logits
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, S, S) to logits (N, num_classes)."""
+    def segment(self, index: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The blocks up to one exit, and the exit.
+
+        Args:
+            index: of the exit, shallow to deep; the end of the network is the last.
+            x: pictures (N, in_channels, S, S) for the first segment, else the features of the segment before.
+
+        Returns:
+            Features (N, C, H, W) for the next segment, and logits (N, num_classes).
+        """
+        ends = (0, *self.spec.exits, sum(self.spec.depths))
+        x = x if index else self.stem(x)
+        for block in islice(self.blocks(), ends[index], ends[index + 1]):
+            x = block(x)
+        return x, self.exits[index](x) if index < len(self.exits) else self.head(x)
+
+    def walk(
+        self, x: torch.Tensor, blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]]
+    ) -> tuple[torch.Tensor, ...]:
+        """(N, in_channels, S, S) to the logits of every exit, shallow to deep, by `blocks` in place of its own."""
+        x, exits, logits = self.stem(x), dict(zip(self.spec.exits, self.exits, strict=True)), []
+        for count, block in enumerate(blocks, start=1):
+            x = block(x)
+            if count in exits:
+                logits.append(exits[count](x))
+        return (*logits, self.head(x))
+
+    def forward(self, x: torch.Tensor, exits: bool = False) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """(N, in_channels, S, S) to logits (N, num_classes), or with `exits` to those of each exit, shallow to deep."""
+        if exits:
+            return self.walk(x, self.blocks())
         x = self.stem(x)
         for stage in self.stages():
             x = stage(x)

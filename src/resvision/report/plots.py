@@ -1,4 +1,4 @@
-"""curves.png and confusion.png: a run's epochs and its mistakes as pictures."""
+"""curves.png, confusion.png and exits.png: a run's epochs, its mistakes and its early exits as pictures."""
 
 from __future__ import annotations
 
@@ -72,6 +72,38 @@ def confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], tit
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, path)
+
+
+def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
+    """Accuracy against time, for every choice of thresholds that none beats, with the one that is used.
+
+    Args:
+        path: of the PNG.
+        adaptive: what an evaluation says of the exits.
+        title: above the plot.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    curve, rows = adaptive["curve"], adaptive["exits"]
+    times = [row["milliseconds"] for row in rows]
+    left.plot([p["milliseconds"] for p in curve], [p["accuracy"] for p in curve], color=TRAIN, label="leaving early")
+    left.plot(times, [row["accuracy_of_all"] for row in rows], "s", color="gray", label="all at one exit")
+    used = "the thresholds in use"
+    left.plot([adaptive["milliseconds"]], [adaptive["accuracy"]], "o", ms=9, color=HELD, label=used)
+    left.set_xlabel("milliseconds a picture, one at a time")
+    left.set_ylabel("accuracy")
+    left.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    left.set_xlim(left=0)
+    left.grid(alpha=0.3)
+    left.legend()
+    names = [f"exit {place}" for place in range(1, len(rows))] + ["end"]
+    bars = right.bar(names, [row["share"] for row in rows], color=TRAIN)
+    right.bar_label(bars, [f"{row['share']:.0%}\n{time:.1f} ms" for row, time in zip(rows, times, strict=True)])
+    right.set_ylabel("pictures that leave there")
+    right.set_ylim(0, 1.15 * max(row["share"] for row in rows))
+    right.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     _save(figure, path)
 
 

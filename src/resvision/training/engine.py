@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,11 +146,9 @@ def _compiled(network: ResNet) -> Network:
         return torch.compile(network)
     compiled = [torch.compile(block, dynamic=False) for block in blocks]
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        x = network.stem(x)
-        for block in compiled:
-            x = block(x)
-        return network.head(x)
+    def forward(x: torch.Tensor, exits: bool = False) -> Any:
+        logits = network.walk(x, compiled)
+        return logits if exits else logits[-1]
 
     return forward
 

@@ -21,7 +21,8 @@ from resvision.data.loader import EvaluationBatches, TrainingBatches, screen
 from resvision.data.pictures import DataSet, Split
 from resvision.data.statistics import mean_and_std
 from resvision.errors import DivergedError, Interrupted, MissingExtraError, RunError
-from resvision.evaluation import Evaluation, evaluate
+from resvision.evaluation import Evaluation, evaluate, exits
+from resvision.exits import with_exits
 from resvision.files import write_json
 from resvision.measure import now, timestamp
 from resvision.models import ResNet
@@ -140,11 +141,11 @@ def train(
 
     # ---- network ----
     torch.manual_seed(recipe.seed)
-    named = zoo.variant(recipe.model, recipe.spec)
+    named = with_exits(zoo.variant(recipe.model, recipe.spec), recipe.exits, recipe.size)
     spec = replace(named, num_classes=len(parts.classes), in_channels=preprocess.channels)
     network = ResNet(spec).to(device())
     if weights is not None:
-        reporter.note(pretrained.fill(network, weights, parts.classes))
+        reporter.note(pretrained.fill(network, weights, parts.classes, frozen=recipe.freeze_trunk))
 
     # ---- memory and engine ----
     if not resume:
@@ -255,14 +256,24 @@ def train(
     kept = len(state.history)
     if parts.chooser is not None and recipe.keep != "last":
         kept = int(load_checkpoint(run.best_checkpoint, followed)["epoch"])
+    rule = None
+    if spec.exits:
+        assert parts.chooser is not None  # where there are exits there is something to choose
+        assert watched is not None
+        rule = exits.tune(followed, preprocess, watched, max_drop=recipe.max_drop)
     classifier = Classifier(
         network=followed.requires_grad_(),
         preprocess=preprocess,
         classes=parts.classes,
+        exits=rule,
         provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
     )
     # By the classifier's own session, in float32: what is reported is what `predict` will do.
-    evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
+    adaptive: dict[str, Any] = {}
+    if rule is None:
+        evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
+    else:
+        evaluation, adaptive = exits.evaluate(followed, preprocess, rule, reported, parts.classes)
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
@@ -275,6 +286,7 @@ def train(
         "split": parts.report_name,
         **_evaluation_figures(evaluation),
         **_training_figures(state, recipe),
+        **({"adaptive": adaptive} if adaptive else {}),
         "epoch_kept": kept,
         **{key: value for key, value in asdict(cost(spec, preprocess.size)).items() if key != "activation_bytes"},
         "pictures": {"train": len(train_split), parts.report_name: evaluation.pictures},

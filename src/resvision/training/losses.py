@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from resvision.recipe import Recipe
 
-Network = Callable[[torch.Tensor], torch.Tensor]
+Network = Callable[..., torch.Tensor]  # of inputs; with exits=True it gives the logits of every exit, shallow to deep
 # Inputs are (N, C, S, S). Targets are classes (N,) int64 or, where pictures were mixed, probabilities (N, K). The loss
 # is the mean over the batch, in nats, and the logits are (N, K), both float32.
 Loss = Callable[[Network, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -22,6 +22,11 @@ def build(recipe: Recipe, counts: Sequence[int] = ()) -> Loss:
         recipe: its loss, label smoothing and balance.
         counts: training pictures of each class, by which classes are weighed where the recipe says so.
     """
+    loss = _of_one_exit(recipe, counts)
+    return with_exits(loss, recipe.exit_weight, recipe.distill) if recipe.has_exits else loss
+
+
+def _of_one_exit(recipe: Recipe, counts: Sequence[int]) -> Loss:
     if recipe.loss == "bce":
         return binary_cross_entropy(recipe.label_smoothing)
     if recipe.loss == "gce":
@@ -78,6 +83,33 @@ def generalised_cross_entropy(q: float) -> Loss:
         return (-torch.expm1(q * log_p) / q).mean(), logits
 
     return loss
+
+
+def with_exits(loss: Loss, weight: float, distill: float, temperature: float = 3.0) -> Loss:
+    """The loss at the network's end, and for every early exit one to the labels and one to what the end says.
+
+    The end teaches and is not taught: it gets no gradient from the distance (Zhang et al. 2019, section 3.2, whose
+    temperature is 3, too).
+
+    Args:
+        loss: of one exit.
+        weight: of an exit beside the end.
+        distill: the part of an exit's loss that is its distance to the end.
+        temperature: by which logits are divided there (Hinton et al. 2015, section 2).
+    """
+
+    def joint(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        *early, end = (logits.float() for logits in network(inputs, exits=True))
+        total, _ = loss(lambda _: end, inputs, targets)
+        teacher = F.log_softmax(end.detach() / temperature, dim=1)
+        for logits in early:
+            to_labels, _ = loss(lambda _, logits=logits: logits, inputs, targets)
+            student = F.log_softmax(logits / temperature, dim=1)
+            to_end = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+            total = total + weight * ((1 - distill) * to_labels + distill * to_end)
+        return total, end
+
+    return joint
 
 
 def probabilities(targets: torch.Tensor, classes: int) -> torch.Tensor:

@@ -80,7 +80,7 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
     ways: tuple[Memory, ...] = ("full", "checkpoint")
     if recipe.memory != "auto":
         ways = (recipe.memory,)
-    elif recipe.compile:
+    elif recipe.compile or spec.exits:
         ways = ("full",)
     elif spec.reversible:
         ways = ("checkpoint",)  # which is what one takes a reversible network for
@@ -96,7 +96,7 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
             parts = (n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0)
             enough = next(n for n in parts if recipe.batch_size // n <= most)
             advice = [f"--batch-size {most * recipe.accumulate}", f"--accumulate {enough}"]
-        advice += ["--memory checkpoint"] if "checkpoint" not in ways else []
+        advice += ["--memory checkpoint"] if "checkpoint" not in ways and not spec.exits else []
         raise RecipeError(
             f"{at_once} pictures at once need about {_gb(needs[way])} with memory={way!r}, and {_gb(at_hand)} are at "
             f"hand: try {' or '.join(advice)}"

@@ -20,7 +20,8 @@ ONECYCLE_MOMENTUM = 0.1  # momentum is lower by this much at the peak learning r
 GROWN = 0.6  # the part of all steps behind which pictures have their full size
 SIZE_STEP = 32  # px; a compiled network is compiled anew for every size, and each stage halves it
 
-STEM, HEAD = ("conv1", "bn1", "maxpool"), "fc"  # names of the modules before the first stage, and of the last layer
+# Names of the modules before the first stage, and of those that tell classes.
+STEM, HEADS = ("conv1", "bn1", "maxpool"), ("fc", "exits")
 
 
 def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -58,11 +59,11 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def stages_below_head(network: nn.Module) -> dict[str, int]:
-    """For each parameter 0 in the last layer, 1 in the last stage, and so on; the stem goes with the first stage."""
+    """0 for what is in the last layer and in exits, 1 in the last stage and so on; the stem goes with the first."""
     names = [name for name, _ in network.named_parameters()]
     stages = {name: int(match[1]) for name in names if (match := re.match(r"layer(\d+)\.", name))}
     last = max(stages.values(), default=1)
-    rooms = dict.fromkeys(STEM, 1) | {HEAD: last + 1}
+    rooms = dict.fromkeys(STEM, 1) | dict.fromkeys(HEADS, last + 1)
     # What is left stands between the last block and the last layer.
     return {name: last + 1 - stages.get(name, rooms.get(name.split(".")[0], last)) for name in names}
 

@@ -20,18 +20,20 @@ def begin(network: ResNet, recipe: Recipe, step: int) -> None:
 
 
 def learn(network: ResNet, recipe: Recipe, *, trunk: bool) -> None:
-    """Puts the network into training mode, or all but the last layer into evaluation mode.
+    """Puts the network into training mode, or all but the last layer and the exits into evaluation mode.
 
     What does not learn gets no gradient, so that the optimiser passes it over: no decay and no momentum moves it, its
     norms keep their statistics, and the backward pass ends where it begins.
 
     Args:
         network: whose modes and `requires_grad` are set.
-        recipe: whether batch norms are frozen.
+        recipe: whether batch norms, or all but the exits, are frozen.
         trunk: whether what stands before the last layer learns.
     """
+    trunk = trunk and not recipe.freeze_trunk
     network.train(trunk).requires_grad_(trunk)
-    network.fc.train().requires_grad_()
+    network.fc.train().requires_grad_(not recipe.freeze_trunk)
+    network.exits.train().requires_grad_()
     if recipe.freeze_norms:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):

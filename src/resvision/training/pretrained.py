@@ -85,16 +85,31 @@ def read(place: str, *, model: str | None = None, spec: Sequence[str] = (), chan
     return found
 
 
-def fill(network: ResNet, weights: Pretrained, classes: tuple[str, ...]) -> str:
+def fill(network: ResNet, weights: Pretrained, classes: tuple[str, ...], *, frozen: bool = False) -> str:
     """Puts weights into a network of their spec. Its last layer stays as it is, unless the classes are the very same.
+
+    Exits stay as they are unless they are in the same places, too.
+
+    Args:
+        network: to fill.
+        weights: of a network that may differ in its classes and exits.
+        classes: of the pictures.
+        frozen: whether only the exits will learn.
+
+    Raises:
+        RecipeError: `frozen`, and the last layer would be a new one.
 
     Returns:
         A line that says what was done.
     """
-    new = network.spec
-    assert replace(weights.spec, num_classes=new.num_classes) == new
+    new, old = network.spec, weights.spec
+    assert replace(old, num_classes=new.num_classes, exits=new.exits) == new
     same = weights.classes == classes
+    if frozen and not same:
+        raise RecipeError(f"freeze_trunk: the classes must be those of {weights.place}, in the same order")
     state = weights.state if same else convert.without_head(weights.state)
+    if not same or new.exits != old.exits:
+        state = {name: value for name, value in state.items() if not name.startswith("exits.")}
     network.load_state_dict(network.state_dict() | state)
     last = "with its last layer, since the classes are the same" if same else "with a new last layer"
     return f"pretrained: {weights.model} from {weights.place}, {last}"

@@ -1,0 +1,271 @@
+"""Early exits, judged by what each of them says of the same pictures: calibration, thresholds, and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resvision.cost import exit_macs
+from resvision.data.loader import Batch
+from resvision.errors import InputError
+from resvision.evaluation.evaluate import Evaluation, collect, figures
+from resvision.evaluation.metrics import log_softmax
+from resvision.exits import ExitRule
+from resvision.measure import now
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.runtime import all_exits, segment_seconds, torch_segments
+
+NEVER = 2.0  # a threshold that no confidence reaches
+CANDIDATES = 64  # thresholds that are tried at an exit: quantiles of the confidences there
+PRICES = np.geomspace(1e-3, 30, 48)  # of computing a picture in full, in errors
+SWEEPS = 3
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def temperature(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
+    """The temperature at which logits (N, K) have the least negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    In 1 / temperature the likelihood is convex, so the root of its slope is found by halving; within 0.05 to 20.
+    """
+    values = logits.astype(np.float64)
+    truth = values[np.arange(len(labels)), labels]
+    low, high = 0.05, 20.0
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        expected = (np.exp(log_softmax(values * middle)) * values).sum(axis=1)
+        if (expected - truth).mean() > 0:
+            high = middle
+        else:
+            low = middle
+    return float(1 / middle)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What E exits, the network's end being the last, say of N pictures.
+
+    Args:
+        confidence: the largest probability at each exit, calibrated, (E, N).
+        right: whether its class is the right one, (E, N).
+        seconds: of one picture in each segment, (E,).
+    """
+
+    confidence: FloatArray
+    right: BoolArray
+    seconds: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        logits: Sequence[npt.NDArray[np.floating]],
+        labels: IntArray,
+        temperatures: Sequence[float],
+        seconds: Sequence[float],
+    ) -> Judged:
+        """From the logits (N, K) of each exit."""
+        scores = [log_softmax(rows / t) for rows, t in zip(logits, temperatures, strict=True)]
+        return cls(
+            confidence=np.exp(np.stack([score.max(axis=1) for score in scores])),
+            right=np.stack([score.argmax(axis=1) == labels for score in scores]),
+            seconds=np.array(seconds, dtype=np.float64),
+        )
+
+    @property
+    def until(self) -> FloatArray:
+        """Seconds of a picture that leaves at each exit, (E,)."""
+        return np.cumsum(self.seconds)
+
+    def leave(self, thresholds: Sequence[float]) -> IntArray:
+        """The exit, counted from 0, at which each picture leaves."""
+        sure = self.confidence[:-1] >= np.array(thresholds)[:, None]
+        return np.where(sure.any(axis=0), sure.argmax(axis=0), len(self.seconds) - 1)
+
+    def outcome(self, thresholds: Sequence[float]) -> Outcome:
+        """What these thresholds give."""
+        exits = self.leave(thresholds)
+        return Outcome(
+            thresholds=tuple(float(t) for t in thresholds),
+            accuracy=float(self.right[exits, np.arange(len(exits))].mean()),
+            seconds=float(self.until[exits].mean()),
+        )
+
+    def frontier(self) -> list[Outcome]:
+        """The outcomes that no other beats in both accuracy and time, the fastest first.
+
+        For each of many prices of time, thresholds are moved one at a time to where errors and time together cost the
+        least, until nothing changes.
+        """
+        found = {self.outcome([NEVER] * (len(self.seconds) - 1))}
+        found |= {self.outcome(self._cheapest(price)) for price in PRICES}
+        kept: list[Outcome] = []
+        for outcome in sorted(found, key=lambda o: (o.seconds, -o.accuracy)):
+            if not kept or outcome.accuracy > kept[-1].accuracy:
+                kept.append(outcome)
+        return kept
+
+    def _cheapest(self, price: float) -> list[float]:
+        """Thresholds at which errors, and the full time at `price` errors, cost the least."""
+        exits = len(self.seconds) - 1
+        costs = ~self.right + price * (self.until / self.until[-1])[:, None]  # (E, N), of leaving there
+        thresholds = np.full(exits, NEVER)
+        for _ in range(SWEEPS):
+            before = thresholds.copy()
+            for place in reversed(range(exits)):
+                thresholds[place] = self._best_threshold(place, thresholds, costs)
+            if (thresholds == before).all():
+                break
+        return [float(t) for t in thresholds]
+
+    def _best_threshold(self, place: int, thresholds: FloatArray, costs: FloatArray) -> float:
+        """The threshold of one exit, the others staying as they are."""
+        others = thresholds.copy()
+        others[place] = NEVER
+        pictures = np.arange(self.confidence.shape[1])
+        leaving = self.leave(others.tolist())
+        reached = leaving > place  # those that left before are not concerned
+        if not reached.any():
+            return float(thresholds[place])
+        confidence = self.confidence[place, reached]
+        gain = (costs[place] - costs[leaving, pictures])[reached]
+        candidates = np.append(np.quantile(confidence, np.linspace(0, 1, CANDIDATES)), NEVER)
+        totals = [(gain[confidence >= t]).sum() for t in candidates]
+        # Of equal ones the highest: what is not needed is not risked.
+        return float(candidates[len(totals) - 1 - int(np.argmin(totals[::-1]))])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What thresholds give: accuracy (0..1), and mean seconds of a picture."""
+
+    thresholds: tuple[float, ...]
+    accuracy: float
+    seconds: float
+
+
+def choose(
+    judged: Judged,
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    latency_ms: float | None = None,
+) -> Outcome:
+    """The best outcome that keeps to one limit.
+
+    Args:
+        judged: pictures that chose nothing before.
+        max_drop: points of accuracy, in percent, that may be lost against the network's end: the fastest that keeps to
+            it.
+        budget: the part of the full time that may be taken, in (0, 1]: the most accurate that keeps to it.
+        latency_ms: milliseconds that a picture may take in the mean: likewise.
+
+    Raises:
+        InputError: not exactly one limit is given, or even leaving at the first exit takes longer.
+    """
+    if sum(limit is not None for limit in (max_drop, budget, latency_ms)) != 1:
+        raise InputError("give one of max_drop, budget and latency_ms")
+    frontier = judged.frontier()
+    if max_drop is not None:
+        least = judged.right[-1].mean() - max_drop / 100
+        return next(o for o in frontier if o.accuracy >= least)  # the end itself is on it, or is beaten
+    full = judged.until[-1]
+    most = budget * full if budget is not None else (latency_ms or 0.0) / 1000
+    fitting = [o for o in frontier if o.seconds <= most]
+    if not fitting:
+        fastest = float(judged.until[0])
+        what = f"budget={budget}" if budget is not None else f"latency_ms={latency_ms}"
+        raise InputError(
+            f"{what}: leaving at the first exit already takes {1000 * fastest:.2f} ms a picture, "
+            f"{fastest / full:.0%} of the whole network's time"
+        )
+    return fitting[-1]
+
+
+def tune(network: ResNet, preprocess: Preprocess, batches: Iterable[Batch], **limit: float | None) -> ExitRule:
+    """Calibrates every exit, and chooses thresholds that keep to one limit, as `choose` takes it.
+
+    Args:
+        network: with early exits.
+        preprocess: of its pictures.
+        batches: pictures that did not train.
+        **limit: max_drop, budget or latency_ms.
+
+    Raises:
+        InputError: the limit cannot be kept to.
+    """
+    segments = torch_segments(network, preprocess)
+    logits, labels = collect(lambda squares: np.stack(all_exits(segments, squares), axis=1), batches)
+    single = torch.zeros(1, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
+    seconds = segment_seconds(segments, single)
+    exits = range(len(segments))
+    temperatures = tuple(temperature(logits[:, place], labels) for place in exits)
+    judged = Judged.of([logits[:, place] for place in exits], labels, temperatures, seconds)
+    return ExitRule(
+        temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=tuple(map(float, seconds))
+    )
+
+
+def evaluate(
+    network: ResNet, preprocess: Preprocess, rule: ExitRule, batches: Iterable[Batch], classes: tuple[str, ...]
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Every figure of a network whose pictures leave early, and what its exits do with them.
+
+    Args:
+        network: with early exits.
+        preprocess: of its pictures.
+        rule: when they leave.
+        batches: squares and labels that index `classes`.
+        classes: K names.
+    """
+    start = now()
+    segments = torch_segments(network, preprocess)
+    logits, labels = collect(lambda squares: np.stack(all_exits(segments, squares), axis=1), batches)
+    logits /= np.array(rule.temperatures, dtype=np.float32)[:, None]
+    single = torch.zeros(1, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
+    ones = (1.0,) * len(segments)
+    judged = Judged.of(list(logits.swapaxes(0, 1)), labels, ones, segment_seconds(segments, single))
+    leaving = judged.leave(rule.thresholds)
+    told = figures(logits[np.arange(len(labels)), leaving], labels, classes, seconds=now() - start)
+    return told, report(judged, rule.thresholds, exit_macs(network.spec, preprocess.size))
+
+
+def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:
+    """What the exits do with pictures, for JSON.
+
+    Args:
+        judged: the pictures.
+        thresholds: of the exits.
+        macs: multiply-adds of a picture that leaves at each exit.
+    """
+    leaving = judged.leave(thresholds)
+    outcome, full = judged.outcome(thresholds), judged.until[-1]
+    rows = []
+    for place, until in enumerate(judged.until):
+        mine = leaving == place
+        rows.append(
+            {
+                "threshold": thresholds[place] if place < len(thresholds) else None,
+                "share": float(mine.mean()),
+                "accuracy_of_leaving": float(judged.right[place, mine].mean()) if mine.any() else None,
+                "accuracy_of_all": float(judged.right[place].mean()),
+                "milliseconds": 1000 * float(until),
+                "macs": macs[place],
+            }
+        )
+    return {
+        "exits": rows,
+        "accuracy": outcome.accuracy,
+        "accuracy_in_full": float(judged.right[-1].mean()),
+        "milliseconds": 1000 * outcome.seconds,
+        "milliseconds_in_full": 1000 * float(full),
+        "macs": float(np.array(macs)[leaving].mean()),
+        "curve": [{"accuracy": o.accuracy, "milliseconds": 1000 * o.seconds} for o in judged.frontier()],
+    }

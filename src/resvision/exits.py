@@ -1,0 +1,75 @@
+"""Early exits: where they stand, and the rule by which a picture leaves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from resvision.cost import exit_macs
+from resvision.errors import ClassifierError, SpecError
+from resvision.spec import ResNetSpec
+
+AUTO_EXITS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitRule:
+    """When a picture leaves: at the first exit whose calibrated confidence reaches that exit's threshold.
+
+    Args:
+        temperatures: by which the logits of each exit, the network's end included, are divided (Guo et al. 2017).
+        thresholds: least confidence, the largest softmax probability, at which a picture leaves each exit but the end;
+            above 1 nothing leaves there.
+        seconds: of one picture in each segment, as measured when the thresholds were chosen.
+
+    Raises:
+        ClassifierError: the numbers do not fit together.
+    """
+
+    temperatures: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.temperatures) != len(self.thresholds) + 1 or len(self.seconds) != len(self.temperatures):
+            raise ClassifierError(
+                f"{len(self.temperatures)} temperatures, {len(self.thresholds)} thresholds and {len(self.seconds)} "
+                "times do not belong to the same exits"
+            )
+        if not all(math.isfinite(t) and t > 0 for t in (*self.temperatures, *self.seconds)):
+            raise ClassifierError("temperatures and times of exits must be numbers above 0")
+        if not all(math.isfinite(t) and t >= 0 for t in self.thresholds):
+            raise ClassifierError(f"thresholds={self.thresholds} must be numbers of at least 0")
+
+
+def with_exits(spec: ResNetSpec, exits: str | None, size: int) -> ResNetSpec:
+    """The network with early exits.
+
+    Args:
+        spec: of the network; its own exits stay where `exits` is None.
+        exits: numbers of blocks with commas between them, or "auto".
+        size: height and width of the pictures, in pixels, at which "auto" counts multiply-adds.
+
+    Raises:
+        SpecError: the network cannot have such exits.
+    """
+    if exits is None:
+        return spec
+    if exits != "auto":
+        try:
+            return replace(spec, exits=tuple(int(part) for part in exits.split(",")))
+        except ValueError:
+            raise SpecError(f"exits={exits!r}: give auto, or numbers of blocks such as 3,7,13") from None
+    return replace(spec, exits=_evenly(spec, size))
+
+
+def _evenly(spec: ResNetSpec, size: int) -> tuple[int, ...]:
+    """The blocks behind which a quarter, a half and three quarters of the multiply-adds are done."""
+    blocks = sum(spec.depths)
+    if blocks < 2:
+        raise SpecError("exits=auto: a network of one block has no place for an exit")
+    # Exits in all places cost something themselves, about the same each.
+    done = exit_macs(replace(spec, exits=tuple(range(1, blocks))), size)
+    wanted = [done[-1] * part / (AUTO_EXITS + 1) for part in range(1, AUTO_EXITS + 1)]
+    nearest = [min((abs(macs - share), block) for block, macs in enumerate(done[:-1], start=1)) for share in wanted]
+    return tuple(sorted({block for _, block in nearest}))
