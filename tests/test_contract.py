@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # A module imports only from floors below its own; within a floor, only from what stands before it here.
 FLOORS = [
-    ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes"],
+    ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes", "exits"],
     ["measure", "progress", "models", "data"],
     ["runtime", "evaluation", "classifier"],
     ["training"],
@@ -93,7 +93,7 @@ def test_no_pickle_is_ever_read() -> None:
 def test_public_names() -> None:
     assert sorted(resvision.__all__) == [
         *("Classifier", "Preprocess", "Recipe", "ResNetSpec"),
-        *("demo", "evaluate", "import_weights", "list_models", "overfit", "predict", "study", "train"),
+        *("demo", "evaluate", "import_weights", "list_models", "overfit", "predict", "study", "train", "tune_exits"),
     ]
     for name in resvision.__all__:
         assert getattr(resvision, name).__doc__
@@ -112,7 +112,7 @@ def test_command_line_surface() -> None:
     from resvision.cli import app
 
     surface = {}
-    for verb in ("demo", "evaluate", "import", "models", "overfit", "predict", "study", "train"):
+    for verb in ("demo", "evaluate", "exits", "import", "models", "overfit", "predict", "study", "train"):
         arguments = app[verb].assemble_argument_collection()
         surface[verb] = sorted(name for argument in arguments for name in argument.names)
     assert surface == json.loads((GOLDEN / "cli.json").read_text())

@@ -22,9 +22,9 @@ from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import DataSet, FilePictures, Split, divide, listed
 from resvision.data.statistics import facts
 from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
-from resvision.evaluation import Evaluation, exits
+from resvision.evaluation import Evaluation, exits, gates
 from resvision.evaluation import evaluate as evaluate_session
-from resvision.exits import with_exits
+from resvision.exits import adaptive
 from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
 from resvision.files import parse, write_json, write_text
@@ -113,7 +113,7 @@ def train(
         for reason in reasons:
             reporter.note(reason)
         # Refuses what cannot be, before there is a folder.
-        with_exits(zoo.variant(chosen.model, chosen.spec), chosen.exits, chosen.size).drop_rates(chosen.drop_path)
+        adaptive(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
     with run.removed_if_empty():
@@ -288,6 +288,8 @@ def overfit(
     else:
         dataset = sources.from_arrays(data, validation, classes)
     chosen, _, reasons = _recipe(dataset, recipe, fields)
+    if chosen.exits is not None or chosen.gate_rate is not None:
+        raise RecipeError("networks are examined without early exits and gates: leave out exits and gate_rate")
     for reason in reasons:
         reporter.note(reason)
     settings = {
@@ -392,10 +394,14 @@ def evaluate(
     batches = EvaluationBatches(chosen, classifier.preprocess, default_workers())
     if classifier.exits is not None:
         network, preprocess = classifier.network, classifier.preprocess
-        evaluation, adaptive = exits.evaluate(network, preprocess, classifier.exits, batches, classifier.classes)
-        return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": adaptive}
+        evaluation, leaving = exits.evaluate(network, preprocess, classifier.exits, batches, classifier.classes)
+        return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
+    gates.reset(classifier.network)
     evaluation = evaluate_session(classifier.session, batches, classifier.classes, classifier.temperature)
-    return {"data": source, "split": name, **evaluation.to_dict()}
+    result = {"data": source, "split": name, **evaluation.to_dict()}
+    if classifier.network.spec.gates:
+        result["gates"] = gates.report(classifier.network, classifier.preprocess.size)
+    return result
 
 
 def tune_exits(
@@ -442,11 +448,11 @@ def tune_exits(
     )
     tuned = dataclasses.replace(loaded, exits=rule)
     batches = EvaluationBatches(reported, loaded.preprocess, workers)
-    evaluation, adaptive = exits.evaluate(loaded.network, loaded.preprocess, rule, batches, loaded.classes)
+    evaluation, leaving = exits.evaluate(loaded.network, loaded.preprocess, rule, batches, loaded.classes)
     if folder is not None:
         tuned.save(folder)
-        plots.exits(folder / "exits.png", adaptive, f"{source}, half of {name}")
-    return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": adaptive}
+        plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")
+    return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
 
 
 def _judging(

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from resvision import __version__
 from resvision.errors import InputError, ResvisionError
 from resvision.preprocess import Interpolation
-from resvision.recipe import Recipe
+from resvision.recipe import ADAPTIVE, Recipe
 
 if TYPE_CHECKING:
     from resvision.api import TrainingResult
@@ -52,7 +52,8 @@ else:
         return made
 
     Hyperparameters = _options("Hyperparameters", ("steps",))  # which a run derives
-    Examined = _options("Examined", ("steps", "minutes"))  # an examination has minutes of its own
+    # An examination has minutes of its own, and is of the network alone.
+    Examined = _options("Examined", ("steps", "minutes", *ADAPTIVE))
 
 NO_CHANGES = Hyperparameters()
 NOT_CHANGED = Examined()
@@ -462,6 +463,10 @@ def evaluate(
     print(_mistakes(result["confusion"], list(result["per_class"])))
     if "adaptive" in result:
         _print_exits(result["adaptive"])
+    if "gates" in result:
+        told = result["gates"]
+        part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
+        print(f"gates: open for {told['rate']:.0%} of the pictures in the mean, {part}")
 
 
 @app.command(name="exits", help_epilogue="Example: resvision exits runs/train-001 photos/ --max-drop 1")

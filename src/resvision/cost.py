@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resvision.errors import SpecError
-from resvision.spec import BlockPlan, ConvPlan, ExitPlan, Init, Norm, ResNetSpec
+from resvision.spec import GATE_WIDTH, BlockPlan, ConvPlan, ExitPlan, Init, Norm, ResNetSpec
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 8  # max pooling keeps the place of each maximum as int64
@@ -78,6 +78,22 @@ def exit_macs(spec: ResNetSpec, size: int) -> tuple[int, ...]:
             found.append(tally.macs)
     tally.linear(spec.num_features, spec.num_classes)
     return (*found, tally.macs)
+
+
+def branch_macs(spec: ResNetSpec, size: int) -> tuple[int, ...]:
+    """Multiply-adds of F of each block, one picture forward.
+
+    Args:
+        spec: of the network.
+        size: height and width of the pictures, in pixels.
+    """
+    size = _count_stem(_Tally(), spec, size)
+    found = []
+    for block in spec.plan():
+        tally = _Tally()
+        size = _count_block(tally, replace(block, gated=False, downsample=None), size, size)
+        found.append(tally.macs)
+    return tuple(found)
 
 
 def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...]:
@@ -205,6 +221,10 @@ def _count_block(tally: _Tally, block: BlockPlan, size: int, shortcut_size: int)
             tally.linear(conv.out_channels, block.se_width)
             tally.linear(block.se_width, conv.out_channels)
             tally.kept += 2 * conv.out_channels * FLOAT_BYTES  # the gates, and as they are spread over the picture
+    if block.gated:
+        tally.linear(block.in_channels, GATE_WIDTH)
+        tally.linear(GATE_WIDTH, 1)
+        tally.keep(block.out_channels, size)  # what the gate weighs
     _count_shortcut(tally, block, shortcut_size)
     return size
 

@@ -1,4 +1,4 @@
-"""Early exits: where they stand, and the rule by which a picture leaves."""
+"""Networks that compute less for easy pictures: where early exits stand, and the rule by which a picture leaves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from resvision.cost import exit_macs
 from resvision.errors import ClassifierError, SpecError
+from resvision.recipe import Recipe
 from resvision.spec import ResNetSpec
 
 AUTO_EXITS = 3
@@ -40,6 +41,16 @@ class ExitRule:
             raise ClassifierError("temperatures and times of exits must be numbers above 0")
         if not all(math.isfinite(t) and t >= 0 for t in self.thresholds):
             raise ClassifierError(f"thresholds={self.thresholds} must be numbers of at least 0")
+
+
+def adaptive(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
+    """The network with the early exits and gates that a recipe asks for.
+
+    Raises:
+        SpecError: the network cannot have them.
+    """
+    gated = spec if recipe.gate_rate is None else replace(spec, gates=True)
+    return with_exits(gated, recipe.exits, recipe.size)
 
 
 def with_exits(spec: ResNetSpec, exits: str | None, size: int) -> ResNetSpec:

@@ -21,6 +21,7 @@ Keep = Literal["last", "best"]
 Memory = Literal["full", "checkpoint", "auto"]
 
 LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
+ADAPTIVE = ("exits", "exit_weight", "distill", "max_drop", "gate_rate", "freeze_trunk")  # what easy pictures need not
 WHOLE_LABELS = ("mixup", "cutmix", "label_smoothing")  # what divides a label between classes, and gce excludes
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
 
@@ -49,7 +50,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     ),
     "above 0 and at most 1": (
         lambda v: 0 < v <= 1,
-        ("target_accuracy", "crop", "crop_scale", "lr_decay", "gce_q"),
+        ("target_accuracy", "crop", "crop_scale", "lr_decay", "gce_q", "gate_rate"),
     ),
     "at least 0 and below 1": (
         lambda v: 0 <= v < 1,
@@ -89,6 +90,8 @@ class Recipe:
         exit_weight: of each exit's loss beside that of the network's end, which is 1.
         distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
             section 3.2), the rest being that to the labels.
+        gate_rate: the part of the blocks which a picture goes through in the mean, of those that keep the shape, in a
+            network that learns for each picture which to leave out (Veit & Belongie 2018); None has no gates.
         max_drop: points of accuracy, in percent, that leaving early may cost on the pictures that the thresholds of the
             exits are chosen by.
 
@@ -166,6 +169,7 @@ class Recipe:
     exits: str | None = None
     exit_weight: float = 0.3
     distill: float = 0.5
+    gate_rate: float | None = None
     max_drop: float = 0.5
 
     epochs: int | None = None

@@ -39,6 +39,7 @@ _CHOICES = {
 # A bottleneck's output is four times as wide as its 3x3 convolution (He et al. 2015, section 4.1).
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
+GATE_WIDTH = 16  # channels between the two layers of a gate (Veit & Belongie 2018, section 3.2)
 EXIT_WIDTH = 128  # most channels of an exit's first convolution, so that it costs few percent of the network
 
 
@@ -78,6 +79,7 @@ class BlockPlan:
         init: how the weights begin; with "fixup" and "skipinit" F has a scale, with "fixup" also shifts.
         downsample: the projection of the shortcut.
         se_width: channels between the two layers of squeeze-and-excitation; 0 where there is none.
+        gated: whether a gate decides for each picture if F is computed; it is not where the shape changes.
     """
 
     name: str
@@ -91,6 +93,7 @@ class BlockPlan:
     init: Init
     downsample: ConvPlan | None = None
     se_width: int = 0
+    gated: bool = False
 
     @property
     def in_channels(self) -> int:
@@ -181,6 +184,8 @@ class ResNetSpec:
             that starts at zero (De & Smith 2020, section 3; also known as ReZero).
         exits: numbers of blocks behind which an early exit stands, at which a picture that is sure enough may leave
             (Teerapittayanon et al. 2016).
+        gates: whether each block that keeps the shape has a gate, which leaves out F for pictures that do not need it
+            (Veit & Belongie 2018).
         num_classes: logits at the end.
         in_channels: 1 for grey pictures, 3 for colour.
 
@@ -208,6 +213,7 @@ class ResNetSpec:
     norm: Norm = "batch"
     init: Init = "zero_gamma"
     exits: tuple[int, ...] = ()
+    gates: bool = False
     num_classes: int = 1000
     in_channels: int = 3
 
@@ -246,6 +252,9 @@ class ResNetSpec:
             self._check_reversible()
         if self.exits:
             self._check_exits()
+        if self.gates and not self.can_drop_branches:
+            what = "reversible" if self.reversible else "plain"
+            raise SpecError(f"gates=True: a {what} network cannot leave out its branches")
 
     def _check_norm(self) -> None:
         if self.norm == "none" and self.init == "zero_gamma":
@@ -420,6 +429,7 @@ class ResNetSpec:
             init=self.init,
             downsample=self._downsample_plan(in_channels, out_channels, stride) if changes else None,
             se_width=self._se_width(out_channels),
+            gated=self.gates and not changes,
         )
 
     def _downsample_plan(self, in_channels: int, out_channels: int, stride: int) -> ConvPlan | None:

@@ -102,10 +102,17 @@ class Judged:
         """The outcomes that no other beats in both accuracy and time, the fastest first.
 
         For each of many prices of time, thresholds are moved one at a time to where errors and time together cost the
-        least, until nothing changes.
+        least, until nothing changes. Between what these prices find lies what is found by moving one threshold more.
         """
-        found = {self.outcome([NEVER] * (len(self.seconds) - 1))}
-        found |= {self.outcome(self._cheapest(price)) for price in PRICES}
+        exits = range(len(self.seconds) - 1)
+        corners = {tuple(self._cheapest(price)) for price in PRICES} | {(NEVER,) * len(exits)}
+        moved = {
+            (*corner[:place], threshold, *corner[place + 1 :])
+            for corner in corners
+            for place in exits
+            for threshold in self._candidates(place)
+        }
+        found = {self.outcome(thresholds) for thresholds in corners | moved}
         kept: list[Outcome] = []
         for outcome in sorted(found, key=lambda o: (o.seconds, -o.accuracy)):
             if not kept or outcome.accuracy > kept[-1].accuracy:
@@ -125,6 +132,10 @@ class Judged:
                 break
         return [float(t) for t in thresholds]
 
+    def _candidates(self, place: int) -> list[float]:
+        """Thresholds that are tried at an exit, in rising order."""
+        return [*np.quantile(self.confidence[place], np.linspace(0, 1, CANDIDATES)).tolist(), NEVER]
+
     def _best_threshold(self, place: int, thresholds: FloatArray, costs: FloatArray) -> float:
         """The threshold of one exit, the others staying as they are."""
         others = thresholds.copy()
@@ -136,10 +147,10 @@ class Judged:
             return float(thresholds[place])
         confidence = self.confidence[place, reached]
         gain = (costs[place] - costs[leaving, pictures])[reached]
-        candidates = np.append(np.quantile(confidence, np.linspace(0, 1, CANDIDATES)), NEVER)
-        totals = [(gain[confidence >= t]).sum() for t in candidates]
+        candidates = self._candidates(place)
+        totals = [gain[confidence >= t].sum() for t in candidates]
         # Of equal ones the highest: what is not needed is not risked.
-        return float(candidates[len(totals) - 1 - int(np.argmin(totals[::-1]))])
+        return candidates[len(totals) - 1 - int(np.argmin(totals[::-1]))]
 
 
 @dataclass(frozen=True)

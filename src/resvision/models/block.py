@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from resvision.models.layers import Shift, SqueezeExcite, activate, conv, drop_path, pad_shortcut
+from resvision.models.layers import Gate, Shift, SqueezeExcite, activate, conv, drop_path, pad_shortcut
 from resvision.spec import BlockPlan
 
 
@@ -17,8 +17,9 @@ class Block(nn.Module):
     these (He et al. 2016, figure 4e and appendix).
 
     The modules have torchvision's and timm's names: conv1, bn1, conv2, bn2, (conv3, bn3), downsample.0, downsample.1,
-    se.fc1, se.fc2. With Fixup and SkipInit there is a scale behind the last convolution of F, and with Fixup a shift
-    before each convolution (shift1a, ...) and each activation (shift1b, ...), as in Zhang et al. 2019, figure 1.
+    se.fc1, se.fc2, gate.fc1, gate.fc2. With Fixup and SkipInit there is a scale behind the last convolution of F, and
+    with Fixup a shift before each convolution (shift1a, ...) and each activation (shift1b, ...), as in Zhang et al.
+    2019, figure 1.
     """
 
     def __init__(self, plan: BlockPlan) -> None:
@@ -39,6 +40,8 @@ class Block(nn.Module):
             self.downsample = _downsample(plan)
         if plan.se_width:
             self.se = SqueezeExcite(plan.out_channels, plan.se_width)
+        if plan.gated:
+            self.gate = Gate(plan.in_channels)
 
     def zero_branch(self) -> None:
         """Makes F zero and the block an identity: by its scale, its last norm, or its last convolution."""
@@ -98,13 +101,37 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, out_channels, H / stride, W / stride)."""
+        if not self.plan.gated:
+            return self.full(x)
+        if (
+            self.training or torch.compiler.is_compiling()
+        ):  # a compiled graph cannot branch: it computes F and weighs it
+            return self.full(x, self.gate(x))
+        return self._where_open(x)
+
+    def _where_open(self, x: torch.Tensor) -> torch.Tensor:
+        """F is computed only for the pictures whose gate is open, as a smaller batch."""
+        chosen = self.gate.decide(x).nonzero()[:, 0]
+        if len(chosen) == len(x):
+            return self.full(x)
+        # An input that went through ReLU is not changed by another.
+        untouched = self.plan.order == "pre" or self.plan.activation == "relu"
+        y = x if untouched else activate(x, self.plan.activation)
+        if not len(chosen):
+            return y
+        return y.index_copy(0, chosen, self.full(x[chosen]).to(y.dtype))
+
+    def full(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        """The block for all pictures, F weighed by a `gate` (N, 1, 1, 1) where there is one."""
         if self.plan.order == "post":
             y = self.branch(x)
+            y = y if gate is None else y * gate
             if self.plan.shortcut != "none":
                 y = y + self.shortcut(x)
             return activate(y, self.plan.activation, inplace=True)
         active = self.active(x)
         y = self.branch(active)
+        y = y if gate is None else y * gate
         if self.plan.shortcut == "none":
             return y
         return y + (x if self.plan.shortcut == "identity" else self.shortcut(active))

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resvision.spec import Activation, ConvPlan, Init, Norm, PadSide
+from resvision.spec import GATE_WIDTH, Activation, ConvPlan, Init, Norm, PadSide
+
+GATE_BIAS = 2.0  # at first most blocks are computed, and a network learns where it can do without
 
 
 def conv(plan: ConvPlan) -> nn.Module:
@@ -145,6 +147,48 @@ class SqueezeExcite(nn.Module):
         squeezed = x.mean(dim=(2, 3), keepdim=True)
         gates: torch.Tensor = self.fc2(F.relu(self.fc1(squeezed), inplace=True)).sigmoid()
         return x * gates
+
+
+class Gate(nn.Module):
+    """Decides for each picture whether a block computes F (Veit & Belongie 2018, section 3).
+
+    In training the decision is a sample, and the gradient passes as if it were its probability (Jang et al. 2016); in
+    evaluation it is the likelier of the two. `rate` is the mean of the last batch's decisions in training, with its
+    gradient, and `open` of `seen` pictures were let through in evaluation.
+
+    Args:
+        channels: of the block's input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, GATE_WIDTH)
+        self.fc2 = nn.Linear(GATE_WIDTH, 1)
+        nn.init.constant_(self.fc2.bias, GATE_BIAS)
+        self.rate = torch.ones(())
+        self.seen = self.open = 0
+
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """The block's input (N, C, H, W) to the log-odds that F is computed, (N,)."""
+        return self.fc2(F.relu(self.fc1(x.mean(dim=(2, 3)))))[:, 0].float()  # type: ignore[no-any-return]
+
+    def decide(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to the decisions of an evaluation, (N,) bool, which are counted."""
+        decisions = self.logit(x) > 0
+        self.seen += len(x)
+        self.open += int(decisions.sum())
+        return decisions
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to weights of F, (N, 1, 1, 1), each 0 or 1."""
+        logit = self.logit(x)
+        if not self.training:
+            return (logit > 0).to(x.dtype)[:, None, None, None]
+        uniform = torch.rand_like(logit).clamp(1e-6, 1 - 1e-6)
+        soft = (logit + torch.log(uniform) - torch.log1p(-uniform)).sigmoid()
+        hard = (soft > 0.5).float() + (soft - soft.detach())
+        self.rate = hard.mean()
+        return hard.to(x.dtype)[:, None, None, None]
 
 
 def drop_path(x: torch.Tensor, rate: float) -> torch.Tensor:

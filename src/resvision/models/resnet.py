@@ -12,7 +12,7 @@ from torch import nn
 from resvision.models.block import Block
 from resvision.models.exit import Exit
 from resvision.models.initial import initialise
-from resvision.models.layers import Activate, Shift, activate, conv, normalise
+from resvision.models.layers import Activate, Gate, Shift, activate, conv, normalise
 from resvision.models.reversible import ReversibleBlock, ReversibleStage
 from resvision.spec import ResNetSpec
 
@@ -77,6 +77,10 @@ class ResNet(nn.Module):
         """Leaves out branches in training, as `drop_rates` of the spec says; raises its SpecError."""
         for block, dropped in zip(self.blocks(), self.spec.drop_rates(rate), strict=True):
             block.drop_path = dropped
+
+    def gates(self) -> list[Gate]:
+        """The gates of all blocks that have one, in the order they run."""
+        return [block.gate for block in self.blocks() if block.plan.gated]
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, S, S) to the first block's input, (N, C, S / 4, S / 4), or (N, C, S, S) for CIFAR."""

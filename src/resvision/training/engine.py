@@ -51,7 +51,7 @@ class Engine:
     def step(self, batch: Batch, optimizer: Optimizer, step: int = 0) -> StepResult:
         """Forward, backward and update with one batch; what is random in it follows from the step's number."""
         where = next(self.network.parameters()).device
-        if self.recipe.drop_path:
+        if self.recipe.drop_path or self.recipe.gate_rate is not None:
             torch.manual_seed(_step_seed(self.recipe.seed, step))
         labels = batch.labels.to(where, non_blocking=True)
         inputs = to_input(batch.squares.to(where, non_blocking=True), self.preprocess)

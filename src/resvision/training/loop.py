@@ -21,8 +21,8 @@ from resvision.data.loader import EvaluationBatches, TrainingBatches, screen
 from resvision.data.pictures import DataSet, Split
 from resvision.data.statistics import mean_and_std
 from resvision.errors import DivergedError, Interrupted, MissingExtraError, RunError
-from resvision.evaluation import Evaluation, evaluate, exits
-from resvision.exits import with_exits
+from resvision.evaluation import Evaluation, evaluate, exits, gates
+from resvision.exits import adaptive
 from resvision.files import write_json
 from resvision.measure import now, timestamp
 from resvision.models import ResNet
@@ -141,7 +141,7 @@ def train(
 
     # ---- network ----
     torch.manual_seed(recipe.seed)
-    named = with_exits(zoo.variant(recipe.model, recipe.spec), recipe.exits, recipe.size)
+    named = adaptive(zoo.variant(recipe.model, recipe.spec), recipe)
     spec = replace(named, num_classes=len(parts.classes), in_channels=preprocess.channels)
     network = ResNet(spec).to(device())
     if weights is not None:
@@ -152,7 +152,7 @@ def train(
         recipe, needed = memory.choose(spec, recipe, preprocess)
         reporter.note(needed)
     counts = np.bincount(train_split.labels, minlength=len(parts.classes))
-    loss = losses.build(recipe, counts.tolist())
+    loss = losses.build(recipe, counts.tolist(), network.gates())
     if None in (recipe.precision, recipe.channels_last, recipe.compile):
         undecided = recipe
         recipe, measured = engines.choose(
@@ -269,11 +269,12 @@ def train(
         provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
     )
     # By the classifier's own session, in float32: what is reported is what `predict` will do.
-    adaptive: dict[str, Any] = {}
+    leaving: dict[str, Any] = {}
     if rule is None:
+        gates.reset(followed)
         evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
     else:
-        evaluation, adaptive = exits.evaluate(followed, preprocess, rule, reported, parts.classes)
+        evaluation, leaving = exits.evaluate(followed, preprocess, rule, reported, parts.classes)
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
@@ -286,7 +287,8 @@ def train(
         "split": parts.report_name,
         **_evaluation_figures(evaluation),
         **_training_figures(state, recipe),
-        **({"adaptive": adaptive} if adaptive else {}),
+        **({"adaptive": leaving} if leaving else {}),
+        **({"gates": gates.report(followed, preprocess.size)} if spec.gates and rule is None else {}),
         "epoch_kept": kept,
         **{key: value for key, value in asdict(cost(spec, preprocess.size)).items() if key != "activation_bytes"},
         "pictures": {"train": len(train_split), parts.report_name: evaluation.pictures},

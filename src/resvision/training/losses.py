@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from resvision.models.layers import Gate
 from resvision.recipe import Recipe
 
 Network = Callable[..., torch.Tensor]  # of inputs; with exits=True it gives the logits of every exit, shallow to deep
@@ -15,15 +16,18 @@ Network = Callable[..., torch.Tensor]  # of inputs; with exits=True it gives the
 Loss = Callable[[Network, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def build(recipe: Recipe, counts: Sequence[int] = ()) -> Loss:
+def build(recipe: Recipe, counts: Sequence[int] = (), gates: Sequence[Gate] = ()) -> Loss:
     """The loss of a recipe.
 
     Args:
         recipe: its loss, label smoothing and balance.
         counts: training pictures of each class, by which classes are weighed where the recipe says so.
+        gates: of the network.
     """
     loss = _of_one_exit(recipe, counts)
-    return with_exits(loss, recipe.exit_weight, recipe.distill) if recipe.has_exits else loss
+    if recipe.has_exits:
+        loss = with_exits(loss, recipe.exit_weight, recipe.distill)
+    return loss if recipe.gate_rate is None else with_gates(loss, gates, recipe.gate_rate)
 
 
 def _of_one_exit(recipe: Recipe, counts: Sequence[int]) -> Loss:
@@ -110,6 +114,21 @@ def with_exits(loss: Loss, weight: float, distill: float, temperature: float = 3
         return total, end
 
     return joint
+
+
+def with_gates(loss: Loss, gates: Sequence[Gate], rate: float, weight: float = 2.0) -> Loss:
+    """The loss, and for every gate the square of how far its share of open pictures is from `rate`.
+
+    Source: Veit & Belongie 2018, equation 4, whose weight is 2, too. The mean over the gates is taken of the squares of
+    single gates, so that none is always open and another never by chance of how they began.
+    """
+
+    def gated(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, logits = loss(network, inputs, targets)
+        rates = torch.stack([gate.rate for gate in gates])
+        return total + weight * (rates - rate).square().mean(), logits
+
+    return gated
 
 
 def probabilities(targets: torch.Tensor, classes: int) -> torch.Tensor:

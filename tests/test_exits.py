@@ -1,0 +1,374 @@
+"""Early exits, from the spec to the command line: where they stand, who leaves there, and what it gives."""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import resvision
+from resvision import zoo
+from resvision.classifier import Classifier
+from resvision.cli import main
+from resvision.cost import cost, exit_macs
+from resvision.data.sources import load, prepare
+from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
+from resvision.evaluation.exits import NEVER, Judged, choose, temperature
+from resvision.evaluation.metrics import log_softmax
+from resvision.exits import ExitRule, with_exits
+from resvision.measure import now
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.recipe import Recipe
+from resvision.runtime import AdaptiveSession, all_exits, segment_seconds, torch_segments
+from resvision.training import losses
+
+EXITS = (1, 2, 4)
+FIELDS: dict[str, Any] = {
+    "model": "resnet14_cifar",
+    "recipe": "plain",
+    "epochs": 6,
+    "precision": "fp32",
+    "channels_last": True,
+    "compile": False,
+    "workers": 0,
+}
+
+
+def network(spec: str = "resnet14_cifar", **changes: Any) -> ResNet:
+    """A network whose every value matters, as if it had been trained; the same each time."""
+    torch.manual_seed(5)
+    made = ResNet(dataclasses.replace(zoo.get(spec), exits=EXITS, **changes)).eval()
+    for key, value in made.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape)
+            value.add_(0.1 * (noise.abs() if "var" in key else noise))
+    return made
+
+
+PREPROCESS = Preprocess(size=16)
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit status of one command."""
+    with pytest.raises(SystemExit) as leaving:
+        main([str(a) for a in arguments])
+    return int(leaving.value.code or 0)
+
+
+def squares(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 16, 16, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+# ---- the network ----
+
+
+@pytest.mark.parametrize("name", ["resnet14_cifar", "preact20_cifar", "resnet26d", "plain20_cifar"])
+def test_every_way_through_a_network_computes_the_same(name: str) -> None:
+    made = network(name)
+    x = torch.randn(3, 3, 32, 32)
+    *early, end = made(x, exits=True)
+    assert [logits.shape for logits in early] == [(3, made.spec.num_classes)] * 3
+    torch.testing.assert_close(made(x), end)
+    state = x
+    for index, wanted in enumerate((*early, end)):
+        state, logits = made.segment(index, state)
+        torch.testing.assert_close(logits, wanted)
+
+
+@pytest.mark.parametrize("name", ["resnet14_cifar", "preact20_cifar", "resnet50"])
+def test_exits_are_counted(name: str) -> None:
+    spec = dataclasses.replace(zoo.get(name), exits=EXITS)
+    assert cost(spec, 32).params == sum(p.numel() for p in ResNet(spec).parameters())
+    done = exit_macs(spec, 32)
+    assert done[-1] == cost(spec, 32).macs
+    assert list(done) == sorted(done)
+    without = exit_macs(dataclasses.replace(spec, exits=()), 32)
+    assert without == (cost(zoo.get(name), 32).macs,)
+    assert done[-1] > without[-1]
+
+
+def test_exits_leave_the_names_and_first_weights_of_the_network_alone() -> None:
+    plain, early = zoo.get("resnet14_cifar"), dataclasses.replace(zoo.get("resnet14_cifar"), exits=EXITS)
+    keys = set(ResNet(early).state_dict()) - set(ResNet(plain).state_dict())
+    assert keys == {key for key in ResNet(early).state_dict() if key.startswith("exits.")}
+    assert "exits.2.conv1.weight" in keys
+
+
+def test_auto_divides_the_work_evenly() -> None:
+    spec = with_exits(zoo.get("resnet50"), "auto", 224)
+    shares = [macs / exit_macs(spec, 224)[-1] for macs in exit_macs(spec, 224)]
+    assert shares[:3] == pytest.approx([0.25, 0.5, 0.75], abs=0.06)
+    assert with_exits(zoo.get("resnet50"), "3,7", 224).exits == (3, 7)
+    assert with_exits(spec, None, 224) is spec
+    assert with_exits(zoo.get("resnet8_cifar"), "auto", 32).exits == (1, 2)
+
+
+@pytest.mark.parametrize("exits", [(0,), (2, 2), (3, 1), (6,), (1.5,)])
+def test_exits_must_stand_between_blocks(exits: tuple[Any, ...]) -> None:
+    with pytest.raises(SpecError, match="numbers of blocks between 1 and 5"):
+        dataclasses.replace(zoo.get("resnet14_cifar"), exits=exits)
+
+
+def test_what_exits_do_not_go_with() -> None:
+    with pytest.raises(SpecError, match="reversible"):
+        dataclasses.replace(zoo.get("revnet38_cifar"), exits=(1,))
+    with pytest.raises(SpecError, match="give auto, or numbers"):
+        with_exits(zoo.get("resnet18"), "some", 64)
+    with pytest.raises(RecipeError, match="nothing that learns but early exits"):
+        Recipe(model="resnet18", size=64, pretrained="x", freeze_trunk=True)
+    with pytest.raises(RecipeError, match="checkpoint"):
+        Recipe(model="resnet18", size=64, exits="auto", memory="checkpoint")
+    with pytest.raises(RecipeError, match="exits must choose"):
+        Recipe(model="resnet18", size=64, exits="auto", holdout=0)
+
+
+# ---- who leaves ----
+
+
+def test_pictures_that_leave_get_their_own_answers_in_their_own_places() -> None:
+    made = network()
+    segments = torch_segments(made, PREPROCESS)
+    pictures = squares(32)
+    everything = [logits / (1.5 + i) for i, logits in enumerate(all_exits(segments, pictures))]
+    confidences = [np.exp(log_softmax(rows)).max(axis=1) for rows in everything]
+    thresholds = tuple(float(np.median(c)) for c in confidences[:-1])
+    rule = ExitRule(temperatures=(1.5, 2.5, 3.5, 4.5), thresholds=thresholds, seconds=(1.0,) * 4)
+    found = AdaptiveSession(segments, rule)(pictures)
+    wanted = [next((e for e in range(3) if confidences[e][i] >= thresholds[e]), 3) for i in range(32)]
+    assert found.exits.tolist() == wanted
+    assert len(set(wanted)) == 4  # all of them are used
+    for place, left in enumerate(wanted):
+        np.testing.assert_allclose(found.logits[place], everything[left][place], atol=1e-5)
+
+
+def test_later_segments_see_only_who_stays() -> None:
+    sizes = []
+
+    def counted(segment: Any) -> Any:
+        def run(state: Any) -> Any:
+            sizes.append(len(state))
+            return segment(state)
+
+        return run
+
+    segments = [counted(segment) for segment in torch_segments(network(), PREPROCESS)]
+    ones = (1.0,) * 4
+    everyone = AdaptiveSession(segments, ExitRule(temperatures=ones, thresholds=(0.0, 0.0, 0.0), seconds=ones))
+    assert set(everyone(squares(8)).exits) == {0}
+    assert sizes == [8]
+    sizes.clear()
+    nobody = AdaptiveSession(segments, ExitRule(temperatures=ones, thresholds=(NEVER,) * 3, seconds=ones))
+    assert set(nobody(squares(8)).exits) == {3}
+    assert sizes == [8, 8, 8, 8]
+
+
+def test_a_deadline_is_kept_to() -> None:
+    segments = torch_segments(network(), PREPROCESS)
+    rule = ExitRule(temperatures=(1.0,) * 4, thresholds=(NEVER,) * 3, seconds=(1e-9, 1e-9, 3600.0, 1e-9))
+    session = AdaptiveSession(segments, rule)
+    assert session(squares(1), now() - 1).exits.tolist() == [0]  # the first answer is always given
+    assert session(squares(1), now() + 1800).exits.tolist() == [1]  # the third segment would take an hour
+    assert session(squares(1), math.inf).exits.tolist() == [3]
+
+
+def test_segments_are_timed_a_picture() -> None:
+    times = segment_seconds(torch_segments(network(), PREPROCESS), squares(4), repeats=3)
+    assert len(times) == 4
+    assert all(0 < t < 1 for t in times)
+
+
+# ---- thresholds ----
+
+
+def test_the_temperature_is_found() -> None:
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(20_000, 5))
+    labels = np.array([rng.choice(5, p=row) for row in np.exp(log_softmax(logits))])
+    assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
+    assert temperature(logits / 2, labels) == pytest.approx(0.5, rel=0.05)
+
+
+def judged(pictures: int = 400) -> Judged:
+    """Three exits that get better, each of them sure where it is right, more or less."""
+    rng = np.random.default_rng(3)
+    ease = rng.uniform(size=pictures)
+    right = np.stack([ease + 0.15 * rng.normal(size=pictures) > bar for bar in (0.5, 0.25, 0.1)])
+    sure = np.clip(0.5 + 0.4 * (ease - 0.4) + 0.1 * rng.normal(size=(3, pictures)), 0.1, 0.999)
+    return Judged(confidence=sure, right=right, seconds=np.array([1.0, 1.0, 2.0]))
+
+
+def test_an_outcome_by_hand() -> None:
+    small = Judged(
+        confidence=np.array([[0.9, 0.2, 0.3], [0.1, 0.8, 0.4], [0.5, 0.5, 0.5]]),
+        right=np.array([[True, False, False], [True, False, False], [True, True, True]]),
+        seconds=np.array([1.0, 2.0, 3.0]),
+    )
+    assert small.leave([0.9, 0.5]).tolist() == [0, 1, 2]
+    outcome = small.outcome([0.9, 0.5])
+    assert outcome.accuracy == pytest.approx(2 / 3)
+    assert outcome.seconds == pytest.approx((1 + 3 + 6) / 3)
+
+
+def test_the_frontier_is_about_as_good_as_trying_everything() -> None:
+    made = judged()
+    frontier = made.frontier()
+    accuracies, times = [o.accuracy for o in frontier], [o.seconds for o in frontier]
+    assert accuracies == sorted(accuracies)
+    assert times == sorted(times)
+    grids = [np.append(np.quantile(made.confidence[e], np.linspace(0, 1, 40)), NEVER) for e in range(2)]
+    tried = [made.outcome(pair) for pair in itertools.product(*grids)]
+    for allowed in (0.0, 0.01, 0.03):
+        least = made.right[-1].mean() - allowed
+        best = min(o.seconds for o in tried if o.accuracy >= least)
+        mine = choose(made, max_drop=100 * allowed)
+        assert mine.accuracy >= least - 1e-12
+        assert mine.seconds <= 1.06 * best
+
+
+def test_limits_are_kept_to() -> None:
+    made = judged()
+    half = choose(made, budget=0.5)
+    assert half.seconds <= 0.5 * made.until[-1]
+    assert choose(made, budget=0.8).accuracy >= half.accuracy
+    assert choose(made, latency_ms=3000).seconds <= 3
+    with pytest.raises(InputError, match=r"budget=0.1: leaving at the first exit already takes .* 25% of the whole"):
+        choose(made, budget=0.1)
+    with pytest.raises(InputError, match="latency_ms=2"):
+        choose(made, latency_ms=2)
+    with pytest.raises(InputError, match="give one of"):
+        choose(made)
+
+
+# ---- the loss ----
+
+
+def test_the_joint_loss_by_hand() -> None:
+    generator = torch.Generator().manual_seed(0)
+    early, end = (torch.randn(6, 4, generator=generator, requires_grad=True) for _ in range(2))
+    targets = torch.arange(6) % 4
+    joint = losses.with_exits(losses.cross_entropy(0.1), weight=0.3, distill=0.25, temperature=2.0)
+    total, logits = joint(lambda x, exits: (early, end), torch.zeros(1), targets)
+    assert torch.equal(logits, end)
+    kl = (end / 2).softmax(1) * ((end / 2).log_softmax(1) - (early / 2).log_softmax(1))
+    to_labels = F.cross_entropy(early, targets, label_smoothing=0.1)
+    own = F.cross_entropy(end, targets, label_smoothing=0.1)
+    wanted = own + 0.3 * (0.75 * to_labels + 0.25 * 4 * kl.sum(1).mean())
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-5)
+    total.backward()
+    assert early.grad is not None
+    # The end learns from its labels alone.
+    (alone,) = torch.autograd.grad(own, end)
+    assert torch.allclose(end.grad, alone)
+
+
+# ---- training, use and change ----
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exits") / "run"
+    resvision.train("digits", exits="1,2,4", out=folder, **FIELDS)
+    return folder
+
+
+def test_a_run_with_exits(trained: Path) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    adaptive = result["adaptive"]
+    assert sum(row["share"] for row in adaptive["exits"]) == pytest.approx(1)
+    assert adaptive["accuracy"] == result["accuracy"] > 0.9
+    assert adaptive["accuracy_in_full"] > 0.9
+    assert adaptive["milliseconds"] < adaptive["milliseconds_in_full"]
+    assert (trained / "exits.png").stat().st_size > 10_000
+    # The end was trained on pictures, not the test part that is reported.
+    assert "chooser" in json.loads((trained / "data.json").read_text())["counts"]
+
+
+def test_predictions_are_those_that_were_measured(trained: Path) -> None:
+    classifier = Classifier.load(trained)
+    assert classifier.exits is not None
+    split = prepare(load("digits")).splits["val"]
+    pictures = np.stack([split.pictures.pixels(i, classifier.preprocess)[..., 0] for i in range(len(split))])
+    found = classifier.predict(pictures)
+    result = json.loads((trained / "result.json").read_text())
+    names = [classifier.classes[label] for label in split.labels]
+    assert np.mean([f.label == n for f, n in zip(found, names, strict=True)]) == pytest.approx(result["accuracy"])
+    shares = [np.mean([f.exit == e for f in found]) for e in range(1, 5)]
+    assert shares == pytest.approx([row["share"] for row in result["adaptive"]["exits"]], abs=0.005)
+    assert {"exit"} < set(found[0].to_dict())
+
+
+def test_a_deadline_asks_for_exits(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier = Classifier.load(trained)
+    picture = np.zeros((8, 8), np.uint8)
+    assert classifier.predict(picture, deadline_ms=1e-6)[0].exit == 1
+    without = dataclasses.replace(classifier, exits=None)
+    assert without.predict(picture)[0].exit is None
+    with pytest.raises(ClassifierError, match="--exits auto"):
+        without.predict(picture, deadline_ms=5)
+
+
+def test_thresholds_are_chosen_anew(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "copy"
+    Classifier.load(trained).save(folder)
+    run("exits", folder, "digits", "--budget", "0.9", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["adaptive"]["milliseconds"] <= 1.3 * 0.9 * told["adaptive"]["milliseconds_in_full"]
+    rule = Classifier.load(folder).exits
+    assert rule is not None
+    assert [row["threshold"] for row in told["adaptive"]["exits"]][:-1] == list(rule.thresholds)
+    run("evaluate", folder, "digits")
+    assert "leaving early: accuracy" in capsys.readouterr().out
+    run("exits", folder, "digits")
+    assert "The thresholds are saved in" in capsys.readouterr().out
+
+
+def test_exits_are_added_to_a_network_that_stays_as_it_is(tmp_path: Path) -> None:
+    base = resvision.train("digits", out=tmp_path / "base", **FIELDS)
+    added = resvision.train(
+        "digits",
+        pretrained=str(base.folder),
+        exits="auto",
+        freeze_trunk=True,
+        out=tmp_path / "added",
+        **{key: value for key, value in FIELDS.items() if key != "model"},
+    )
+    before, after = base.classifier.network.state_dict(), added.classifier.network.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert len(after) > len(before)
+    adaptive = added.result["adaptive"]
+    assert adaptive["accuracy_in_full"] == base.result["accuracy"]
+    assert adaptive["exits"][-2]["accuracy_of_all"] > 0.8  # they did learn
+
+
+def test_without_exits_there_is_nothing_to_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), num_classes=2))
+    Classifier(network=made, preprocess=Preprocess(size=8), classes=("a", "b")).save(tmp_path)
+    assert run("exits", tmp_path, "digits") == 2
+    assert "--exits auto --freeze-trunk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thresholds": (0.5,)}, "do not belong to the same exits"),
+        ({"temperatures": (1.0, 0.0, 1.0)}, "numbers above 0"),
+        ({"thresholds": (0.5, -1.0)}, "at least 0"),
+    ],
+)
+def test_a_rule_must_make_sense(change: dict[str, Any], message: str) -> None:
+    fields = {"temperatures": (1.0,) * 3, "thresholds": (0.5, 0.5), "seconds": (1.0,) * 3}
+    with pytest.raises(ClassifierError, match=message):
+        ExitRule(**fields | change)
+
+
+def test_a_rule_goes_with_its_network() -> None:
+    rule = ExitRule(temperatures=(1.0, 1.0), thresholds=(0.5,), seconds=(1.0, 1.0))
+    with pytest.raises(ClassifierError, match="thresholds for 1 exits, and the network has 3"):
+        Classifier(network=network(), preprocess=PREPROCESS, classes=tuple("abcdefghij"), exits=rule)
