@@ -156,6 +156,8 @@ class ResNetSpec:
             with norms and activations before them and once more at the end (He et al. 2016, figure 4e).
         stem: "imagenet", 7x7 stride 2 and pooling; "deep", three 3x3 in its place (He et al. 2018, figure 2b);
             "tiered", the same with growing widths; "cifar", 3x3 stride 1 and no pooling.
+        inner: for each block the channels between its convolutions, one number in a basic block and two in a bottleneck,
+            as pruning leaves them; () is what widths, groups and base_width say.
         stem_width: channels that the stem hands to the first block; None is the width of the first stage.
         pool: behind the stem, "max", or "conv", a 3x3 convolution of stride 2 (Bello et al. 2021, section 5).
         stride_on: the convolution of a bottleneck that has the stride: "3x3" as in torchvision and timm ("v1.5"), or
@@ -198,6 +200,7 @@ class ResNetSpec:
     block: BlockKind = "basic"
     groups: int = 1
     base_width: int = 64
+    inner: tuple[tuple[int, ...], ...] = ()
     order: Order = "post"
     stem: Stem = "imagenet"
     stem_width: int | None = None
@@ -250,6 +253,8 @@ class ResNetSpec:
         self._check_norm()
         if self.reversible:
             self._check_reversible()
+        if self.inner:
+            self._check_inner()
         if self.exits:
             self._check_exits()
         if self.gates and not self.can_drop_branches:
@@ -272,6 +277,17 @@ class ResNetSpec:
             )
         if odd := [width for width in (self.stem_channels, *self.widths) if width % 2]:
             raise SpecError(f"widths={odd[0]}: a reversible network divides its channels by two")
+
+    def _check_inner(self) -> None:
+        numbers = 1 if self.block == "basic" else 2
+        if len(self.inner) != sum(self.depths) or any(len(widths) != numbers for widths in self.inner):
+            raise SpecError(
+                f"inner must hold {numbers} numbers of channels for each of {sum(self.depths)} {self.block} blocks"
+            )
+        if any(type(width) is not int or width < 1 for widths in self.inner for width in widths):
+            raise SpecError("inner: numbers of channels must be positive integers")
+        if self.groups != 1 or self.reversible:
+            raise SpecError("inner: only blocks without groups, of networks that are not reversible, have other widths")
 
     def _check_exits(self) -> None:
         blocks = sum(self.depths)
@@ -372,7 +388,8 @@ class ResNetSpec:
                     across = {field: getattr(first, field) for field in ("shortcut", "shortcut_stride", "downsample")}
                     blocks += [first, replace(second, **across)]
                 else:
-                    blocks.append(self._block_plan(name, channels, width, stride))
+                    inner = self.inner[len(blocks)] if self.inner else None
+                    blocks.append(self._block_plan(name, channels, width, stride, inner))
                 channels = blocks[-1].out_channels
         return tuple(blocks)
 
@@ -391,17 +408,20 @@ class ResNetSpec:
             plans.append(ExitPlan(name=f"exits.{index}", after=after, convs=(first, second)))
         return tuple(plans)
 
-    def _block_plan(self, name: str, in_channels: int, width: int, stride: int) -> BlockPlan:
+    def _block_plan(
+        self, name: str, in_channels: int, width: int, stride: int, inner: tuple[int, ...] | None = None
+    ) -> BlockPlan:
         out_channels = width * EXPANSION[self.block]
-        inner = int(width * self.base_width / 64) * self.groups
         if self.block == "basic":
-            shapes = [(in_channels, width, 3, stride, 1), (width, width, 3, 1, 1)]
+            (middle,) = inner or (width,)
+            shapes = [(in_channels, middle, 3, stride, 1), (middle, width, 3, 1, 1)]
         else:
+            left, right = inner or (int(width * self.base_width / 64) * self.groups,) * 2
             first, second = (1, stride) if self.stride_on == "3x3" else (stride, 1)
             shapes = [
-                (in_channels, inner, 1, first, 1),
-                (inner, inner, 3, second, self.groups),
-                (inner, out_channels, 1, 1, 1),
+                (in_channels, left, 1, first, 1),
+                (left, right, 3, second, self.groups),
+                (right, out_channels, 1, 1, 1),
             ]
         convs = tuple(
             ConvPlan(

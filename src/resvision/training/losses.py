@@ -116,6 +116,27 @@ def with_exits(loss: Loss, weight: float, distill: float, temperature: float = 3
     return joint
 
 
+def distilled(loss: Loss, teacher: Network, weight: float, temperature: float = 2.0) -> Loss:
+    """A loss to the labels and one to what a trained network says of the same pictures (Hinton et al. 2015, section 2).
+
+    Args:
+        loss: to the labels.
+        teacher: in evaluation mode; it gets no gradient.
+        weight: of the distance to the teacher, in [0, 1]; the labels have the rest.
+        temperature: by which logits are divided there.
+    """
+
+    def both(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, logits = loss(network, inputs, targets)
+        with torch.no_grad():
+            wanted = F.log_softmax(teacher(inputs).float() / temperature, dim=1)
+        found = F.log_softmax(logits / temperature, dim=1)
+        distance = F.kl_div(found, wanted, reduction="batchmean", log_target=True) * temperature**2
+        return (1 - weight) * total + weight * distance, logits
+
+    return both
+
+
 def with_gates(loss: Loss, gates: Sequence[Gate], rate: float, weight: float = 2.0) -> Loss:
     """The loss, and for every gate the square of how far its share of open pictures is from `rate`.
 
