@@ -25,7 +25,7 @@ from resvision.evaluation.metrics import log_softmax
 from resvision.files import parse, read_json, replacing, storage, write_json
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.runtime import TorchSession, device
+from resvision.runtime import Session, TorchSession, device
 from resvision.spec import ResNetSpec
 
 FORMAT = "resvision-classifier"
@@ -78,31 +78,26 @@ class Prediction:
 
 
 @dataclass(kw_only=True)
-class Classifier:
-    """A network together with its preprocessing, class names and calibration.
+class Predictor:
+    """What turns pictures into predictions, whatever computes the logits.
 
     Args:
-        network: its spec has as many classes as `classes` and as many channels as `preprocess`.
-        preprocess: from a picture to the network's input.
+        session: uint8 pictures (N, H, W, C) to float32 logits (N, K).
+        preprocess: from a picture to the square that the session takes.
         classes: the name of each logit.
         temperature: logits are divided by it before the softmax (Guo et al. 2017, section 4.2).
+        whole: whether the session cuts and resizes by itself, so that it takes pictures of any size, one at a time.
         provenance: where the classifier comes from: data, recipe, versions.
         metrics: what was measured of it.
-
-    Raises:
-        ClassifierError: the parts do not fit together.
     """
 
-    network: ResNet
+    session: Session
     preprocess: Preprocess
     classes: tuple[str, ...]
     temperature: float = 1.0
+    whole: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_parts(self.network.spec, self.preprocess, self.classes, self.temperature)
-        self.session = TorchSession(self.network, self.preprocess)
 
     def predict(self, pictures: Picture | Iterable[Picture], *, top: int = 5) -> list[Prediction]:
         """Classifies one picture or many.
@@ -132,43 +127,81 @@ class Classifier:
             raise InputError(f"top={top} must be at least 1")
         named = _named(pictures)
         while chunk := list(islice(named, batch_size)):
-            squares, places, results = [], [], []
+            pixels, places, results = [], [], []
             for place, (name, picture) in enumerate(chunk):
                 try:
-                    squares.append(self._square(name, picture))
+                    pixels.append(self._pixels(name, picture))
                     places.append(place)
                     results.append(Prediction(path=name))
                 except PictureError as error:
                     results.append(Prediction(path=name, error=error.reason))
-            if squares:
-                scores = np.exp(log_softmax(self.logits(np.stack(squares)) / self.temperature))
+            if pixels:
+                logits = [self.logits(batch) for batch in ([p[None] for p in pixels] if self.whole else [np.stack(pixels)])]
+                scores = np.exp(log_softmax(np.concatenate(logits) / self.temperature))
                 for place, row in zip(places, scores, strict=True):
                     results[place] = self._prediction(results[place].path, row, top)
             yield from results
 
     def logits(self, squares: npt.NDArray[np.uint8] | torch.Tensor) -> npt.NDArray[np.float32]:
-        """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K)."""
+        """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K).
+
+        Where the predictor is `whole`, it takes a picture (1, H, W, C) of any size.
+        """
         return self.session(torch.as_tensor(squares))
 
-    def _square(self, name: str, picture: Picture) -> images.UInt8Array:
+    def _pixels(self, name: str, picture: Picture) -> images.UInt8Array:
+        """What the session takes of a picture (H, W, C)."""
+        upright = self._upright(name, picture)
+        return images.whole(upright, self.preprocess) if self.whole else images.square(upright, self.preprocess)
+
+    def _upright(self, name: str, picture: Picture) -> Image.Image:
         if isinstance(picture, (str, Path)):
             try:
                 data = Path(picture).read_bytes()
             except OSError as error:
                 raise PictureError(name, f"cannot be read ({error.strerror or error})") from error
-            return images.square(images.decode(data, name, self.preprocess), self.preprocess)
+            return images.decode(data, name, self.preprocess)
         if not isinstance(picture, Image.Image):
             if not isinstance(picture, (np.ndarray, torch.Tensor)):
                 raise PictureError(
                     name, f"is a {type(picture).__name__}: give a path, a PIL image, an array or a tensor"
                 )
             picture = images.from_array(picture, name)
-        return images.square(images.upright(picture, name, self.preprocess), self.preprocess)
+        return images.upright(picture, name, self.preprocess)
 
     def _prediction(self, name: str, scores: npt.NDArray[np.float64], top: int) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top]
         pairs = tuple((self.classes[i], float(scores[i])) for i in best)
         return Prediction(path=name, label=pairs[0][0], score=pairs[0][1], top=pairs)
+
+@dataclass(kw_only=True)
+class Classifier(Predictor):
+    """A network together with its preprocessing, class names and calibration.
+
+    Args:
+        network: its spec has as many classes as `classes` and as many channels as `preprocess`.
+        preprocess: from a picture to the network's input.
+        classes: the name of each logit.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017, section 4.2).
+        provenance: where the classifier comes from: data, recipe, versions.
+        metrics: what was measured of it.
+
+    Raises:
+        ClassifierError: the parts do not fit together.
+    """
+
+    network: ResNet
+    session: Session = field(init=False, repr=False)
+    whole: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        check_parts(self.network.spec, self.preprocess, self.classes, self.temperature)
+        self.session = TorchSession(self.network, self.preprocess)
+
+    def weights(self) -> bytes:
+        """What model.safetensors holds."""
+        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        return save_weights(state, metadata={"format": "pt"})
 
     def save(self, folder: str | Path) -> None:
         """Writes model.safetensors and model.json into `folder`.
@@ -177,8 +210,7 @@ class Classifier:
             StorageError: the folder cannot be written.
         """
         folder = Path(folder)
-        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
-        weights = save_weights(state, metadata={"format": "pt"})
+        weights = self.weights()
         header = Header(
             format=FORMAT,
             version=VERSION,
@@ -212,7 +244,7 @@ class Classifier:
             raise ClassifierError(
                 f"{path}: is {header.format} version {header.version}; this program reads {FORMAT} version {VERSION}"
             )
-        _check_parts(header.spec, header.preprocess, header.classes, header.temperature)
+        check_parts(header.spec, header.preprocess, header.classes, header.temperature)
         with storage(folder / WEIGHTS_FILE):
             weights = (folder / WEIGHTS_FILE).read_bytes()
         if hashlib.sha256(weights).hexdigest() != header.sha256:
@@ -229,7 +261,8 @@ class Classifier:
         )
 
 
-def _check_parts(spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, ...], temperature: float) -> None:
+def check_parts(spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, ...], temperature: float) -> None:
+    """Raises ClassifierError where the parts of a classifier do not fit together."""
     if len(classes) != spec.num_classes or len(set(classes)) != len(classes):
         raise ClassifierError(f"{len(set(classes))} different class names for a network of {spec.num_classes} classes")
     if preprocess.channels != spec.in_channels:

@@ -1,17 +1,35 @@
-"""Sessions that turn squares into logits; today by PyTorch."""
+"""Sessions that turn pictures into logits: PyTorch, ONNX Runtime, OpenVINO."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from resvision.data.images import to_input
+from resvision.errors import ClassifierError, MissingExtraError
+from resvision.files import storage
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision
+
+Runtime = Literal["torch", "onnx", "openvino"]
+
+DOCUMENT_KEY = "resvision"  # under which an exported file holds its JSON document
+LOGITS = "logits"  # the output's name
+
+
+class Session(Protocol):
+    """Runs a network on squares; `session(squares)` gives logits."""
+
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """uint8 squares (N, S, S, C) to float32 logits (N, K)."""
 
 
 def device() -> torch.device:
@@ -38,10 +56,110 @@ class TorchSession:
         self.preprocess = preprocess
         self.precision: Precision = precision
 
-    def __call__(self, squares: torch.Tensor) -> npt.NDArray[np.float32]:
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, num_classes)."""
         where = next(self.network.parameters()).device
         self.network.eval()
         with torch.inference_mode(), autocast(where, self.precision):
             logits = self.network(to_input(squares.to(where), self.preprocess))
         return logits.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+class OnnxSession:
+    """Runs an exported ONNX file in ONNX Runtime, on the processor.
+
+    Args:
+        path: of the file. It is read whole and nothing else is: weights that it names in other files are refused.
+        threads: as many as PyTorch uses if None.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        StorageError: the file cannot be read.
+        ClassifierError: it is no model.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        onnxruntime = extra("onnxruntime", "export", "running an ONNX file")
+        with storage(path):
+            data = path.read_bytes()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors, which are raised
+        # Without this, names of files in an untrusted model would be looked for in the current folder.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        try:
+            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the package has an error class for each of its codes, without a common base
+            raise ClassifierError(f"{path}: not a model that ONNX Runtime can load ({_last_line(error)})") from error
+        self.document: str | None = self.session.get_modelmeta().custom_metadata_map.get(DOCUMENT_KEY)
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """What the file's contract takes to float32 logits (N, K)."""
+        [logits] = self.session.run([LOGITS], {self.input: squares.numpy()})
+        return logits  # type: ignore[no-any-return]
+
+
+class OpenVinoSession:
+    """Runs an exported OpenVINO file on the processor, in the precision that was exported.
+
+    Args:
+        path: of the .xml file; the .bin lies beside it.
+        threads: as many as PyTorch uses if None.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        StorageError: a file cannot be read.
+        ClassifierError: it is no model.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        openvino = extra("openvino", "openvino", "running an OpenVINO file")
+        with storage(path):
+            structure = path.read_bytes()
+        weights = path.with_suffix(".bin")
+        with storage(weights):
+            data = np.frombuffer(weights.read_bytes(), dtype=np.uint8)
+        core = openvino.Core()
+        try:
+            model = core.read_model(structure, openvino.Tensor(data) if data.size else None)
+            held = model.get_rt_info()
+            self.document: str | None = str(held[DOCUMENT_KEY].value) if DOCUMENT_KEY in held else None
+            bf16 = "precision" in held and held["precision"].value == "bf16"
+            self.model = core.compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+                    # Left to itself OpenVINO computes in bfloat16 wherever the processor can.
+                    "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+                },
+            )
+        except RuntimeError as error:
+            raise ClassifierError(f"{path}: not a model that OpenVINO can load ({_last_line(error)})") from error
+
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """What the file's contract takes to float32 logits (N, K)."""
+        return self.model(squares.numpy())[LOGITS].copy()  # type: ignore[no-any-return]  # the next call overwrites it
+
+
+def extra(module: str, name: str, purpose: str) -> Any:
+    """A module of an optional package.
+
+    Args:
+        module: its name.
+        name: the extra of ours that brings it.
+        purpose: what needs it, for the message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(module.partition(".")[0], name, purpose) from error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
