@@ -19,15 +19,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # A module imports only from floors below its own; within a floor, only from what stands before it here.
 FLOORS = [
-    ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes"],
+    ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes", "target"],
     ["measure", "progress", "models", "data"],
-    ["runtime", "evaluation", "classifier"],
-    ["training"],
+    ["runtime", "evaluation", "classifier", "deployed"],
+    ["training", "exporting"],
     ["search", "explain"],
     ["report"],
     ["api", "cli", "__main__"],
 ]
-NEVER_KNOW_EACH_OTHER = [("models", "data"), ("data", "models"), ("explain", "search")]
+NEVER_KNOW_EACH_OTHER = [("models", "data"), ("data", "models"), ("explain", "search"), ("exporting", "training")]
 PLACE = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
 
 
@@ -88,12 +88,15 @@ def test_no_pickle_is_ever_read() -> None:
                 assert not {"pickle", "joblib", "dill"} & set(names), room
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in map(ast.unparse, node.keywords), room  # which reads tensors alone
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.export.load":
+                assert room == "exporting"  # of what it has just written, to verify it
 
 
 def test_public_names() -> None:
     assert sorted(resvision.__all__) == [
         *("Classifier", "Preprocess", "Recipe", "ResNetSpec"),
-        *("demo", "evaluate", "import_weights", "list_models", "overfit", "predict", "study", "train"),
+        *("benchmark", "demo", "evaluate", "export", "import_weights", "list_models", "overfit", "predict", "study"),
+        "train",
     ]
     for name in resvision.__all__:
         assert getattr(resvision, name).__doc__
@@ -112,7 +115,8 @@ def test_command_line_surface() -> None:
     from resvision.cli import app
 
     surface = {}
-    for verb in ("demo", "evaluate", "import", "models", "overfit", "predict", "study", "train"):
+    verbs = ("benchmark", "demo", "evaluate", "export", "import", "models", "overfit", "predict", "study", "train")
+    for verb in verbs:
         arguments = app[verb].assemble_argument_collection()
         surface[verb] = sorted(name for argument in arguments for name in argument.names)
     assert surface == json.loads((GOLDEN / "cli.json").read_text())

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from resvision import recipes, zoo
-from resvision.classifier import Classifier, Picture, Prediction
+from resvision import deployed, exporting, recipes, zoo
+from resvision.classifier import Classifier, Picture, Prediction, Predictor
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
-from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
 from resvision.data.pictures import DataSet, FilePictures, Split, listed
 from resvision.data.statistics import facts
 from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
@@ -33,9 +34,11 @@ from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
 from resvision.report import card, doctor, pages, plots
+from resvision.runtime import using_threads
 from resvision.search import overfit as examination
 from resvision.search import remedies
 from resvision.spec import ResNetSpec
+from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice, Target
 from resvision.training import RunFolder, pretrained
 from resvision.training import train as run_training
 from resvision.training.bench import LEDGER_FILE, Ledger
@@ -362,20 +365,24 @@ def _folder(verb: str, out: str | Path | None) -> Path:
 
 
 def evaluate(
-    classifier: Classifier | str | Path,
+    classifier: Predictor | str | Path,
     data: Data,
     *,
     split: str | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Measures a classifier on a split of a data set.
 
     Args:
-        classifier: a Classifier or the folder of one.
+        classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
         data: as in `train`.
         split: "train", "val", "test", or "all" pictures whatever their split. None takes test, else val; a set without
             splits is divided as training divides it, and its validation part is taken.
         columns: of a manifest.
+        runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
+        reporter: told what "auto" took.
 
     Returns:
         The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by
@@ -384,34 +391,153 @@ def evaluate(
     Raises:
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
     """
-    if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier)
-    if isinstance(data, (str, Path)):
-        dataset = sources.load(data, columns)
-        source = dataset.name
-        name, chosen = _choose_split(dataset, split)
-        chosen = _with_labels_of(classifier, dataset, chosen)
+    chosen = _opened(classifier, runtime, CHUNK, reporter)
+    source, name, part = _measured_split(chosen, data, split, columns)
+    if chosen.whole:
+        batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
     else:
-        source, name = "arrays", "all"
-        chosen = sources.array_split(data, classifier.classes, source)
-    batches = EvaluationBatches(chosen, classifier.preprocess, default_workers())
-    evaluation = evaluate_session(classifier.session, batches, classifier.classes, classifier.temperature)
+        batches = EvaluationBatches(part, chosen.preprocess, default_workers())
+    evaluation = evaluate_session(chosen.session, batches, chosen.classes, chosen.temperature)
     return {"data": source, "split": name, **evaluation.to_dict()}
 
 
 def predict(
-    classifier: Classifier | str | Path, pictures: Picture | Iterable[Picture], *, top: int = 5
+    classifier: Predictor | str | Path,
+    pictures: Picture | Iterable[Picture],
+    *,
+    top: int = 5,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
 ) -> Iterator[Prediction]:
     """Classifies pictures one batch after the other; one that cannot be read gives a prediction with its error.
 
     Args:
-        classifier: a Classifier or the folder of one.
-        pictures: as in `Classifier.predict`.
+        classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
+        pictures: as in `Predictor.predict`.
         top: how many classes to name.
+        runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
+        reporter: told what "auto" took.
     """
+    batch_size = min(CHUNK, len(pictures)) if isinstance(pictures, list | tuple) and pictures else CHUNK
+    return _opened(classifier, runtime, batch_size, reporter).predictions(pictures, top=top, batch_size=batch_size)
+
+
+def export(
+    classifier: Classifier | str | Path,
+    format: Format,  # noqa: A002 - the word of the command line
+    *,
+    contract: Contract = "A",
+    precision: ExportPrecision = "fp32",
+    data: Data | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    out: str | Path | None = None,
+) -> exporting.Export:
+    """Writes a classifier as a file that runs without this program, once it answers there as it does here.
+
+    Args:
+        classifier: a Classifier, or the folder of one.
+        format: "onnx", "openvino" or "torch".
+        contract: "A", uint8 squares (N, S, S, C); or "B", a uint8 picture (1, H, W, C) of any size.
+        precision: "fp32", "bf16" (OpenVINO) or "int8" (ONNX and OpenVINO).
+        data: as in `train`. Its training part calibrates int8, and its test part, or else its validation part, is what
+            the export is compared on. None compares made-up pictures.
+        columns: of a manifest.
+        out: the file, or a folder for it; None takes `runtimes` in the classifier's folder, where `predict`, `evaluate`
+            and `benchmark` find it.
+
+    Raises:
+        InputError: it cannot be exported so, or int8 is to be calibrated with nothing.
+        MissingExtraError: a package is not installed.
+        ExportError: the export does not answer as the original; no file is left.
+    """
+    target = Target(format=format, contract=contract, precision=precision)
+    run = None
     if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier)
-    return classifier.predictions(pictures, top=top)
+        run = Path(classifier)
+        classifier = Classifier.load(run)
+    path = _export_path(run, out, target.name)
+    calibration = checked = None
+    if data is not None:
+        if isinstance(data, (str, Path)):
+            dataset = sources.prepare(sources.load(data, columns))
+        else:
+            dataset = sources.prepare(sources.from_arrays(data, classes=classifier.classes))
+        calibration = dataset.splits["train"]
+        checked = _with_labels_of(classifier, dataset, _choose_split(dataset, None)[1])
+    made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
+    if out is None and run is not None:
+        deployed.register(run, target, made.files, made.verification.to_dict())
+    return made
+
+
+def _export_path(run: Path | None, out: str | Path | None, name: str) -> Path:
+    """Where an export goes: the file that was named, or `name` in a folder."""
+    if out is None:
+        if run is None:
+            raise InputError("a classifier in memory has no folder for its exports: give out")
+        return run / deployed.FOLDER / name
+    out = Path(out).expanduser()
+    return out if out.suffix and not out.is_dir() else out / name
+
+
+def benchmark(
+    run: str | Path,
+    data: Data | None = None,
+    *,
+    split: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    threads: int | None = None,
+    compiled: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measures how fast a classifier answers in every runtime that is installed, beside a peer's network.
+
+    Args:
+        run: the folder of a classifier. Its exports are used; those in float32 and bfloat16 that are missing are made
+            for the time being.
+        data: to measure the accuracy of each on; None leaves it out.
+        split: of the data, as in `evaluate`.
+        columns: of a manifest.
+        threads: of every runtime; None leaves PyTorch's number.
+        compiled: also try torch.compile.
+        reporter: told what happens.
+
+    Returns:
+        rows, one a runtime, as `exporting.compare_runtimes` describes them; data and split, if any; threads; versions.
+
+    Raises:
+        InputError: the folder holds no classifier, or the data cannot be used.
+        ExportError: an export does not answer as the original.
+    """
+    reporter = reporter or Reporter()
+    folder = Path(run)
+    classifier = Classifier.load(folder)
+    source, name, part = (None, None, None) if data is None else _measured_split(classifier, data, split, columns)
+    with using_threads(threads):
+        rows = exporting.compare_runtimes(classifier, folder, part, compiled=compiled, note=reporter.note)
+        used = torch.get_num_threads()
+    return {"data": source, "split": name, "threads": used, "versions": versions(), "rows": rows}
+
+
+def _opened(
+    classifier: Predictor | str | Path, runtime: RuntimeChoice | None, batch_size: int, reporter: Reporter | None
+) -> Predictor:
+    if not isinstance(classifier, Predictor):
+        return deployed.load(classifier, runtime, batch_size=batch_size, note=(reporter or Reporter()).note)
+    if runtime is not None:
+        raise InputError(f"runtime={runtime!r}: a classifier in memory has its own; give its folder")
+    return classifier
+
+
+def _measured_split(
+    classifier: Predictor, data: Data, split: str | None, columns: sources.Columns
+) -> tuple[str, str, Split]:
+    """The data's name, the split's name, and the split with labels that index the classifier's classes."""
+    if not isinstance(data, (str, Path)):
+        return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
+    dataset = sources.load(data, columns)
+    name, chosen = _choose_split(dataset, split)
+    return dataset.name, name, _with_labels_of(classifier, dataset, chosen)
 
 
 def _source(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
@@ -500,7 +626,7 @@ def _choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
     return split, splits[split]
 
 
-def _with_labels_of(classifier: Classifier, dataset: DataSet, split: Split) -> Split:
+def _with_labels_of(classifier: Predictor, dataset: DataSet, split: Split) -> Split:
     """The split with labels that index the classifier's classes, matched by name."""
     if unknown := sorted(set(dataset.classes) - set(classifier.classes)):
         raise DataError(

@@ -136,7 +136,9 @@ class Predictor:
                 except PictureError as error:
                     results.append(Prediction(path=name, error=error.reason))
             if pixels:
-                logits = [self.logits(batch) for batch in ([p[None] for p in pixels] if self.whole else [np.stack(pixels)])]
+                logits = [
+                    self.logits(batch) for batch in ([p[None] for p in pixels] if self.whole else [np.stack(pixels)])
+                ]
                 scores = np.exp(log_softmax(np.concatenate(logits) / self.temperature))
                 for place, row in zip(places, scores, strict=True):
                     results[place] = self._prediction(results[place].path, row, top)
@@ -173,6 +175,7 @@ class Predictor:
         best = np.argsort(-scores, kind="stable")[:top]
         pairs = tuple((self.classes[i], float(scores[i])) for i in best)
         return Prediction(path=name, label=pairs[0][0], score=pairs[0][1], top=pairs)
+
 
 @dataclass(kw_only=True)
 class Classifier(Predictor):

@@ -7,10 +7,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 
@@ -19,18 +19,19 @@ from resvision.classifier import Classifier, Predictor, check_parts
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.files import parse, read_json, storage, write_json
 from resvision.preprocess import Preprocess
-from resvision.runtime import OnnxSession, OpenVinoSession, Runtime
+from resvision.runtime import OnnxSession, OpenVinoSession
 from resvision.spec import ResNetSpec
-
-Contract = Literal["A", "B"]  # A takes squares, B whole pictures; see docs/export.md
-ExportPrecision = Literal["fp32", "bf16", "int8"]
+from resvision.target import SUFFIXES, Contract, ExportPrecision, Runtime, RuntimeChoice, Target
 
 FORMAT = "resvision-export"
 VERSION = 1
 FOLDER = "runtimes"  # in a run folder
 INDEX_FILE = "index.json"
 INDEX_FORMAT = "resvision-runtimes"
-SUFFIXES = {".onnx": OnnxSession, ".xml": OpenVinoSession}
+SESSIONS: dict[str, type[OnnxSession] | type[OpenVinoSession]] = {
+    SUFFIXES["onnx"]: OnnxSession,
+    SUFFIXES["openvino"]: OpenVinoSession,
+}
 TRIALS = 5  # rounds by which the fastest is chosen
 TRIAL_SECONDS = 2.0  # after which no further round is begun
 
@@ -66,11 +67,11 @@ class Document:
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, classifier: Classifier, contract: Contract, precision: ExportPrecision) -> Document:
+    def of(cls, classifier: Classifier, target: Target) -> Document:
         """Describes an export of `classifier`."""
         return cls(
-            contract=contract,
-            precision=precision,
+            contract=target.contract,
+            precision=target.precision,
             classes=classifier.classes,
             temperature=classifier.temperature,
             preprocess=classifier.preprocess,
@@ -116,7 +117,7 @@ class Index:
 
 def load(
     path: str | Path,
-    runtime: Runtime | Literal["auto"] | None = None,
+    runtime: RuntimeChoice | None = None,
     *,
     batch_size: int = 64,
     note: Note = lambda text: None,
@@ -135,6 +136,8 @@ def load(
         MissingExtraError: the runtime is not installed.
     """
     path = Path(path)
+    if runtime not in (None, *get_args(RuntimeChoice)):
+        raise InputError(f"runtime={runtime!r} is not one of {', '.join(get_args(RuntimeChoice))}")
     if path.is_file():
         if runtime is not None:
             raise InputError(f"{path}: an exported file has its own runtime: leave out --runtime {runtime}")
@@ -149,8 +152,8 @@ def load(
         raise ClassifierError(
             f"{path / FOLDER}: holds nothing for {runtime}; first: resvision export {path} --format {runtime}"
         )
-    order = ("fp32", "bf16", "int8")
-    return _open_entry(path, classifier, min(entries, key=lambda entry: order.index(entry.precision)))
+    exact_first = get_args(ExportPrecision)
+    return _open_entry(path, classifier, min(entries, key=lambda entry: exact_first.index(entry.precision)))
 
 
 def open_file(path: Path) -> Predictor:
@@ -160,13 +163,13 @@ def open_file(path: Path) -> Predictor:
         ClassifierError: it was not exported by this program, is damaged, or would have to be unpickled.
         MissingExtraError: its runtime is not installed.
     """
-    if path.suffix == ".pt2":
+    if path.suffix == SUFFIXES["torch"]:
         raise ClassifierError(
-            f"{path}: PyTorch reads .pt2 files by pickle, which may run code in them; give the run folder, .onnx or .xml"
+            f"{path}: PyTorch reads .pt2 by pickle, which may run code in it; give the run folder, .onnx or .xml"
         )
-    if path.suffix not in SUFFIXES:
-        raise ClassifierError(f"{path}: neither a run folder nor an exported file ({', '.join(SUFFIXES)})")
-    session = SUFFIXES[path.suffix](path)
+    if path.suffix not in SESSIONS:
+        raise ClassifierError(f"{path}: neither a run folder nor an exported file ({', '.join(SESSIONS)})")
+    session = SESSIONS[path.suffix](path)
     if session.document is None:
         raise ClassifierError(f"{path}: has no document of resvision; only what `resvision export` wrote can be used")
     try:
@@ -211,23 +214,23 @@ def read_index(run: Path) -> Index:
     return index
 
 
-def register(run: Path, entry: Entry) -> None:
-    """Enters an export into the index of a run, in the place of an earlier one of the same name."""
+def register(run: Path, target: Target, files: Iterable[Path], verification: dict[str, Any]) -> None:
+    """Enters an export into the index of a run, in the place of an earlier one of the same name.
+
+    What PyTorch would read by pickle is left out, since nothing here opens it.
+    """
+    if target.format == "torch":
+        return
+    entry = Entry(
+        file=target.name,
+        runtime=target.format,
+        contract=target.contract,
+        precision=target.precision,
+        sha256=_checksums(*files),
+        verification=verification,
+    )
     others = tuple(other for other in read_index(run).exports if other.file != entry.file)
     write_json(run / FOLDER / INDEX_FILE, dataclasses.asdict(Index(exports=(*others, entry))))
-
-
-def checksums(*files: Path) -> dict[str, str]:
-    """The SHA-256 of each file, by its name.
-
-    Raises:
-        StorageError: one cannot be read.
-    """
-    sums = {}
-    for file in files:
-        with storage(file):
-            sums[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return sums
 
 
 def in_run(run: Path, classifier: Classifier) -> dict[str, Predictor]:
@@ -247,7 +250,7 @@ def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
     folder = run / FOLDER
     if Path(entry.file).name != entry.file or any(Path(name).name != name for name in entry.sha256):
         raise ClassifierError(f"{folder / INDEX_FILE}: {entry.file} is not the name of a file in its folder")
-    if checksums(*(folder / name for name in entry.sha256)) != entry.sha256:
+    if _checksums(*(folder / name for name in entry.sha256)) != entry.sha256:
         raise ClassifierError(
             f"{folder / entry.file}: not the file that {INDEX_FILE} was written with; "
             f"again: resvision export {run} --format {entry.runtime} --precision {entry.precision}"
@@ -261,6 +264,19 @@ def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
         )
     # Class names and calibration are the run's own, which may have been changed since.
     return dataclasses.replace(predictor, classes=classifier.classes, temperature=classifier.temperature)
+
+
+def _checksums(*files: Path) -> dict[str, str]:
+    """The SHA-256 of each file, by its name.
+
+    Raises:
+        StorageError: one cannot be read.
+    """
+    sums = {}
+    for file in files:
+        with storage(file):
+            sums[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return sums
 
 
 def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> Predictor:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from resvision.data.images import to_input
-from resvision.errors import ClassifierError, MissingExtraError
+from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.files import storage
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision
-
-Runtime = Literal["torch", "onnx", "openvino"]
 
 DOCUMENT_KEY = "resvision"  # under which an exported file holds its JSON document
 LOGITS = "logits"  # the output's name
@@ -40,6 +39,23 @@ def device() -> torch.device:
 def autocast(where: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """Convolutions and matrix products in bfloat16 within the block, or nothing for fp32."""
     return torch.autocast(where.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """As many threads within the block for PyTorch and for the sessions that are opened there; None changes nothing.
+
+    Raises:
+        InputError: `count` is below 1.
+    """
+    if count is not None and count < 1:
+        raise InputError(f"threads={count} must be at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class TorchSession:

@@ -9,8 +9,8 @@ from torch import nn
 
 from resvision.classifier import Classifier
 from resvision.data.images import to_input
-from resvision.deployed import Contract
 from resvision.preprocess import Interpolation, Preprocess
+from resvision.target import Contract
 
 INPUT = "pictures"
 OUTPUTS = ("logits", "probabilities")

@@ -48,9 +48,7 @@ def write(
     if document.precision == "int8":
         model = _quantised(model, path, calibration)
     _forget_origins(model)
-    onnx.helper.set_model_props(
-        model, {DOCUMENT_KEY: document.to_json(), "classes": "\n".join(document.classes)}
-    )
+    onnx.helper.set_model_props(model, {DOCUMENT_KEY: document.to_json(), "classes": "\n".join(document.classes)})
     onnx.save_model(model, path)
 
 

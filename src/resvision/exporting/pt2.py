@@ -19,7 +19,7 @@ DOCUMENT_FILE = f"{DOCUMENT_KEY}.json"  # in the file, which is an archive
 def write(
     path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[UInt8Array]
 ) -> None:
-    """Writes a traced graph to `path`; the document is an extra file in it. `calibration` is for int8, not made here."""
+    """Writes a traced graph to `path`, the document as an extra file in it; there is no int8 to calibrate."""
     torch.export.save(program, path, extra_files={DOCUMENT_FILE: document.to_json()})
 
 

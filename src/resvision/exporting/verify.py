@@ -14,10 +14,10 @@ from PIL import Image
 from resvision.classifier import Classifier
 from resvision.data import images
 from resvision.data.images import UInt8Array
-from resvision.deployed import Contract, ExportPrecision
 from resvision.errors import ExportError
 from resvision.preprocess import Preprocess
 from resvision.runtime import Session
+from resvision.target import Contract, Target
 
 LOGITS_TOLERANCE = 1e-3  # of contract A in float32, where both compute the same up to the order of sums
 SAME_TOP1 = {"fp32": 0.995, "bf16": 0.98, "int8": 0.95}  # the least share of pictures with the same first class
@@ -107,16 +107,17 @@ def compare(
     )
 
 
-def demand(found: Verification, contract: Contract, precision: ExportPrecision) -> None:
-    """Refuses an export that differs from the original by more than its contract and precision allow.
+def demand(found: Verification, target: Target) -> None:
+    """Refuses an export that differs from the original by more than its target allows.
 
     Raises:
         ExportError: it does; the figure and its limit are named.
     """
-    if contract == "A" and precision == "fp32" and not found.largest_difference <= LOGITS_TOLERANCE:
+    least = SAME_TOP1[target.precision]
+    if target.contract == "A" and target.precision == "fp32" and not found.largest_difference <= LOGITS_TOLERANCE:
         reason = f"its logits differ by {found.largest_difference:.2g}, and {LOGITS_TOLERANCE} is allowed"
-    elif not found.same_top1 >= SAME_TOP1[precision]:
-        reason = f"it agrees on {found.same_top1:.1%} of {found.pictures} pictures instead of {SAME_TOP1[precision]:.1%}"
+    elif not found.same_top1 >= least:
+        reason = f"it agrees on {found.same_top1:.1%} of {found.pictures} pictures, and {least:.1%} is asked for"
     elif (
         found.accuracy is not None
         and found.original_accuracy is not None
@@ -125,7 +126,7 @@ def demand(found: Verification, contract: Contract, precision: ExportPrecision) 
         reason = f"its accuracy is {found.accuracy:.2%} instead of {found.original_accuracy:.2%}"
     else:
         return
-    raise ExportError(f"the export in {precision} does not answer as the original ({found.runtime}): {reason}; not kept")
+    raise ExportError(f"{target}: does not answer as the original ({found.runtime}): {reason}; not kept")
 
 
 def _batched(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8Array]) -> Logits:

@@ -8,19 +8,19 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch.export import ExportedProgram
 
 from resvision.classifier import Classifier
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
-from resvision.deployed import Contract, Document, ExportPrecision
+from resvision.deployed import Document
 from resvision.errors import InputError
 from resvision.exporting import onnx, openvino, pt2
 from resvision.exporting.graphs import trace
@@ -28,8 +28,7 @@ from resvision.exporting.verify import Verification, compare, demand, golden, ta
 from resvision.files import storage
 from resvision.preprocess import Preprocess
 from resvision.runtime import OnnxSession, OpenVinoSession, Session
-
-Format = Literal["onnx", "openvino", "torch"]
+from resvision.target import Format, Target
 
 CALIBRATION_PICTURES = 300
 CHECKED_PICTURES = 500
@@ -37,35 +36,23 @@ CHECKED_PICTURES = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What there is to know of a format.
+    """How a format is written and run.
 
     Args:
-        suffix: of its file; of OpenVINO's first one.
-        precisions: it can be written in.
-        write: the function that does.
+        write: the function that writes it.
         session: that runs it.
         package: whose version the verification names.
     """
 
-    suffix: str
-    precisions: tuple[ExportPrecision, ...]
-    write: Callable[..., None]
+    write: Callable[[Path, ExportedProgram, Document, Sequence[UInt8Array]], None]
     session: Callable[[Path], Session]
     package: str
 
 
 KINDS: dict[Format, Kind] = {
-    "onnx": Kind(
-        suffix=".onnx", precisions=("fp32", "int8"), write=onnx.write, session=OnnxSession, package="onnxruntime"
-    ),
-    "openvino": Kind(
-        suffix=".xml",
-        precisions=("fp32", "bf16", "int8"),
-        write=openvino.write,
-        session=OpenVinoSession,
-        package="openvino",
-    ),
-    "torch": Kind(suffix=".pt2", precisions=("fp32",), write=pt2.write, session=pt2.ProgramSession, package="torch"),
+    "onnx": Kind(write=onnx.write, session=OnnxSession, package="onnxruntime"),
+    "openvino": Kind(write=openvino.write, session=OpenVinoSession, package="openvino"),
+    "torch": Kind(write=pt2.write, session=pt2.ProgramSession, package="torch"),
 }
 
 
@@ -78,41 +65,11 @@ class Export:
     verification: Verification
 
 
-def check(format: str, contract: str, precision: str, data: bool) -> None:
-    """Refuses what cannot be exported before anything is computed.
-
-    Args:
-        format: of the file.
-        contract: "A" or "B".
-        precision: "fp32", "bf16" or "int8".
-        data: whether there are pictures to calibrate with.
-
-    Raises:
-        InputError: there is no such format, contract or precision, or int8 is to be calibrated with nothing.
-    """
-    if format not in KINDS:
-        raise InputError(f"format={format!r} is not one of {', '.join(KINDS)}")
-    if contract not in ("A", "B"):
-        raise InputError(f"contract={contract!r} is neither A (squares) nor B (whole pictures)")
-    precisions = KINDS[format].precisions  # type: ignore[index]
-    if precision not in precisions:
-        raise InputError(f"precision={precision!r} is not there for {format}: there is {', '.join(precisions)}")
-    if precision == "int8" and not data:
-        raise InputError("int8 chooses its ranges by pictures that the network was trained on: give --data")
-
-
-def default_name(format: Format, contract: Contract, precision: ExportPrecision) -> str:
-    """The name of a file whose name nobody gave."""
-    return f"model-{contract}-{precision}{KINDS[format].suffix}"
-
-
 def write(
     classifier: Classifier,
+    target: Target,
     path: Path,
     *,
-    format: Format,
-    contract: Contract = "A",
-    precision: ExportPrecision = "fp32",
     calibration: Split | None = None,
     checked: Split | None = None,
 ) -> Export:
@@ -120,46 +77,54 @@ def write(
 
     Args:
         classifier: the original.
+        target: format, contract and precision.
         path: of the file, with the format's suffix.
-        format: "onnx", "openvino" or "torch".
-        contract: "A" takes squares, "B" whole pictures.
-        precision: "fp32", "bf16" or "int8".
         calibration: pictures by which the ranges of int8 are chosen.
         checked: others, with labels, that are compared; None takes made-up pictures.
 
     Raises:
-        InputError: it cannot be exported so; see `check`.
+        InputError: the path has another suffix, or int8 is to be calibrated with nothing.
         MissingExtraError: a package is not installed.
         ExportError: the file does not answer as the original.
     """
-    check(format, contract, precision, calibration is not None)
-    kind = KINDS[format]
-    if path.suffix != kind.suffix:
-        raise InputError(f"{path}: a file for {format} ends in {kind.suffix}")
+    if path.suffix != target.suffix:
+        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
     preprocess = classifier.preprocess
     chosen: list[UInt8Array] = []
-    if calibration is not None and precision == "int8":
+    if target.precision == "int8":
+        if calibration is None:
+            raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
         chosen, _ = _sample(calibration, preprocess, CALIBRATION_PICTURES)
     pictures, labels = golden(preprocess), None
     if checked is not None:
         pictures, labels = _sample(checked, preprocess, CHECKED_PICTURES)
+    kind = KINDS[target.format]
+    with _folder_beside(path) as folder:
+        made = folder / path.name
+        with quiet():
+            program = trace(classifier, target.contract)
+            inputs = taken(chosen, target.contract, preprocess)
+            kind.write(made, program, Document.of(classifier, target), inputs)
+        runtime = f"{kind.package} {version(kind.package)}"
+        found = compare(classifier, kind.session(made), runtime, target.contract, pictures, labels)
+        demand(found, target)
+        files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
+        for file in files:
+            file.replace(path.parent / file.name)
+    return Export(file=path, files=tuple(path.parent / file.name for file in files), verification=found)
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A folder on the file system of `path` that is gone after the block, with whatever is left in it.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
-    with folder as name:
-        made = Path(name) / path.name
-        with quiet():
-            document = Document.of(classifier, contract, precision)
-            kind.write(made, trace(classifier, contract), document, taken(chosen, contract, preprocess))
-            session = kind.session(made)
-        runtime = f"{kind.package} {version(kind.package)}"
-        found = compare(classifier, session, runtime, contract, pictures, labels)
-        demand(found, contract, precision)
-        files = [made.with_suffix(".bin"), made] if format == "openvino" else [made]  # the one that is opened comes last
-        with storage(path):
-            for file in files:
-                file.replace(path.parent / file.name)
-    return Export(file=path, files=tuple(path.parent / file.name for file in files), verification=found)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+            yield Path(name)
 
 
 def _sample(split: Split, preprocess: Preprocess, most: int) -> tuple[list[UInt8Array], npt.NDArray[np.int64]]:

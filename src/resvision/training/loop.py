@@ -28,7 +28,7 @@ from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter, duration
 from resvision.recipe import Recipe
-from resvision.runtime import TorchSession, device
+from resvision.runtime import Session, TorchSession, device
 from resvision.training import engine as engines
 from resvision.training import finder, length, losses, memory, optim, phases, pretrained, roles, signals
 from resvision.training.average import Average
@@ -328,7 +328,7 @@ def _row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> dict[str,
     }
 
 
-def _evaluated(session: TorchSession, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:
+def _evaluated(session: Session, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:
     """The figures of a split; what went wrong behind the last loss shows here first."""
     try:
         return evaluate(session, batches, classes)
