@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,19 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # A module imports only from floors below its own; within a floor, only from what stands before it here.
 FLOORS = [
-    ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes", "exits"],
+    ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes", "target", "exits"],
     ["measure", "progress", "models", "data"],
-    ["runtime", "evaluation", "classifier"],
-    ["training"],
-    ["search", "explain"],
+    ["runtime", "adaptive", "evaluation", "classifier", "deployed"],
+    ["training", "exporting"],
+    ["efficiency", "search", "explain"],
     ["report"],
     ["api", "cli", "__main__"],
 ]
-NEVER_KNOW_EACH_OTHER = [("models", "data"), ("data", "models"), ("explain", "search")]
+NEVER_KNOW_EACH_OTHER = [
+    *permutations(("models", "data"), 2),
+    *permutations(("efficiency", "search", "explain"), 2),
+    ("exporting", "training"),
+]
 PLACE = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
 
 
@@ -88,12 +93,15 @@ def test_no_pickle_is_ever_read() -> None:
                 assert not {"pickle", "joblib", "dill"} & set(names), room
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in map(ast.unparse, node.keywords), room  # which reads tensors alone
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.export.load":
+                assert room == "exporting"  # of what it has just written, to verify it
 
 
 def test_public_names() -> None:
     assert sorted(resvision.__all__) == [
         *("Classifier", "Preprocess", "Recipe", "ResNetSpec"),
-        *("demo", "evaluate", "import_weights", "list_models", "overfit", "predict", "study", "train", "tune_exits"),
+        *("benchmark", "demo", "evaluate", "export", "import_weights", "list_models", "overfit", "predict", "study"),
+        *("train", "tune_exits"),
     ]
     for name in resvision.__all__:
         assert getattr(resvision, name).__doc__
@@ -112,7 +120,8 @@ def test_command_line_surface() -> None:
     from resvision.cli import app
 
     surface = {}
-    for verb in ("demo", "evaluate", "exits", "import", "models", "overfit", "predict", "study", "train"):
+    verbs = ("benchmark", "demo", "evaluate", "exits", "export", "import", "models", "overfit", "predict", "study")
+    for verb in (*verbs, "train"):
         arguments = app[verb].assemble_argument_collection()
         surface[verb] = sorted(name for argument in arguments for name in argument.names)
     assert surface == json.loads((GOLDEN / "cli.json").read_text())

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 import resvision
 from resvision import zoo
+from resvision.adaptive import AdaptiveSession, all_exits, segment_seconds, torch_segments
 from resvision.classifier import Classifier
 from resvision.cli import main
 from resvision.cost import cost, exit_macs
@@ -26,7 +27,6 @@ from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
-from resvision.runtime import AdaptiveSession, all_exits, segment_seconds, torch_segments
 from resvision.training import losses
 
 EXITS = (1, 2, 4)

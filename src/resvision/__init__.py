@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resvision.api import demo, evaluate, import_weights, overfit, predict, study, train
+    from resvision.api import benchmark, demo, evaluate, export, import_weights, overfit, predict, study, train
     from resvision.classifier import Classifier
     from resvision.listing import list_models
     from resvision.preprocess import Preprocess
@@ -21,8 +21,10 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "ResNetSpec",
+    "benchmark",
     "demo",
     "evaluate",
+    "export",
     "import_weights",
     "list_models",
     "overfit",

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from resvision import recipes, zoo
-from resvision.classifier import Classifier, Picture, Prediction
+from resvision import deployed, exporting, recipes, zoo
+from resvision.adaptive import torch_segments
+from resvision.classifier import Classifier, Picture, Prediction, Predictor
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
-from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
 from resvision.data.pictures import DataSet, FilePictures, Split, divide, listed
 from resvision.data.statistics import facts
 from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
 from resvision.evaluation import Evaluation, exits, gates
 from resvision.evaluation import evaluate as evaluate_session
-from resvision.exits import adaptive
+from resvision.exits import adaptive as adaptive_spec
 from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
 from resvision.files import parse, write_json, write_text
@@ -34,9 +36,11 @@ from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
 from resvision.report import card, doctor, pages, plots
+from resvision.runtime import using_threads
 from resvision.search import overfit as examination
 from resvision.search import remedies
 from resvision.spec import ResNetSpec
+from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice, Target
 from resvision.training import RunFolder, pretrained
 from resvision.training import train as run_training
 from resvision.training.bench import LEDGER_FILE, Ledger
@@ -113,7 +117,7 @@ def train(
         for reason in reasons:
             reporter.note(reason)
         # Refuses what cannot be, before there is a folder.
-        adaptive(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
+        adaptive_spec(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
     with run.removed_if_empty():
@@ -366,20 +370,24 @@ def _folder(verb: str, out: str | Path | None) -> Path:
 
 
 def evaluate(
-    classifier: Classifier | str | Path,
+    classifier: Predictor | str | Path,
     data: Data,
     *,
     split: str | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Measures a classifier on a split of a data set.
 
     Args:
-        classifier: a Classifier or the folder of one.
+        classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
         data: as in `train`.
         split: "train", "val", "test", or "all" pictures whatever their split. None takes test, else val; a set without
             splits is divided as training divides it, and its validation part is taken.
         columns: of a manifest.
+        runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
+        reporter: told what "auto" took.
 
     Returns:
         The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by
@@ -388,20 +396,21 @@ def evaluate(
     Raises:
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
     """
-    if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier)
-    source, name, chosen = _judging(classifier, data, split, columns)
-    batches = EvaluationBatches(chosen, classifier.preprocess, default_workers())
-    if classifier.exits is not None:
-        network, preprocess = classifier.network, classifier.preprocess
-        evaluation, leaving = exits.evaluate(network, preprocess, classifier.exits, batches, classifier.classes)
+    chosen = _opened(classifier, runtime, CHUNK, reporter)
+    source, name, part = _measured_split(chosen, data, split, columns)
+    if chosen.whole:
+        batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
+    else:
+        batches = EvaluationBatches(part, chosen.preprocess, default_workers())
+    if chosen.adaptive is not None:
+        evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
-    gates.reset(classifier.network)
-    evaluation = evaluate_session(classifier.session, batches, classifier.classes, classifier.temperature)
+    gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
+    if gated is not None:
+        gates.reset(gated)
+    evaluation = evaluate_session(chosen.session, batches, chosen.classes, chosen.temperature)
     result = {"data": source, "split": name, **evaluation.to_dict()}
-    if classifier.network.spec.gates:
-        result["gates"] = gates.report(classifier.network, classifier.preprocess.size)
-    return result
+    return result if gated is None else result | {"gates": gates.report(gated, chosen.preprocess.size)}
 
 
 def tune_exits(
@@ -439,33 +448,158 @@ def tune_exits(
         raise ClassifierError(f"the network has no early exits; add some with: {advice}")
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
-    source, name, chosen = _judging(loaded, data, split, columns, first="val")
-    reported, choosing = divide(chosen, 0.5, source)
-    workers = default_workers()
-    limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
-    rule = exits.tune(
-        loaded.network, loaded.preprocess, EvaluationBatches(choosing, loaded.preprocess, workers), **limit
+    source, name, chosen = _measured_split(loaded, data, split, columns, first="val")
+    reported, choosing = (
+        EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
     )
+    limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
+    rule = exits.tune(torch_segments(loaded.network, loaded.preprocess), loaded.preprocess, choosing, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
-    batches = EvaluationBatches(reported, loaded.preprocess, workers)
-    evaluation, leaving = exits.evaluate(loaded.network, loaded.preprocess, rule, batches, loaded.classes)
+    assert tuned.adaptive is not None
+    evaluation, leaving = exits.evaluate(tuned.adaptive, loaded.preprocess, reported, loaded.classes)
     if folder is not None:
         tuned.save(folder)
         plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")
     return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
 
 
-def _judging(
-    classifier: Classifier, data: Data, split: str | None, columns: sources.Columns, first: str = "test"
-) -> tuple[str, str, Split]:
-    """The name of the data, of the split, and the split that a classifier is judged by, with its classes' labels.
+def predict(
+    classifier: Predictor | str | Path,
+    pictures: Picture | Iterable[Picture],
+    *,
+    top: int = 5,
+    deadline_ms: float | None = None,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[Prediction]:
+    """Classifies pictures one batch after the other; one that cannot be read gives a prediction with its error.
 
     Args:
-        classifier: that is judged.
-        data: as in `train`.
-        split: that is asked for; None takes `first`, if there is one.
+        classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
+        pictures: as in `Predictor.predict`.
+        top: how many classes to name.
+        deadline_ms: as in `Predictor.predict`.
+        runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
+        reporter: told what "auto" took.
+    """
+    batch_size = min(CHUNK, len(pictures)) if isinstance(pictures, list | tuple) and pictures else CHUNK
+    opened = _opened(classifier, runtime, batch_size, reporter)
+    return opened.predictions(pictures, top=top, batch_size=batch_size, deadline_ms=deadline_ms)
+
+
+def export(
+    classifier: Classifier | str | Path,
+    format: Format,  # noqa: A002 - the word of the command line
+    *,
+    contract: Contract = "A",
+    precision: ExportPrecision = "fp32",
+    data: Data | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    out: str | Path | None = None,
+) -> exporting.Export:
+    """Writes a classifier as a file that runs without this program, once it answers there as it does here.
+
+    Args:
+        classifier: a Classifier, or the folder of one.
+        format: "onnx", "openvino" or "torch".
+        contract: "A", uint8 squares (N, S, S, C); or "B", a uint8 picture (1, H, W, C) of any size.
+        precision: "fp32", "bf16" (OpenVINO) or "int8" (ONNX and OpenVINO).
+        data: as in `train`. Its training part calibrates int8, and its test part, or else its validation part, is what
+            the export is compared on. None compares made-up pictures.
         columns: of a manifest.
-        first: "test" or "val".
+        out: the file, or a folder for it; None takes `runtimes` in the classifier's folder, where `predict`, `evaluate`
+            and `benchmark` find it.
+
+    Raises:
+        InputError: it cannot be exported so, or int8 is to be calibrated with nothing.
+        MissingExtraError: a package is not installed.
+        ExportError: the export does not answer as the original; no file is left.
+    """
+    target = Target(format=format, contract=contract, precision=precision)
+    run = None
+    if not isinstance(classifier, Classifier):
+        run = Path(classifier)
+        classifier = Classifier.load(run)
+    path = _export_path(run, out, target.name)
+    calibration = checked = None
+    if data is not None:
+        if isinstance(data, (str, Path)):
+            dataset = sources.prepare(sources.load(data, columns))
+        else:
+            dataset = sources.prepare(sources.from_arrays(data, classes=classifier.classes))
+        calibration = dataset.splits["train"]
+        checked = _with_labels_of(classifier, dataset, _choose_split(dataset, None)[1])
+    made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
+    if out is None and run is not None:
+        deployed.register(run, target, made.files, made.verification.to_dict())
+    return made
+
+
+def _export_path(run: Path | None, out: str | Path | None, name: str) -> Path:
+    """Where an export goes: the file that was named, or `name` in a folder."""
+    if out is None:
+        if run is None:
+            raise InputError("a classifier in memory has no folder for its exports: give out")
+        return run / deployed.FOLDER / name
+    out = Path(out).expanduser()
+    return out if out.suffix and not out.is_dir() else out / name
+
+
+def benchmark(
+    run: str | Path,
+    data: Data | None = None,
+    *,
+    split: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    threads: int | None = None,
+    compiled: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measures how fast a classifier answers in every runtime that is installed, beside a peer's network.
+
+    Args:
+        run: the folder of a classifier. Its exports are used; those in float32 and bfloat16 that are missing are made
+            for the time being.
+        data: to measure the accuracy of each on; None leaves it out.
+        split: of the data, as in `evaluate`.
+        columns: of a manifest.
+        threads: of every runtime; None leaves PyTorch's number.
+        compiled: also try torch.compile.
+        reporter: told what happens.
+
+    Returns:
+        rows, one a runtime, as `exporting.compare_runtimes` describes them; data and split, if any; threads; versions.
+
+    Raises:
+        InputError: the folder holds no classifier, or the data cannot be used.
+        ExportError: an export does not answer as the original.
+    """
+    reporter = reporter or Reporter()
+    folder = Path(run)
+    classifier = Classifier.load(folder)
+    source, name, part = (None, None, None) if data is None else _measured_split(classifier, data, split, columns)
+    with using_threads(threads):
+        rows = exporting.compare_runtimes(classifier, folder, part, compiled=compiled, note=reporter.note)
+        used = torch.get_num_threads()
+    return {"data": source, "split": name, "threads": used, "versions": versions(), "rows": rows}
+
+
+def _opened(
+    classifier: Predictor | str | Path, runtime: RuntimeChoice | None, batch_size: int, reporter: Reporter | None
+) -> Predictor:
+    if not isinstance(classifier, Predictor):
+        return deployed.load(classifier, runtime, batch_size=batch_size, note=(reporter or Reporter()).note)
+    if runtime is not None:
+        raise InputError(f"runtime={runtime!r}: a classifier in memory has its own; give its folder")
+    return classifier
+
+
+def _measured_split(
+    classifier: Predictor, data: Data, split: str | None, columns: sources.Columns, first: str = "test"
+) -> tuple[str, str, Split]:
+    """The data's name, the split's name, and the split with labels that index the classifier's classes.
+
+    Where no split is asked for it is `first`, if there is one.
     """
     if not isinstance(data, (str, Path)):
         return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
@@ -474,26 +608,6 @@ def _judging(
         split = first
     name, chosen = _choose_split(dataset, split)
     return dataset.name, name, _with_labels_of(classifier, dataset, chosen)
-
-
-def predict(
-    classifier: Classifier | str | Path,
-    pictures: Picture | Iterable[Picture],
-    *,
-    top: int = 5,
-    deadline_ms: float | None = None,
-) -> Iterator[Prediction]:
-    """Classifies pictures one batch after the other; one that cannot be read gives a prediction with its error.
-
-    Args:
-        classifier: a Classifier or the folder of one.
-        pictures: as in `Classifier.predict`.
-        top: how many classes to name.
-        deadline_ms: as in `Classifier.predict`.
-    """
-    if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier)
-    return classifier.predictions(pictures, top=top, deadline_ms=deadline_ms)
 
 
 def _source(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
@@ -584,7 +698,7 @@ def _choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
     return split, splits[split]
 
 
-def _with_labels_of(classifier: Classifier, dataset: DataSet, split: Split) -> Split:
+def _with_labels_of(classifier: Predictor, dataset: DataSet, split: Split) -> Split:
     """The split with labels that index the classifier's classes, matched by name."""
     if unknown := sorted(set(dataset.classes) - set(classifier.classes)):
         raise DataError(

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
+from resvision.adaptive import AdaptiveSession, torch_segments
+from resvision.cost import exit_macs
 from resvision.data import images
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
@@ -27,7 +29,7 @@ from resvision.files import parse, read_json, replacing, storage, write_json
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.runtime import AdaptiveSession, TorchSession, device, torch_segments
+from resvision.runtime import Session, TorchSession, device
 from resvision.spec import ResNetSpec
 
 FORMAT = "resvision-classifier"
@@ -84,36 +86,28 @@ class Prediction:
 
 
 @dataclass(kw_only=True)
-class Classifier:
-    """A network together with its preprocessing, class names and calibration.
+class Predictor:
+    """What turns pictures into predictions, whatever computes the logits.
 
     Args:
-        network: its spec has as many classes as `classes` and as many channels as `preprocess`.
-        preprocess: from a picture to the network's input.
+        session: uint8 pictures (N, H, W, C) to float32 logits (N, K).
+        preprocess: from a picture to the square that the session takes.
         classes: the name of each logit.
         temperature: logits are divided by it before the softmax (Guo et al. 2017, section 4.2).
+        whole: whether the session cuts and resizes by itself, so that it takes pictures of any size, one at a time.
         provenance: where the classifier comes from: data, recipe, versions.
         metrics: what was measured of it.
-        exits: when a picture leaves a network with early exits; None computes every picture in full.
-
-    Raises:
-        ClassifierError: the parts do not fit together.
+        adaptive: runs the network with early exits, where it has them; its answers go before those of `session`.
     """
 
-    network: ResNet
+    session: Session
     preprocess: Preprocess
     classes: tuple[str, ...]
     temperature: float = 1.0
+    whole: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    exits: ExitRule | None = None
-
-    def __post_init__(self) -> None:
-        _check_parts(self.network.spec, self.preprocess, self.classes, self.temperature, self.exits)
-        self.session = TorchSession(self.network, self.preprocess)
-        self.adaptive = None
-        if self.exits is not None:
-            self.adaptive = AdaptiveSession(torch_segments(self.network, self.preprocess), self.exits)
+    adaptive: AdaptiveSession | None = None
 
     def predict(
         self, pictures: Picture | Iterable[Picture], *, top: int = 5, deadline_ms: float | None = None
@@ -157,53 +151,99 @@ class Classifier:
             batch_size = 1  # a deadline is that of one picture
         named = _named(pictures)
         while chunk := list(islice(named, batch_size)):
-            squares, places, results = [], [], []
+            pixels, places, results = [], [], []
             for place, (name, picture) in enumerate(chunk):
                 try:
-                    squares.append(self._square(name, picture))
+                    pixels.append(self._pixels(name, picture))
                     places.append(place)
                     results.append(Prediction(path=name))
                 except PictureError as error:
                     results.append(Prediction(path=name, error=error.reason))
-            if squares:
-                scores, exits = self._scores(torch.from_numpy(np.stack(squares)), deadline_ms)
+            if pixels:
+                scores, exits = self._scores(pixels, deadline_ms)
                 for place, row, left in zip(places, scores, exits, strict=True):
                     results[place] = self._prediction(results[place].path, row, top, left)
             yield from results
 
     def _scores(
-        self, squares: torch.Tensor, deadline_ms: float | None
+        self, pixels: list[images.UInt8Array], deadline_ms: float | None
     ) -> tuple[npt.NDArray[np.float64], Sequence[int | None]]:
-        """Probabilities (N, K) of squares, and at which exit, counted from 1, each of them left."""
-        if self.adaptive is None:
-            return np.exp(log_softmax(self.session(squares) / self.temperature)), [None] * len(squares)
-        deadline = math.inf if deadline_ms is None else now() + deadline_ms / 1000
-        found = self.adaptive(squares, deadline)
-        return np.exp(log_softmax(found.logits)), (found.exits + 1).tolist()
+        """Probabilities (N, K) of pictures, and at which exit, counted from 1, each of them left."""
+        if self.adaptive is not None:
+            deadline = math.inf if deadline_ms is None else now() + deadline_ms / 1000
+            found = self.adaptive(torch.from_numpy(np.stack(pixels)), deadline)
+            return np.exp(log_softmax(found.logits)), (found.exits + 1).tolist()
+        batches = [picture[None] for picture in pixels] if self.whole else [np.stack(pixels)]
+        logits = np.concatenate([self.logits(batch) for batch in batches])
+        return np.exp(log_softmax(logits / self.temperature)), [None] * len(pixels)
 
     def logits(self, squares: npt.NDArray[np.uint8] | torch.Tensor) -> npt.NDArray[np.float32]:
-        """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K)."""
+        """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K).
+
+        Where the predictor is `whole`, it takes a picture (1, H, W, C) of any size.
+        """
         return self.session(torch.as_tensor(squares))
 
-    def _square(self, name: str, picture: Picture) -> images.UInt8Array:
+    def _pixels(self, name: str, picture: Picture) -> images.UInt8Array:
+        """What the session takes of a picture (H, W, C)."""
+        upright = self._upright(name, picture)
+        return images.whole(upright, self.preprocess) if self.whole else images.square(upright, self.preprocess)
+
+    def _upright(self, name: str, picture: Picture) -> Image.Image:
         if isinstance(picture, (str, Path)):
             try:
                 data = Path(picture).read_bytes()
             except OSError as error:
                 raise PictureError(name, f"cannot be read ({error.strerror or error})") from error
-            return images.square(images.decode(data, name, self.preprocess), self.preprocess)
+            return images.decode(data, name, self.preprocess)
         if not isinstance(picture, Image.Image):
             if not isinstance(picture, (np.ndarray, torch.Tensor)):
                 raise PictureError(
                     name, f"is a {type(picture).__name__}: give a path, a PIL image, an array or a tensor"
                 )
             picture = images.from_array(picture, name)
-        return images.square(images.upright(picture, name, self.preprocess), self.preprocess)
+        return images.upright(picture, name, self.preprocess)
 
     def _prediction(self, name: str, scores: npt.NDArray[np.float64], top: int, left: int | None) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top]
         pairs = tuple((self.classes[i], float(scores[i])) for i in best)
         return Prediction(path=name, label=pairs[0][0], score=pairs[0][1], top=pairs, exit=left)
+
+
+@dataclass(kw_only=True)
+class Classifier(Predictor):
+    """A network together with its preprocessing, class names and calibration.
+
+    Args:
+        network: its spec has as many classes as `classes` and as many channels as `preprocess`.
+        preprocess: from a picture to the network's input.
+        classes: the name of each logit.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017, section 4.2).
+        provenance: where the classifier comes from: data, recipe, versions.
+        metrics: what was measured of it.
+        exits: when a picture leaves a network with early exits; None computes every picture in full.
+
+    Raises:
+        ClassifierError: the parts do not fit together.
+    """
+
+    network: ResNet
+    exits: ExitRule | None = None
+    session: Session = field(init=False, repr=False)
+    whole: bool = field(init=False, default=False)
+    adaptive: AdaptiveSession | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_parts(self.network.spec, self.preprocess, self.classes, self.temperature, self.exits)
+        self.session = TorchSession(self.network, self.preprocess)
+        if self.exits is not None:
+            macs = exit_macs(self.network.spec, self.preprocess.size)
+            self.adaptive = AdaptiveSession(torch_segments(self.network, self.preprocess), self.exits, macs)
+
+    def weights(self) -> bytes:
+        """What model.safetensors holds."""
+        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        return save_weights(state, metadata={"format": "pt"})
 
     def save(self, folder: str | Path) -> None:
         """Writes model.safetensors and model.json into `folder`.
@@ -212,8 +252,7 @@ class Classifier:
             StorageError: the folder cannot be written.
         """
         folder = Path(folder)
-        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
-        weights = save_weights(state, metadata={"format": "pt"})
+        weights = self.weights()
         header = Header(
             format=FORMAT,
             version=VERSION,
@@ -248,7 +287,7 @@ class Classifier:
             raise ClassifierError(
                 f"{path}: is {header.format} version {header.version}; this program reads {FORMAT} version {VERSION}"
             )
-        _check_parts(header.spec, header.preprocess, header.classes, header.temperature, header.exits)
+        check_parts(header.spec, header.preprocess, header.classes, header.temperature, header.exits)
         with storage(folder / WEIGHTS_FILE):
             weights = (folder / WEIGHTS_FILE).read_bytes()
         if hashlib.sha256(weights).hexdigest() != header.sha256:
@@ -266,9 +305,14 @@ class Classifier:
         )
 
 
-def _check_parts(
-    spec: ResNetSpec, preprocess: Preprocess, classes: tuple[str, ...], temperature: float, exits: ExitRule | None
+def check_parts(
+    spec: ResNetSpec,
+    preprocess: Preprocess,
+    classes: tuple[str, ...],
+    temperature: float,
+    exits: ExitRule | None = None,
 ) -> None:
+    """Raises ClassifierError where the parts of a classifier do not fit together."""
     if len(classes) != spec.num_classes or len(set(classes)) != len(classes):
         raise ClassifierError(f"{len(set(classes))} different class names for a network of {spec.num_classes} classes")
     if preprocess.channels != spec.in_channels:

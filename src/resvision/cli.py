@@ -16,6 +16,7 @@ from resvision import __version__
 from resvision.errors import InputError, ResvisionError
 from resvision.preprocess import Interpolation
 from resvision.recipe import ADAPTIVE, Recipe
+from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice
 
 if TYPE_CHECKING:
     from resvision.api import TrainingResult
@@ -422,6 +423,7 @@ def evaluate(
     /,
     *,
     split: str | None = None,
+    runtime: RuntimeChoice | None = None,
     path_column: str = "path",
     label_column: str = "label",
     split_column: str | None = None,
@@ -432,11 +434,13 @@ def evaluate(
     Parameters
     ----------
     run
-        The run folder.
+        The run folder, or an exported .onnx or .xml file.
     data
         As in `resvision train`.
     split
         train, val, test, or all; without it test, else val.
+    runtime
+        Of a run folder: torch; onnx or openvino, exported into it before; or auto, the fastest of them here.
     path_column
         Manifest column of the picture files.
     label_column
@@ -446,9 +450,10 @@ def evaluate(
     """
     from resvision import api
     from resvision.data.sources import Columns
+    from resvision.progress import ConsoleReporter
 
     columns = Columns(path=path_column, label=label_column, split=split_column)
-    result = api.evaluate(run, data, split=split, columns=columns)
+    result = api.evaluate(run, data, split=split, columns=columns, runtime=runtime, reporter=ConsoleReporter())
     if as_json:
         _print_json(result)
         return
@@ -528,6 +533,7 @@ def predict(
     *,
     top: int = 5,
     deadline_ms: float | None = None,
+    runtime: RuntimeChoice | None = None,
     as_json: JSON = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print one CSV row a picture.")] = False,
 ) -> None:
@@ -536,20 +542,25 @@ def predict(
     Parameters
     ----------
     run
-        The run folder.
+        The run folder, or an exported .onnx or .xml file.
     paths
         Picture files, or folders whose pictures are all taken.
     top
         How many classes to name for each picture.
     deadline_ms
         Milliseconds for the network's work on a picture, of a network with early exits: the best answer within them.
+    runtime
+        Of a run folder: torch; onnx or openvino, exported into it before; or auto, the fastest of them here.
     """
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other: give one")
     from resvision import api
     from resvision.data.sources import picture_paths
+    from resvision.progress import ConsoleReporter
 
-    results = [r.to_dict() for r in api.predict(run, picture_paths(paths), top=top, deadline_ms=deadline_ms)]
+    found = list(picture_paths(paths))
+    predictions = api.predict(run, found, top=top, deadline_ms=deadline_ms, runtime=runtime, reporter=ConsoleReporter())
+    results = [r.to_dict() for r in predictions]
     if as_json:
         _print_json(results)
     elif as_csv:
@@ -563,6 +574,123 @@ def predict(
             for r in results
         ]
         _print_table(["picture", "label", "score", "then"], cells)
+
+
+@app.command(help_epilogue="Example: resvision export runs/train-001 --format onnx --out model.onnx")
+def export(
+    run: Path,
+    /,
+    *,
+    to: Annotated[Format, Parameter(name="--format")],
+    contract: Contract = "A",
+    precision: ExportPrecision = "fp32",
+    data: str | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    out: Path | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Write a network as a file that runs without this program, once it answers there as it does here.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    to
+        onnx, openvino (.xml and .bin) or torch (.pt2 of torch.export).
+    contract
+        A takes uint8 squares of the network's size, any number of them; B takes one uint8 picture of any size.
+    precision
+        fp32; bf16, of OpenVINO; or int8, of ONNX and OpenVINO, which needs --data.
+    data
+        As in `resvision train`: its training part calibrates int8, its test or validation part is compared on.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column of the splits.
+    out
+        The file, or a folder for it; without it RUN/runtimes, where the other verbs find it.
+    """
+    from resvision import api
+    from resvision.data.sources import Columns
+
+    columns = Columns(path=path_column, label=label_column, split=split_column)
+    made = api.export(run, to, contract=contract, precision=precision, data=data, columns=columns, out=out)
+    found = made.verification
+    if as_json:
+        _print_json({"file": str(made.file), "files": [str(file) for file in made.files], **found.to_dict()})
+        return
+    print(f"{', '.join(str(file) for file in made.files)}: answers as the original in {found.runtime}")
+    print(
+        f"{_count(found.pictures, 'picture')}: the same first class on {found.same_top1:.2%}, "
+        f"logits differ by at most {found.largest_difference:.2g}"
+    )
+    if found.accuracy is not None:
+        print(f"accuracy {found.accuracy:.2%}, of the original {_percent(found.original_accuracy)}")
+
+
+@app.command(help_epilogue="Example: resvision benchmark runs/train-001 --data photos/")
+def benchmark(
+    run: Path,
+    /,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    threads: int | None = None,
+    compiled: Flag = False,
+    as_json: JSON = False,
+) -> None:
+    """Measure how fast a network answers in every runtime that is installed.
+
+    Parameters
+    ----------
+    run
+        The run folder. Exports in it are used; those in fp32 and bf16 that are missing are made for the time being.
+    data
+        As in `resvision train`: also measure the accuracy of each on it.
+    split
+        train, val, test, or all; without it test, else val.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column of the splits.
+    threads
+        Of every runtime.
+    compiled
+        Also try torch.compile, which takes a minute or so.
+    """
+    from resvision import api
+    from resvision.data.sources import Columns
+    from resvision.progress import ConsoleReporter
+
+    columns = Columns(path=path_column, label=label_column, split=split_column)
+    result = api.benchmark(
+        run, data, split=split, columns=columns, threads=threads, compiled=compiled, reporter=ConsoleReporter()
+    )
+    if as_json:
+        _print_json(result)
+        return
+    rows: list[list[Any]] = [
+        [
+            row["runtime"],
+            _spread(row["latency_ms"], ",.2f"),
+            _spread(row["pictures_per_second"], ",.0f"),
+            *([_percent(row["accuracy"])] if data is not None else []),
+        ]
+        for row in result["rows"]
+    ]
+    titles = ["runtime", "ms, one picture", "pictures/s, 32 at once"]
+    if data is not None:
+        titles.append(f"accuracy on {result['data']}, {result['split']}")
+    _print_table(titles, rows, f"{_count(result['threads'], 'thread')}; median (least to most) of interleaved rounds")
 
 
 # ---- printing: the document or table on stdout, everything else on stderr ----
@@ -580,7 +708,7 @@ def _print_exits(adaptive: dict[str, Any], caption: str | None = None) -> None:
             "end" if row is rows[-1] else place,
             "" if row["threshold"] is None else f"{row['threshold']:.3f}" if row["threshold"] <= 1 else "never",
             *(_percent(row[key]) for key in ("share", "accuracy_of_leaving", "accuracy_of_all")),
-            *(f"{row['milliseconds']:.2f}", f"{row['macs'] / 1e6:,.1f}"),
+            *(f"{row['milliseconds']:.2f}", "" if row["macs"] is None else f"{row['macs'] / 1e6:,.1f}"),
         ]
         for place, row in enumerate(rows, start=1)
     ]
@@ -641,6 +769,10 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
+
+
+def _spread(values: dict[str, float], digits: str) -> str:
+    return f"{values['median']:{digits}} ({values['least']:{digits}} to {values['most']:{digits}})"
 
 
 def _runners_up(top: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +39,32 @@ def seconds(
         start = now()
         function()
         times.append(now() - start)
+    return times
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1, limit: float | None = None
+) -> dict[str, list[float]]:
+    """Times functions in turn, round after round, so that what disturbs the machine disturbs all of them alike.
+
+    Args:
+        functions: by name.
+        rounds: counted calls of each.
+        warmup: calls of each before them.
+        limit: seconds after which no further round is begun, as long as one was counted.
+    """
+    for function in functions.values():
+        for _ in range(warmup):
+            function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    begin = now()
+    for done in range(rounds):
+        if limit is not None and done and now() - begin >= limit:
+            break
+        for name, function in functions.items():
+            start = now()
+            function()
+            times[name].append(now() - start)
     return times
 
 

@@ -1,23 +1,34 @@
-"""Sessions that turn squares into logits, in full or leaving early; today by PyTorch."""
+"""Sessions that turn pictures into logits: PyTorch, ONNX Runtime, OpenVINO."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from resvision.data.images import to_input
-from resvision.exits import ExitRule
-from resvision.measure import median, now, seconds
+from resvision.errors import ClassifierError, InputError, MissingExtraError
+from resvision.files import storage
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision
+
+DOCUMENT_KEY = "resvision"  # under which an exported file holds its JSON document
+LOGITS = "logits"  # the output's name
+
+
+class Session(Protocol):
+    """Runs a network on squares; `session(squares)` gives logits."""
+
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """uint8 squares (N, S, S, C) to float32 logits (N, K)."""
 
 
 def device() -> torch.device:
@@ -28,6 +39,23 @@ def device() -> torch.device:
 def autocast(where: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """Convolutions and matrix products in bfloat16 within the block, or nothing for fp32."""
     return torch.autocast(where.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """As many threads within the block for PyTorch and for the sessions that are opened there; None changes nothing.
+
+    Raises:
+        InputError: `count` is below 1.
+    """
+    if count is not None and count < 1:
+        raise InputError(f"threads={count} must be at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class TorchSession:
@@ -44,7 +72,7 @@ class TorchSession:
         self.preprocess = preprocess
         self.precision: Precision = precision
 
-    def __call__(self, squares: torch.Tensor) -> npt.NDArray[np.float32]:
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, num_classes)."""
         where = next(self.network.parameters()).device
         self.network.eval()
@@ -53,111 +81,101 @@ class TorchSession:
         return logits.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Departures:
-    """What an adaptive network says of a batch: calibrated logits (N, K), and each picture's exit (N,), from 0 on."""
-
-    logits: npt.NDArray[np.float32]
-    exits: npt.NDArray[np.int64]
-
-
-# Squares, or what the segment before gives, to what the next one takes and the logits (N, K) of the exit at its end.
-Segment = Callable[[Any], tuple[Any, npt.NDArray[np.float32]]]
-
-
-class AdaptiveSession:
-    """Runs a network from exit to exit: pictures that are sure leave, and the rest goes on as a smaller batch.
+class OnnxSession:
+    """Runs an exported ONNX file in ONNX Runtime, on the processor.
 
     Args:
-        segments: shallow to deep.
-        rule: when a picture leaves.
+        path: of the file. It is read whole and nothing else is: weights that it names in other files are refused.
+        threads: as many as PyTorch uses if None.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        StorageError: the file cannot be read.
+        ClassifierError: it is no model.
     """
 
-    def __init__(self, segments: Sequence[Segment], rule: ExitRule) -> None:
-        self.segments = segments
-        self.rule = rule
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        onnxruntime = extra("onnxruntime", "export", "running an ONNX file")
+        with storage(path):
+            data = path.read_bytes()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors, which are raised
+        # Without this, names of files in an untrusted model would be looked for in the current folder.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        try:
+            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the package has an error class for each of its codes, without a common base
+            raise ClassifierError(f"{path}: not a model that ONNX Runtime can load ({_last_line(error)})") from error
+        self.document: str | None = self.session.get_modelmeta().custom_metadata_map.get(DOCUMENT_KEY)
+        self.input = self.session.get_inputs()[0].name
 
-    def __call__(self, squares: torch.Tensor, deadline: float = math.inf) -> Departures:
-        """uint8 squares (N, S, S, C) to what is said of them.
-
-        Args:
-            squares: of the pictures.
-            deadline: on the clock of `measure.now`: no segment is begun that would hardly end before it, and what is
-                left gets the answer of the last exit that it reached. The first segment is always run.
-        """
-        state: Any = squares
-        here = np.arange(len(squares))
-        exits = np.full(len(squares), len(self.segments) - 1, dtype=np.int64)
-        found: list[npt.NDArray[np.float32]] = []
-        rows = np.empty((0,), dtype=np.int64)
-        thresholds = (*self.rule.thresholds, 0.0)
-        for index, segment in enumerate(self.segments):
-            state, logits = segment(state)
-            logits = logits / np.float32(self.rule.temperatures[index])
-            last = index + 1 == len(self.segments)
-            late = not last and now() + len(here) * self.rule.seconds[index + 1] > deadline
-            leaves = np.full(len(here), True) if last or late else confidence(logits) >= thresholds[index]
-            exits[here[leaves]] = index
-            found.append(logits[leaves])
-            rows = np.append(rows, here[leaves])
-            stays = np.flatnonzero(~leaves)
-            if not len(stays):
-                break
-            here = here[stays]
-            state = state if len(stays) == len(leaves) else state[stays]
-        ordered = np.empty((len(squares), found[0].shape[1]), dtype=np.float32)
-        ordered[rows] = np.concatenate(found)
-        return Departures(ordered, exits)
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """What the file's contract takes to float32 logits (N, K)."""
+        [logits] = self.session.run([LOGITS], {self.input: squares.numpy()})
+        return logits  # type: ignore[no-any-return]
 
 
-def confidence(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The largest softmax probability of each row of logits (N, K), (N,)."""
-    values = logits.astype(np.float64)
-    largest = values.max(axis=1, keepdims=True)
-    return np.asarray(1 / np.exp(values - largest).sum(axis=1))
+class OpenVinoSession:
+    """Runs an exported OpenVINO file on the processor, in the precision that was exported.
 
+    Args:
+        path: of the .xml file; the .bin lies beside it.
+        threads: as many as PyTorch uses if None.
 
-def torch_segments(network: ResNet, preprocess: Preprocess) -> list[Segment]:
-    """The segments of a network with early exits, by PyTorch in float32."""
-
-    def segment(index: int) -> Segment:
-        def run(state: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
-            where = next(network.parameters()).device
-            network.eval()
-            with torch.inference_mode():
-                x = state if index else to_input(state.to(where), preprocess)
-                x, logits = network.segment(index, x)
-            return x, logits.float().cpu().numpy()
-
-        return run
-
-    return [segment(index) for index in range(len(network.spec.exits) + 1)]
-
-
-def all_exits(segments: Sequence[Segment], squares: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-    """The logits (N, K) of every exit, for pictures none of which leaves."""
-    state: Any = squares
-    found = []
-    for segment in segments:
-        state, logits = segment(state)
-        found.append(logits)
-    return found
-
-
-def segment_seconds(segments: Sequence[Segment], squares: torch.Tensor, repeats: int = 15) -> tuple[float, ...]:
-    """Median seconds of a picture in each segment, in the batches that `squares` are.
-
-    Rounds go through all segments, so that what disturbs one moment disturbs all of them.
+    Raises:
+        MissingExtraError: openvino is not installed.
+        StorageError: a file cannot be read.
+        ClassifierError: it is no model.
     """
-    times: list[list[float]] = [[] for _ in segments]
-    for _ in range(repeats):
-        state: Any = squares
-        for index, segment in enumerate(segments):
-            result: list[Any] = []
 
-            def step(run: Segment = segment, state: Any = state, result: list[Any] = result) -> None:
-                result[:] = run(state)
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        openvino = extra("openvino", "openvino", "running an OpenVINO file")
+        with storage(path):
+            structure = path.read_bytes()
+        weights = path.with_suffix(".bin")
+        with storage(weights):
+            data = np.frombuffer(weights.read_bytes(), dtype=np.uint8)
+        core = openvino.Core()
+        try:
+            model = core.read_model(structure, openvino.Tensor(data) if data.size else None)
+            held = model.get_rt_info()
+            self.document: str | None = str(held[DOCUMENT_KEY].value) if DOCUMENT_KEY in held else None
+            bf16 = "precision" in held and held["precision"].value == "bf16"
+            self.model = core.compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+                    # Left to itself OpenVINO computes in bfloat16 wherever the processor can.
+                    "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+                },
+            )
+        except RuntimeError as error:
+            raise ClassifierError(f"{path}: not a model that OpenVINO can load ({_last_line(error)})") from error
 
-            times[index] += seconds(step, repeats=1, warmup=0)
-            state = result[0]
-    return tuple(median(taken) / len(squares) for taken in times)
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """What the file's contract takes to float32 logits (N, K)."""
+        return self.model(squares.numpy())[LOGITS].copy()  # type: ignore[no-any-return]  # the next call overwrites it
+
+
+def extra(module: str, name: str, purpose: str) -> Any:
+    """A module of an optional package.
+
+    Args:
+        module: its name.
+        name: the extra of ours that brings it.
+        purpose: what needs it, for the message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(module.partition(".")[0], name, purpose) from error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -156,8 +156,8 @@ class ResNetSpec:
             with norms and activations before them and once more at the end (He et al. 2016, figure 4e).
         stem: "imagenet", 7x7 stride 2 and pooling; "deep", three 3x3 in its place (He et al. 2018, figure 2b);
             "tiered", the same with growing widths; "cifar", 3x3 stride 1 and no pooling.
-        inner: for each block the channels between its convolutions, one number in a basic block and two in a bottleneck,
-            as pruning leaves them; () is what widths, groups and base_width say.
+        inner: for each block the channels between its convolutions, one number in a basic block and two in a
+            bottleneck, as pruning leaves them; () is what widths, groups and base_width say.
         stem_width: channels that the stem hands to the first block; None is the width of the first stage.
         pool: behind the stem, "max", or "conv", a 3x3 convolution of stride 2 (Bello et al. 2021, section 5).
         stride_on: the convolution of a bottleneck that has the stride: "3x3" as in torchvision and timm ("v1.5"), or

@@ -83,8 +83,7 @@ def decode_pixels(data: bytes, name: str, preprocess: Preprocess, min_side: int 
                 return _jpeg_pixels(data, preprocess, min_side)
         except ValueError:
             pass  # Pillow mends it, or says what is wrong
-    pixels = np.array(decode(data, name, preprocess, min_side))
-    return pixels.reshape(*pixels.shape[:2], preprocess.channels)
+    return whole(decode(data, name, preprocess, min_side), preprocess)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -153,6 +152,12 @@ def _to_8_bits(values: npt.NDArray[np.generic], name: str) -> UInt8Array:
     if values.dtype.kind == "f" or (values.size and (values.min() < 0 or values.max() > 65535)):
         raise PictureError(name, "32-bit samples have no known range: store the picture with 8 or 16 bits")
     return np.rint(values.astype(np.float32) / 257).astype(np.uint8)  # 65535 = 257 x 255
+
+
+def whole(picture: Image.Image, preprocess: Preprocess) -> UInt8Array:
+    """All pixels of a flattened picture, (H, W, C)."""
+    pixels = np.array(picture)
+    return pixels.reshape(*pixels.shape[:2], preprocess.channels)
 
 
 def square(picture: Image.Image, preprocess: Preprocess) -> UInt8Array:

@@ -342,3 +342,14 @@ class EvaluationBatches:
         if failed and self.bad is None:
             raise DataError(f"{unreadable(failed)}; an evaluation leaves nothing out: mend or remove them")
         self.kept = kept if keep else None
+
+
+def whole_batches(split: Split, preprocess: Preprocess) -> Iterator[Batch]:
+    """The pictures of a split one by one at their full size, (1, H, W, C) each, for a model that resizes by itself.
+
+    Raises:
+        PictureError: a picture cannot be read.
+    """
+    for index in range(len(split)):
+        pixels = split.pictures.pixels(index, preprocess)
+        yield Batch(torch.from_numpy(pixels[None]), torch.from_numpy(split.labels[index : index + 1]))

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resvision.errors import MissingExtraError, SpecError
+from resvision.errors import SpecError
 from resvision.models import ResNet
 from resvision.models.block import Block
+from resvision.runtime import extra
 
 MOST_PRUNED = 0.85  # of the channels of one layer, so that none becomes a bottleneck of everything
 ROUND_TO, ROUND_NARROW_TO = 8, 4  # channels that processors compute at once; of networks as narrow as those for CIFAR
@@ -100,10 +101,7 @@ def narrowed(network: ResNet, ratio: float, batches: Batches) -> ResNet:
     Raises:
         MissingExtraError: torch-pruning is not installed.
     """
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise MissingExtraError("torch-pruning", "compress", "pruning channels") from error
+    torch_pruning = extra("torch_pruning", "compress", "pruning channels")
     pruned = copy.deepcopy(network).eval()
     pruned.requires_grad_()
     inner = {layer for block in pruned.blocks() for layer in _inner_convolutions(block)}
@@ -120,7 +118,7 @@ def narrowed(network: ResNet, ratio: float, batches: Batches) -> ResNet:
     )
     pruned.zero_grad()
     for inputs, labels in batches:
-        F.cross_entropy(pruned(inputs), labels).backward()
+        F.cross_entropy(pruned(inputs), labels).backward()  # type: ignore[no-untyped-call]
     pruner.step()
     widths = tuple(tuple(layer.out_channels for layer in _inner_convolutions(block)) for block in pruned.blocks())
     smaller = ResNet(replace(network.spec, inner=widths)).to(_device(network))

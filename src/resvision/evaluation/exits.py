@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resvision.cost import exit_macs
+from resvision.adaptive import AdaptiveSession, Segment, all_exits, segment_seconds
 from resvision.data.loader import Batch
 from resvision.errors import InputError
 from resvision.evaluation.evaluate import Evaluation, collect, figures
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule
 from resvision.measure import now
-from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.runtime import all_exits, segment_seconds, torch_segments
 
 NEVER = 2.0  # a threshold that no confidence reaches
 CANDIDATES = 64  # thresholds that are tried at an exit: quantiles of the confidences there
@@ -200,11 +198,13 @@ def choose(
     return fitting[-1]
 
 
-def tune(network: ResNet, preprocess: Preprocess, batches: Iterable[Batch], **limit: float | None) -> ExitRule:
+def tune(
+    segments: Sequence[Segment], preprocess: Preprocess, batches: Iterable[Batch], **limit: float | None
+) -> ExitRule:
     """Calibrates every exit, and chooses thresholds that keep to one limit, as `choose` takes it.
 
     Args:
-        network: with early exits.
+        segments: of the network, shallow to deep.
         preprocess: of its pictures.
         batches: pictures that did not train.
         **limit: max_drop, budget or latency_ms.
@@ -212,40 +212,45 @@ def tune(network: ResNet, preprocess: Preprocess, batches: Iterable[Batch], **li
     Raises:
         InputError: the limit cannot be kept to.
     """
-    segments = torch_segments(network, preprocess)
-    logits, labels = collect(lambda squares: np.stack(all_exits(segments, squares), axis=1), batches)
-    single = torch.zeros(1, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
-    seconds = segment_seconds(segments, single)
-    exits = range(len(segments))
-    temperatures = tuple(temperature(logits[:, place], labels) for place in exits)
-    judged = Judged.of([logits[:, place] for place in exits], labels, temperatures, seconds)
-    return ExitRule(
-        temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=tuple(map(float, seconds))
-    )
+    logits, labels = _of_all_exits(segments, batches)
+    seconds = _one_at_a_time(segments, preprocess)
+    temperatures = tuple(temperature(rows, labels) for rows in logits)
+    judged = Judged.of(logits, labels, temperatures, seconds)
+    return ExitRule(temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=seconds)
 
 
 def evaluate(
-    network: ResNet, preprocess: Preprocess, rule: ExitRule, batches: Iterable[Batch], classes: tuple[str, ...]
+    adaptive: AdaptiveSession, preprocess: Preprocess, batches: Iterable[Batch], classes: tuple[str, ...]
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Every figure of a network whose pictures leave early, and what its exits do with them.
 
     Args:
-        network: with early exits.
+        adaptive: the network's segments, and when pictures leave.
         preprocess: of its pictures.
-        rule: when they leave.
         batches: squares and labels that index `classes`.
         classes: K names.
     """
-    start = now()
-    segments = torch_segments(network, preprocess)
-    logits, labels = collect(lambda squares: np.stack(all_exits(segments, squares), axis=1), batches)
-    logits /= np.array(rule.temperatures, dtype=np.float32)[:, None]
-    single = torch.zeros(1, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
-    ones = (1.0,) * len(segments)
-    judged = Judged.of(list(logits.swapaxes(0, 1)), labels, ones, segment_seconds(segments, single))
+    start, rule = now(), adaptive.rule
+    logits, labels = _of_all_exits(adaptive.segments, batches)
+    judged = Judged.of(logits, labels, rule.temperatures, _one_at_a_time(adaptive.segments, preprocess))
     leaving = judged.leave(rule.thresholds)
-    told = figures(logits[np.arange(len(labels)), leaving], labels, classes, seconds=now() - start)
-    return told, report(judged, rule.thresholds, exit_macs(network.spec, preprocess.size))
+    scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
+    told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=now() - start)
+    return told, report(judged, rule.thresholds, adaptive.macs)
+
+
+def _of_all_exits(
+    segments: Sequence[Segment], batches: Iterable[Batch]
+) -> tuple[list[npt.NDArray[np.float32]], IntArray]:
+    """The logits (N, K) of every exit for all pictures, and their labels (N,)."""
+    logits, labels = collect(lambda squares: np.stack(all_exits(segments, squares), axis=1), batches)
+    return list(logits.swapaxes(0, 1)), labels
+
+
+def _one_at_a_time(segments: Sequence[Segment], preprocess: Preprocess) -> tuple[float, ...]:
+    """Seconds of each segment with one picture at a time, whatever it shows."""
+    square = torch.zeros(1, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
+    return segment_seconds(segments, square)
 
 
 def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:
@@ -254,7 +259,7 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
     Args:
         judged: the pictures.
         thresholds: of the exits.
-        macs: multiply-adds of a picture that leaves at each exit.
+        macs: multiply-adds of a picture that leaves at each exit, if they are known.
     """
     leaving = judged.leave(thresholds)
     outcome, full = judged.outcome(thresholds), judged.until[-1]
@@ -268,7 +273,7 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
                 "accuracy_of_leaving": float(judged.right[place, mine].mean()) if mine.any() else None,
                 "accuracy_of_all": float(judged.right[place].mean()),
                 "milliseconds": 1000 * float(until),
-                "macs": macs[place],
+                "macs": macs[place] if macs else None,
             }
         )
     return {
@@ -277,6 +282,6 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
         "accuracy_in_full": float(judged.right[-1].mean()),
         "milliseconds": 1000 * outcome.seconds,
         "milliseconds_in_full": 1000 * float(full),
-        "macs": float(np.array(macs)[leaving].mean()),
+        "macs": float(np.array(macs)[leaving].mean()) if macs else None,
         "curve": [{"accuracy": o.accuracy, "milliseconds": 1000 * o.seconds} for o in judged.frontier()],
     }

@@ -15,6 +15,7 @@ import torch
 
 import resvision
 from resvision import zoo
+from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data.loader import EvaluationBatches, TrainingBatches, screen
@@ -29,7 +30,7 @@ from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter, duration
 from resvision.recipe import Recipe
-from resvision.runtime import TorchSession, device
+from resvision.runtime import Session, TorchSession, device
 from resvision.training import engine as engines
 from resvision.training import finder, length, losses, memory, optim, phases, pretrained, roles, signals
 from resvision.training.average import Average
@@ -260,7 +261,7 @@ def train(
     if spec.exits:
         assert parts.chooser is not None  # where there are exits there is something to choose
         assert watched is not None
-        rule = exits.tune(followed, preprocess, watched, max_drop=recipe.max_drop)
+        rule = exits.tune(torch_segments(followed, preprocess), preprocess, watched, max_drop=recipe.max_drop)
     classifier = Classifier(
         network=followed.requires_grad_(),
         preprocess=preprocess,
@@ -270,11 +271,11 @@ def train(
     )
     # By the classifier's own session, in float32: what is reported is what `predict` will do.
     leaving: dict[str, Any] = {}
-    if rule is None:
+    if classifier.adaptive is None:
         gates.reset(followed)
         evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
     else:
-        evaluation, leaving = exits.evaluate(followed, preprocess, rule, reported, parts.classes)
+        evaluation, leaving = exits.evaluate(classifier.adaptive, preprocess, reported, parts.classes)
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
@@ -342,7 +343,7 @@ def _row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> dict[str,
     }
 
 
-def _evaluated(session: TorchSession, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:
+def _evaluated(session: Session, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:
     """The figures of a split; what went wrong behind the last loss shows here first."""
     try:
         return evaluate(session, batches, classes)

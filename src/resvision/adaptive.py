@@ -1,0 +1,130 @@
+"""Runs a network with early exits: pictures that are sure leave, and the rest goes on as a smaller batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resvision.data.images import to_input
+from resvision.exits import ExitRule
+from resvision.measure import median, now, seconds
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Departures:
+    """What an adaptive network says of a batch: calibrated logits (N, K), and each picture's exit (N,), from 0 on."""
+
+    logits: npt.NDArray[np.float32]
+    exits: npt.NDArray[np.int64]
+
+
+# Squares, or what the segment before gives, to what the next one takes and the logits (N, K) of the exit at its end.
+Segment = Callable[[Any], tuple[Any, npt.NDArray[np.float32]]]
+
+
+class AdaptiveSession:
+    """Runs a network from exit to exit: pictures that are sure leave, and the rest goes on as a smaller batch.
+
+    Args:
+        segments: shallow to deep.
+        rule: when a picture leaves.
+        macs: multiply-adds of a picture that leaves at each exit, for reports.
+    """
+
+    def __init__(self, segments: Sequence[Segment], rule: ExitRule, macs: Sequence[int] = ()) -> None:
+        self.segments = segments
+        self.rule = rule
+        self.macs = macs
+
+    def __call__(self, squares: torch.Tensor, deadline: float = math.inf) -> Departures:
+        """uint8 squares (N, S, S, C) to what is said of them.
+
+        Args:
+            squares: of the pictures.
+            deadline: on the clock of `measure.now`: no segment is begun that would hardly end before it, and what is
+                left gets the answer of the last exit that it reached. The first segment is always run.
+        """
+        state: Any = squares
+        here = np.arange(len(squares))
+        exits = np.full(len(squares), len(self.segments) - 1, dtype=np.int64)
+        found: list[npt.NDArray[np.float32]] = []
+        rows = np.empty((0,), dtype=np.int64)
+        thresholds = (*self.rule.thresholds, 0.0)
+        for index, segment in enumerate(self.segments):
+            state, logits = segment(state)
+            logits = logits / np.float32(self.rule.temperatures[index])
+            last = index + 1 == len(self.segments)
+            late = not last and now() + len(here) * self.rule.seconds[index + 1] > deadline
+            leaves = np.full(len(here), True) if last or late else confidence(logits) >= thresholds[index]
+            exits[here[leaves]] = index
+            found.append(logits[leaves])
+            rows = np.append(rows, here[leaves])
+            stays = np.flatnonzero(~leaves)
+            if not len(stays):
+                break
+            here = here[stays]
+            state = state if len(stays) == len(leaves) else state[stays]
+        ordered = np.empty((len(squares), found[0].shape[1]), dtype=np.float32)
+        ordered[rows] = np.concatenate(found)
+        return Departures(ordered, exits)
+
+
+def confidence(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The largest softmax probability of each row of logits (N, K), (N,)."""
+    values = logits.astype(np.float64)
+    largest = values.max(axis=1, keepdims=True)
+    return np.asarray(1 / np.exp(values - largest).sum(axis=1))
+
+
+def torch_segments(network: ResNet, preprocess: Preprocess) -> list[Segment]:
+    """The segments of a network with early exits, by PyTorch in float32."""
+
+    def segment(index: int) -> Segment:
+        def run(state: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+            where = next(network.parameters()).device
+            network.eval()
+            with torch.inference_mode():
+                x = state if index else to_input(state.to(where), preprocess)
+                x, logits = network.segment(index, x)
+            return x, logits.float().cpu().numpy()
+
+        return run
+
+    return [segment(index) for index in range(len(network.spec.exits) + 1)]
+
+
+def all_exits(segments: Sequence[Segment], squares: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+    """The logits (N, K) of every exit, for pictures none of which leaves."""
+    state: Any = squares
+    found = []
+    for segment in segments:
+        state, logits = segment(state)
+        found.append(logits)
+    return found
+
+
+def segment_seconds(segments: Sequence[Segment], squares: torch.Tensor, repeats: int = 15) -> tuple[float, ...]:
+    """Median seconds of a picture in each segment, in the batches that `squares` are.
+
+    Rounds go through all segments, so that what disturbs one moment disturbs all of them.
+    """
+    times: list[list[float]] = [[] for _ in segments]
+    for _ in range(repeats):
+        state: Any = squares
+        for index, segment in enumerate(segments):
+            result: list[Any] = []
+
+            def step(run: Segment = segment, state: Any = state, result: list[Any] = result) -> None:
+                result[:] = run(state)
+
+            times[index] += seconds(step, repeats=1, warmup=0)
+            state = result[0]
+    return tuple(median(taken) / len(squares) for taken in times)

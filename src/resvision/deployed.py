@@ -1,0 +1,293 @@
+"""What was exported: the document in such a file, the `runtimes` folder of a run, and a predictor from either."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from resvision import measure
+from resvision.classifier import Classifier, Predictor, check_parts
+from resvision.errors import ClassifierError, InputError, MissingExtraError
+from resvision.files import parse, read_json, storage, write_json
+from resvision.preprocess import Preprocess
+from resvision.runtime import OnnxSession, OpenVinoSession
+from resvision.spec import ResNetSpec
+from resvision.target import SUFFIXES, Contract, ExportPrecision, Runtime, RuntimeChoice, Target
+
+FORMAT = "resvision-export"
+VERSION = 1
+FOLDER = "runtimes"  # in a run folder
+INDEX_FILE = "index.json"
+INDEX_FORMAT = "resvision-runtimes"
+SESSIONS: dict[str, type[OnnxSession] | type[OpenVinoSession]] = {
+    SUFFIXES["onnx"]: OnnxSession,
+    SUFFIXES["openvino"]: OpenVinoSession,
+}
+TRIALS = 5  # rounds by which the fastest is chosen
+TRIAL_SECONDS = 2.0  # after which no further round is begun
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """What an exported file says of itself.
+
+    Args:
+        format: FORMAT.
+        version: VERSION.
+        contract: what the model takes.
+        precision: in which it computes.
+        classes: the name of each logit.
+        temperature: the probabilities are softmax(logits / temperature).
+        preprocess: from a picture to the network's input.
+        spec: of the network.
+        weights: SHA-256 of the model.safetensors that was exported.
+        metrics: what was measured of the original.
+    """
+
+    format: str = FORMAT
+    version: int = VERSION
+    contract: Contract
+    precision: ExportPrecision
+    classes: tuple[str, ...]
+    temperature: float
+    preprocess: Preprocess
+    spec: ResNetSpec
+    weights: str
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, classifier: Classifier, target: Target) -> Document:
+        """Describes an export of `classifier`."""
+        return cls(
+            contract=target.contract,
+            precision=target.precision,
+            classes=classifier.classes,
+            temperature=classifier.temperature,
+            preprocess=classifier.preprocess,
+            spec=classifier.network.spec,
+            weights=hashlib.sha256(classifier.weights()).hexdigest(),
+            metrics=classifier.metrics,
+        )
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One export in the `runtimes` folder of a run.
+
+    Args:
+        file: its name; of OpenVINO the .xml.
+        runtime: that runs it.
+        contract: what it takes.
+        precision: in which it computes.
+        sha256: of each of its files, by name.
+        verification: how it compared with the original.
+    """
+
+    file: str
+    runtime: Runtime
+    contract: Contract
+    precision: ExportPrecision
+    sha256: dict[str, str]
+    verification: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """What runtimes/index.json holds."""
+
+    format: str = INDEX_FORMAT
+    version: int = VERSION
+    exports: tuple[Entry, ...] = ()
+
+
+def load(
+    path: str | Path,
+    runtime: RuntimeChoice | None = None,
+    *,
+    batch_size: int = 64,
+    note: Note = lambda text: None,
+) -> Predictor:
+    """A predictor from a run folder or an exported file.
+
+    Args:
+        path: of the folder, or of an .onnx or .xml file.
+        runtime: of a run folder; "torch" if None. "onnx" and "openvino" take the most exact export in `runtimes`,
+            "auto" whatever is the fastest on this machine.
+        batch_size: pictures at once, for which "auto" measures.
+        note: told what "auto" measured.
+
+    Raises:
+        ClassifierError: there is nothing of that kind, or it is not what it says.
+        MissingExtraError: the runtime is not installed.
+    """
+    path = Path(path)
+    if runtime not in (None, *get_args(RuntimeChoice)):
+        raise InputError(f"runtime={runtime!r} is not one of {', '.join(get_args(RuntimeChoice))}")
+    if path.is_file():
+        if runtime is not None:
+            raise InputError(f"{path}: an exported file has its own runtime: leave out --runtime {runtime}")
+        return open_file(path)
+    classifier = Classifier.load(path)
+    if runtime in (None, "torch"):
+        return classifier
+    if runtime == "auto":
+        return _fastest(path, classifier, batch_size, note)
+    entries = [entry for entry in _squares_entries(path) if entry.runtime == runtime]
+    if not entries:
+        raise ClassifierError(
+            f"{path / FOLDER}: holds nothing for {runtime}; first: resvision export {path} --format {runtime}"
+        )
+    exact_first = get_args(ExportPrecision)
+    return _open_entry(path, classifier, min(entries, key=lambda entry: exact_first.index(entry.precision)))
+
+
+def open_file(path: Path) -> Predictor:
+    """A predictor from an exported file.
+
+    Raises:
+        ClassifierError: it was not exported by this program, is damaged, or would have to be unpickled.
+        MissingExtraError: its runtime is not installed.
+    """
+    if path.suffix == SUFFIXES["torch"]:
+        raise ClassifierError(
+            f"{path}: PyTorch reads .pt2 by pickle, which may run code in it; give the run folder, .onnx or .xml"
+        )
+    if path.suffix not in SESSIONS:
+        raise ClassifierError(f"{path}: neither a run folder nor an exported file ({', '.join(SESSIONS)})")
+    session = SESSIONS[path.suffix](path)
+    if session.document is None:
+        raise ClassifierError(f"{path}: has no document of resvision; only what `resvision export` wrote can be used")
+    try:
+        value = json.loads(session.document)
+    except ValueError as error:
+        raise ClassifierError(f"{path}: its document is not JSON ({error})") from error
+    document = parse(Document, value, str(path))
+    if (document.format, document.version) != (FORMAT, VERSION):
+        raise ClassifierError(
+            f"{path}: is {document.format} version {document.version}; this program reads {FORMAT} version {VERSION}"
+        )
+    check_parts(document.spec, document.preprocess, document.classes, document.temperature)
+    return Predictor(
+        session=session,
+        preprocess=document.preprocess,
+        classes=document.classes,
+        temperature=document.temperature,
+        whole=document.contract == "B",
+        provenance={"weights": document.weights, "precision": document.precision},
+        metrics=document.metrics,
+    )
+
+
+# ---- the folder `runtimes` of a run ----
+
+
+def read_index(run: Path) -> Index:
+    """What was exported into a run folder; nothing where there is no index.
+
+    Raises:
+        ClassifierError: the index is of another program.
+        InputError: it is damaged.
+    """
+    path = run / FOLDER / INDEX_FILE
+    if not path.is_file():
+        return Index()
+    index = parse(Index, read_json(path), str(path))
+    if (index.format, index.version) != (INDEX_FORMAT, VERSION):
+        raise ClassifierError(
+            f"{path}: is {index.format} version {index.version}; this program reads {INDEX_FORMAT} version {VERSION}"
+        )
+    return index
+
+
+def register(run: Path, target: Target, files: Iterable[Path], verification: dict[str, Any]) -> None:
+    """Enters an export into the index of a run, in the place of an earlier one of the same name.
+
+    What PyTorch would read by pickle is left out, since nothing here opens it.
+    """
+    if target.format == "torch":
+        return
+    entry = Entry(
+        file=target.name,
+        runtime=target.format,
+        contract=target.contract,
+        precision=target.precision,
+        sha256=_checksums(*files),
+        verification=verification,
+    )
+    others = tuple(other for other in read_index(run).exports if other.file != entry.file)
+    write_json(run / FOLDER / INDEX_FILE, dataclasses.asdict(Index(exports=(*others, entry))))
+
+
+def in_run(run: Path, classifier: Classifier) -> dict[str, Predictor]:
+    """The exports of squares in a run folder that can be run here, by runtime and precision."""
+    found = {}
+    for entry in _squares_entries(run):
+        with contextlib.suppress(MissingExtraError):
+            found[f"{entry.runtime} {entry.precision}"] = _open_entry(run, classifier, entry)
+    return found
+
+
+def _squares_entries(run: Path) -> list[Entry]:
+    return [entry for entry in read_index(run).exports if entry.contract == "A"]
+
+
+def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
+    folder = run / FOLDER
+    if Path(entry.file).name != entry.file or any(Path(name).name != name for name in entry.sha256):
+        raise ClassifierError(f"{folder / INDEX_FILE}: {entry.file} is not the name of a file in its folder")
+    if _checksums(*(folder / name for name in entry.sha256)) != entry.sha256:
+        raise ClassifierError(
+            f"{folder / entry.file}: not the file that {INDEX_FILE} was written with; "
+            f"again: resvision export {run} --format {entry.runtime} --precision {entry.precision}"
+        )
+    predictor = open_file(folder / entry.file)
+    weights = hashlib.sha256(classifier.weights()).hexdigest()
+    if predictor.provenance["weights"] != weights or predictor.preprocess != classifier.preprocess:
+        raise ClassifierError(
+            f"{folder / entry.file}: was exported from another classifier than the one in {run}; "
+            f"again: resvision export {run} --format {entry.runtime} --precision {entry.precision}"
+        )
+    # Class names and calibration are the run's own, which may have been changed since.
+    return dataclasses.replace(predictor, classes=classifier.classes, temperature=classifier.temperature)
+
+
+def _checksums(*files: Path) -> dict[str, str]:
+    """The SHA-256 of each file, by its name.
+
+    Raises:
+        StorageError: one cannot be read.
+    """
+    sums = {}
+    for file in files:
+        with storage(file):
+            sums[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return sums
+
+
+def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> Predictor:
+    """Whichever answers first on a batch of black squares."""
+    choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier)}
+    side, channels = classifier.preprocess.size, classifier.preprocess.channels
+    squares = torch.zeros(batch_size, side, side, channels, dtype=torch.uint8)
+    calls = {name: functools.partial(choice.session, squares) for name, choice in choices.items()}
+    rounds = measure.interleaved(calls, rounds=TRIALS, limit=TRIAL_SECONDS)
+    times = {name: measure.median(seconds) for name, seconds in rounds.items()}
+    best = min(times, key=times.__getitem__)
+    measured = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in times.items())
+    note(f"{best} is the fastest with {batch_size} pictures at once: {measured}")
+    return choices[best]

@@ -1,0 +1,85 @@
+"""ONNX: one file that ONNX Runtime runs without anything of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resvision.data.images import UInt8Array
+from resvision.deployed import Document
+from resvision.exporting.graphs import INPUT, OUTPUTS
+from resvision.runtime import DOCUMENT_KEY, extra
+
+OPSET = 20  # the least at which PyTorch's exporter needs no conversion for what networks here use
+QUANTISED = ("Conv", "Gemm", "Add", "MaxPool")  # ReduceMean and the softmax stay in float32
+PURPOSE = "an export to ONNX"
+
+
+def write(
+    path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[UInt8Array]
+) -> None:
+    """Writes a traced graph to `path`, in int8 where the document says so.
+
+    Args:
+        path: of the .onnx file.
+        program: of `graphs.trace`.
+        document: goes into the file's metadata, with the class names as plain lines.
+        calibration: what the contract takes, one picture at a time, by which the ranges of int8 are chosen.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    onnx = extra("onnx", "export", PURPOSE)
+    extra("onnxscript", "export", PURPOSE)
+    made = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        external_data=False,
+        verbose=False,
+    )
+    assert made is not None
+    model = made.model_proto
+    if document.precision == "int8":
+        model = _quantised(model, path, calibration)
+    _forget_origins(model)
+    onnx.helper.set_model_props(model, {DOCUMENT_KEY: document.to_json(), "classes": "\n".join(document.classes)})
+    onnx.save_model(model, path)
+
+
+def _quantised(model: Any, path: Path, calibration: Sequence[UInt8Array]) -> Any:
+    """Weights in 8 bits by channel and activations by tensor, as pairs of QuantizeLinear and DequantizeLinear."""
+    onnx = extra("onnx", "export", PURPOSE)
+    quantization = extra("onnxruntime.quantization", "export", PURPOSE)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self.pictures: Iterator[UInt8Array] = iter(calibration)
+
+        def get_next(self) -> dict[str, UInt8Array] | None:
+            picture = next(self.pictures, None)
+            return None if picture is None else {INPUT: picture}
+
+    names = [node.name for node in model.graph.node]
+    first = next(place for place, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    quantization.quantize_static(
+        model,
+        path,
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        op_types_to_quantize=list(QUANTISED),
+        nodes_to_exclude=names[:first],  # the preprocessing, whose levels and coordinates are exact
+    )
+    return onnx.load(path)
+
+
+def _forget_origins(model: Any) -> None:
+    """Removes what the exporter notes of every node, stack traces of our source among it."""
+    for item in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del item.metadata_props[:]

@@ -1,0 +1,138 @@
+"""The check of every export: the same pictures through the original and through the file in its real runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from resvision.classifier import Classifier
+from resvision.data import images
+from resvision.data.images import UInt8Array
+from resvision.errors import ExportError
+from resvision.preprocess import Preprocess
+from resvision.runtime import Session
+from resvision.target import Contract, Target
+
+LOGITS_TOLERANCE = 1e-3  # of contract A in float32, where both compute the same up to the order of sums
+SAME_TOP1 = {"fp32": 0.995, "bf16": 0.98, "int8": 0.95}  # the least share of pictures with the same first class
+ACCURACY_DROP = 0.01  # that int8 may cost where labels are known
+
+GOLDEN_PICTURES = 64
+BATCH = 16  # squares at once, so that the file proves that it takes batches
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """How an export compared with the original.
+
+    Args:
+        runtime: that ran it, and its version.
+        pictures: that went through both.
+        largest_difference: between two logits.
+        same_top1: the share of pictures with the same most probable class, 0..1.
+        accuracy: of the export on them, 0..1; None where no labels are known.
+        original_accuracy: of the original on the same.
+    """
+
+    runtime: str
+    pictures: int
+    largest_difference: float
+    same_top1: float
+    accuracy: float | None = None
+    original_accuracy: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def golden(preprocess: Preprocess, count: int = GOLDEN_PICTURES) -> list[UInt8Array]:
+    """Made-up pictures (H, W, C) for want of real ones: blurred noise in many sizes, always the same."""
+    random = np.random.default_rng(0)
+    mode = "L" if preprocess.channels == 1 else "RGB"
+    made = []
+    for _ in range(count):
+        width, height, cells = (int(n) for n in random.integers([1, 1, 2], [2 * preprocess.size + 2] * 2 + [9]))
+        noise = random.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        picture = Image.fromarray(noise).convert(mode).resize((width, height), Image.Resampling.BICUBIC)
+        made.append(images.whole(picture, preprocess))
+    return made
+
+
+def taken(pictures: Sequence[UInt8Array], contract: Contract, preprocess: Preprocess) -> list[UInt8Array]:
+    """What a contract takes of each picture (H, W, C), with the dimension of the batch: (1, H', W', C)."""
+    if contract == "B":
+        return [picture[None] for picture in pictures]
+    return [images.square(images.from_array(picture, "a picture"), preprocess)[None] for picture in pictures]
+
+
+def compare(
+    classifier: Classifier,
+    session: Session,
+    runtime: str,
+    contract: Contract,
+    pictures: Sequence[UInt8Array],
+    labels: npt.NDArray[np.int64] | None = None,
+) -> Verification:
+    """Sends pictures through the original and through the session of an export.
+
+    Args:
+        classifier: the original; it sees the squares that it always sees.
+        session: of the exported file.
+        runtime: its name and version.
+        contract: of the file.
+        pictures: (H, W, C) each.
+        labels: true classes, as far as they are known.
+    """
+    squares = taken(pictures, "A", classifier.preprocess)
+    original = _batched(classifier.session, squares)
+    given = squares if contract == "A" else taken(pictures, contract, classifier.preprocess)
+    exported = _batched(session, given) if contract == "A" else _one_by_one(session, given)
+    first, second = original.argmax(axis=1), exported.argmax(axis=1)
+    return Verification(
+        runtime=runtime,
+        pictures=len(pictures),
+        largest_difference=float(np.abs(original - exported).max()),
+        same_top1=float(np.mean(first == second)),
+        accuracy=None if labels is None else float(np.mean(second == labels)),
+        original_accuracy=None if labels is None else float(np.mean(first == labels)),
+    )
+
+
+def demand(found: Verification, target: Target) -> None:
+    """Refuses an export that differs from the original by more than its target allows.
+
+    Raises:
+        ExportError: it does; the figure and its limit are named.
+    """
+    least = SAME_TOP1[target.precision]
+    if target.contract == "A" and target.precision == "fp32" and not found.largest_difference <= LOGITS_TOLERANCE:
+        reason = f"its logits differ by {found.largest_difference:.2g}, and {LOGITS_TOLERANCE} is allowed"
+    elif not found.same_top1 >= least:
+        reason = f"it agrees on {found.same_top1:.1%} of {found.pictures} pictures, and {least:.1%} is asked for"
+    elif (
+        found.accuracy is not None
+        and found.original_accuracy is not None
+        and found.original_accuracy - found.accuracy > ACCURACY_DROP
+    ):
+        reason = f"its accuracy is {found.accuracy:.2%} instead of {found.original_accuracy:.2%}"
+    else:
+        return
+    raise ExportError(f"{target}: does not answer as the original ({found.runtime}): {reason}; not kept")
+
+
+def _batched(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8Array]) -> Logits:
+    parts = [np.concatenate(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+    return _one_by_one(session, parts)
+
+
+def _one_by_one(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8Array]) -> Logits:
+    return np.concatenate([session(torch.from_numpy(picture)) for picture in pictures])

@@ -1,0 +1,153 @@
+"""One export from beginning to end: trace, convert, run in the real runtime, compare, and only then keep the file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch.export import ExportedProgram
+
+from resvision.classifier import Classifier
+from resvision.data.images import UInt8Array
+from resvision.data.pictures import Split
+from resvision.deployed import Document
+from resvision.errors import InputError
+from resvision.exporting import onnx, openvino, pt2
+from resvision.exporting.graphs import trace
+from resvision.exporting.verify import Verification, compare, demand, golden, taken
+from resvision.files import storage
+from resvision.preprocess import Preprocess
+from resvision.runtime import OnnxSession, OpenVinoSession, Session
+from resvision.target import Format, Target
+
+CALIBRATION_PICTURES = 300
+CHECKED_PICTURES = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How a format is written and run.
+
+    Args:
+        write: the function that writes it.
+        session: that runs it.
+        package: whose version the verification names.
+    """
+
+    write: Callable[[Path, ExportedProgram, Document, Sequence[UInt8Array]], None]
+    session: Callable[[Path], Session]
+    package: str
+
+
+KINDS: dict[Format, Kind] = {
+    "onnx": Kind(write=onnx.write, session=OnnxSession, package="onnxruntime"),
+    "openvino": Kind(write=openvino.write, session=OpenVinoSession, package="openvino"),
+    "torch": Kind(write=pt2.write, session=pt2.ProgramSession, package="torch"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What was written: the file to open, all files of it, and how it compared with the original."""
+
+    file: Path
+    files: tuple[Path, ...]
+    verification: Verification
+
+
+def write(
+    classifier: Classifier,
+    target: Target,
+    path: Path,
+    *,
+    calibration: Split | None = None,
+    checked: Split | None = None,
+) -> Export:
+    """Exports a classifier to `path`, verified; what does not answer as the original leaves no file.
+
+    Args:
+        classifier: the original.
+        target: format, contract and precision.
+        path: of the file, with the format's suffix.
+        calibration: pictures by which the ranges of int8 are chosen.
+        checked: others, with labels, that are compared; None takes made-up pictures.
+
+    Raises:
+        InputError: the path has another suffix, or int8 is to be calibrated with nothing.
+        MissingExtraError: a package is not installed.
+        ExportError: the file does not answer as the original.
+    """
+    if path.suffix != target.suffix:
+        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
+    preprocess = classifier.preprocess
+    chosen: list[UInt8Array] = []
+    if target.precision == "int8":
+        if calibration is None:
+            raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
+        chosen, _ = _sample(calibration, preprocess, CALIBRATION_PICTURES)
+    pictures, labels = golden(preprocess), None
+    if checked is not None:
+        pictures, labels = _sample(checked, preprocess, CHECKED_PICTURES)
+    kind = KINDS[target.format]
+    with _folder_beside(path) as folder:
+        made = folder / path.name
+        with quiet():
+            program = trace(classifier, target.contract)
+            inputs = taken(chosen, target.contract, preprocess)
+            kind.write(made, program, Document.of(classifier, target), inputs)
+        runtime = f"{kind.package} {version(kind.package)}"
+        found = compare(classifier, kind.session(made), runtime, target.contract, pictures, labels)
+        demand(found, target)
+        files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
+        for file in files:
+            file.replace(path.parent / file.name)
+    return Export(file=path, files=tuple(path.parent / file.name for file in files), verification=found)
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A folder on the file system of `path` that is gone after the block, with whatever is left in it.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+            yield Path(name)
+
+
+def _sample(split: Split, preprocess: Preprocess, most: int) -> tuple[list[UInt8Array], npt.NDArray[np.int64]]:
+    """The same few hundred pictures (H, W, C) of a split each time, and their labels."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
+    return [split.pictures.pixels(int(i), preprocess) for i in chosen], split.labels[chosen]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps converters from printing on stdout, from warning of what is inside them, and from reporting home.
+
+    OpenVINO and NNCF send usage figures unless they believe to be in a test machine, which CI=true says.
+    """
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
