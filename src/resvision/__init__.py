@@ -22,6 +22,7 @@ __all__ = [
     "Recipe",
     "ResNetSpec",
     "benchmark",
+    "compress",
     "demo",
     "evaluate",
     "export",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -137,16 +137,13 @@ def _device(network: ResNet) -> torch.device:
     return next(network.parameters()).device
 
 
-def plan_said(before: ResNet, after: ResNet) -> str:
+def said(before: ResNet, after: ResNet) -> str:
     """What was taken out, for a person."""
     blocks = sum(before.spec.depths) - sum(after.spec.depths)
-    width_before, width_after = (
-        sum(conv.out_channels for block in n.spec.plan() for conv in block.convs[:-1]) for n in (before, after)
-    )
-    depths = "-".join(map(str, after.spec.depths))
-    return f"{blocks} blocks fewer ({depths}), {1 - width_after / width_before:.0%} of the inner channels fewer"
-
-
-def worst_first(damage: dict[int, float]) -> Iterable[int]:
-    """Places by rising damage: those go first that are missed least."""
-    return sorted(damage, key=lambda place: damage[place])
+    widths = [sum(conv.out_channels for block in n.spec.plan() for conv in block.convs[:-1]) for n in (before, after)]
+    parts = []
+    if blocks:
+        parts.append(f"{blocks} of {sum(before.spec.depths)} blocks fewer")
+    if before.spec.inner != after.spec.inner:
+        parts.append(f"{1 - widths[1] / widths[0]:.0%} fewer inner channels")
+    return " and ".join(parts) or "as it is"

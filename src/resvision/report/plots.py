@@ -1,4 +1,4 @@
-"""curves.png, confusion.png and exits.png: a run's epochs, its mistakes and its early exits as pictures."""
+"""curves.png, confusion.png, exits.png, compress.png: epochs, mistakes, early exits and compression as pictures."""
 
 from __future__ import annotations
 
@@ -104,6 +104,40 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
     right.set_ylabel("pictures that leave there")
     right.set_ylim(0, 1.15 * max(row["share"] for row in rows))
     right.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    _save(figure, path)
+
+
+def ladder(path: Path, numbers: dict[str, Any]) -> None:
+    """Accuracy against speed for every rung of a compression, with what was asked for.
+
+    Args:
+        path: of the PNG.
+        numbers: what compress.json holds.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    rungs, goal = numbers["rungs"], numbers["goal"]
+    for index, network in enumerate(dict.fromkeys(rung["network"] for rung in rungs)):
+        mine = [rung for rung in rungs if rung["network"] == network]
+        speeds, accuracies = [r["speedup"] for r in mine], [r["accuracy"] for r in mine]
+        errors = [r["error"] / 100 for r in mine]
+        axes.errorbar(speeds, accuracies, errors, fmt="o", capsize=3, color=f"C{index}", label=network)
+        for rung in mine:
+            axes.annotate(
+                rung["runtime"], (rung["speedup"], rung["accuracy"]), (5, 4), textcoords="offset points", fontsize=8
+            )
+    best = numbers["best"]
+    axes.plot([best["speedup"]], [best["accuracy"]], "o", ms=14, mfc="none", mew=2, color="black", label="taken")
+    axes.axvline(goal["speedup"], color="gray", ls=":", label=f"{goal['speedup']:g} times as fast")
+    least = rungs[0]["accuracy"] - goal["max_drop"] / 100
+    axes.axhline(least, color="gray", ls="--", label=f"{goal['max_drop']:g} points less")
+    axes.set_xlabel(f"times as fast as the original by PyTorch in float32, {goal['batch_size']} at once")
+    axes.set_ylabel("accuracy on the pictures that choose")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.set_title(f"{numbers['run']} on {numbers['data']}")
     _save(figure, path)
 
 
