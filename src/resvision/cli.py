@@ -755,7 +755,7 @@ def compress(
     rows: list[list[Any]] = [
         [
             *(rung["network"], rung["runtime"], f"{rung['milliseconds']:.2f}", f"{rung['speedup']:.2f}"),
-            *(_percent(rung["accuracy"]), f"{-rung['drop']:+.2f}", f"{rung['error']:.2f}"),
+            *(_percent(rung["accuracy"]), f"{0 - rung['drop']:+.2f}", f"{rung['error']:.2f}"),
             "taken" if rung == numbers["best"] else "" if rung["promised"] else "too much",
         ]
         for rung in numbers["rungs"]
@@ -765,7 +765,7 @@ def compress(
     told, best = numbers["reported"], numbers["best"]
     print(
         f"On {told['pictures']:,} other pictures: accuracy {told['accuracy']:.2%} instead of "
-        f"{told['original_accuracy']:.2%} ({-told['drop']:+.2f} points, standard error {told['error']:.2f}), "
+        f"{told['original_accuracy']:.2%} ({0 - told['drop']:+.2f} points, standard error {told['error']:.2f}), "
         f"{best['speedup']:.2f} times as fast."
     )
     if not numbers["reached"]:

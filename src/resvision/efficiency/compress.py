@@ -211,7 +211,7 @@ class _Ladder:
             self.rungs.append(rung)
             self.note(
                 f"{name}, {runtime}: {rung.speedup:.2f} times as fast, {1000 * rung.seconds:.2f} ms, accuracy "
-                f"{rung.accuracy:.2%} ({-rung.drop:+.2f} points){'' if rung.promised else ', too much'}"
+                f"{rung.accuracy:.2%} ({0 - rung.drop:+.2f} points){'' if rung.promised else ', too much'}"
             )
         return min((rung for rung in self.rungs if rung.promised), key=lambda rung: rung.seconds)
 

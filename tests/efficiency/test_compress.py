@@ -1,0 +1,124 @@
+"""Compression: the ladder on a small network, from the command line to the classifier that comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import resvision
+from resvision.classifier import Classifier
+from resvision.cli import main
+from resvision.cost import cost
+from resvision.data.loader import EvaluationBatches
+from resvision.data.sources import load, prepare
+from resvision.efficiency.compress import Goal, Parts, paired_drop, run
+from resvision.errors import InputError
+from resvision.training import losses
+
+FIELDS: dict[str, Any] = {
+    "model": "resnet20_cifar",
+    "recipe": "plain",
+    "epochs": 12,
+    "precision": "fp32",
+    "channels_last": True,
+    "compile": False,
+    "workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compress") / "run"
+    resvision.train("digits", out=folder, **FIELDS)
+    return folder
+
+
+def test_the_drop_is_paired() -> None:
+    before = np.array([True] * 90 + [False] * 10)
+    after = before.copy()
+    after[:4] = False
+    after[95] = True
+    drop, error = paired_drop(before, after)
+    assert drop == pytest.approx(3.0)
+    differences = np.array([1] * 4 + [-1] + [0] * 95)
+    assert error == pytest.approx(100 * differences.std(ddof=1) / 10)
+    assert paired_drop(before, before) == (0.0, 0.0)
+
+
+def test_the_original_teaches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mine, theirs = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    targets = torch.arange(6) % 4
+    loss = losses.distilled(losses.cross_entropy(), lambda x: theirs, weight=0.75, temperature=2.0)
+    total, logits = loss(lambda x: mine, torch.zeros(1), targets)
+    assert torch.equal(logits, mine)
+    kl = ((theirs / 2).softmax(1) * ((theirs / 2).log_softmax(1) - (mine / 2).log_softmax(1))).sum(1).mean()
+    assert total.item() == pytest.approx((0.25 * F.cross_entropy(mine, targets) + 0.75 * 4 * kl).item(), rel=1e-5)
+
+
+def test_a_compressed_run_is_a_classifier(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "small"
+    arguments = ["compress", trained, "digits", "--speedup", "1.2", "--max-drop", "3", "--out", out, "--json"]
+    with pytest.raises(SystemExit) as leaving:
+        main([str(a) for a in arguments])
+    assert leaving.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reached"]
+    assert told["best"]["speedup"] >= 1.2
+    assert {rung["runtime"] for rung in told["rungs"]} == {
+        *("torch fp32", "onnx fp32", "onnx int8", "openvino fp32", "openvino bf16", "openvino int8")
+    }
+    assert all(rung["promised"] == (rung["drop"] <= 3 + 1.64 * rung["error"]) for rung in told["rungs"])
+    assert json.loads((out / "compress.json").read_text())["best"] == told["best"]
+    assert (out / "compress.png").stat().st_size > 10_000
+    # The network is the original's, and its fastest form gives the accuracy that was reported.
+    before, after = Classifier.load(trained), Classifier.load(out)
+    assert after.network.spec == before.network.spec
+    runtime = told["best"]["runtime"].split()[0]
+    assert runtime in ("onnx", "openvino")
+    measured = resvision.evaluate(out, "digits", runtime=runtime)
+    pictures = told["reported"]["pictures"]
+    assert measured["pictures"] > pictures
+    assert abs(measured["accuracy"] - told["reported"]["accuracy"]) < 0.03
+    assert after.provenance["compressed"]["from"] == str(trained)
+
+
+def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path) -> None:
+    """More is wanted than any runtime gives, with so many pictures at once that the network's size decides."""
+    classifier = Classifier.load(trained)
+    splits = prepare(load("digits")).splits
+    parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
+    said: list[str] = []
+    first = run(
+        classifier, parts, Goal(speedup=1.01, max_drop=3, minutes=0.2, batch_size=64), tmp_path / "a", said.append
+    )
+    wanted = 1.5 * first[0].speedup
+    goal = Goal(speedup=wanted, max_drop=100, minutes=0.2, batch_size=64)
+    best, rungs, reported = run(classifier, parts, goal, tmp_path / "b", said.append)
+    assert any("taught by the original" in line for line in said)
+    assert best.classifier.network.spec != classifier.network.spec
+    small, large = (cost(c.network.spec, 8).macs for c in (best.classifier, classifier))
+    assert small < large
+    assert best.speedup > first[0].speedup
+    assert reported["accuracy"] > 0.8
+    assert {rung.network for rung in rungs} >= {"as it is", best.network}
+    batches = EvaluationBatches(parts.tuning, classifier.preprocess, 0)
+    right = np.concatenate([best.classifier.session(b.squares).argmax(1) == b.labels.numpy() for b in batches])
+    assert right.mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"speedup": 1.0}, "speedup=1.0 must be above 1"),
+        ({"max_drop": -1.0}, "max_drop=-1.0"),
+        ({"minutes": 0.0}, "minutes=0.0"),
+    ],
+)
+def test_goals_must_make_sense(trained: Path, change: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resvision.compress(trained, "digits", **change)
