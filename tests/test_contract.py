@@ -22,12 +22,12 @@ FLOORS = [
     ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes"],
     ["measure", "progress", "models", "data"],
     ["runtime", "evaluation", "classifier"],
-    ["training"],
+    ["training", "keras"],
     ["search", "explain"],
     ["report"],
     ["api", "cli", "__main__"],
 ]
-NEVER_KNOW_EACH_OTHER = [("models", "data"), ("data", "models"), ("explain", "search")]
+NEVER_KNOW_EACH_OTHER = [("models", "data"), ("data", "models"), ("keras", "training"), ("explain", "search")]
 PLACE = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
 
 

@@ -1,0 +1,49 @@
+"""Keras on TensorFlow: imported here and nowhere else, without the noise that its start makes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from resvision.errors import InputError, MissingExtraError
+
+PURPOSE = "resvision.keras"
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Within the block nothing reaches the file behind stderr; what Python raises still does."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+if quiet:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors alone
+try:
+    # TensorFlow greets on stderr before it looks at the level.
+    with _silent() if quiet else contextlib.nullcontext():
+        import tensorflow
+
+        import keras
+except ImportError as error:
+    raise MissingExtraError(error.name or "keras", "keras", PURPOSE) from error
+
+if keras.backend.backend() != "tensorflow":
+    raise InputError(
+        f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow before Keras is imported for the "
+        "first time"
+    )
+
+__all__ = ["keras", "tensorflow"]
