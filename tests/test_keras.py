@@ -1,6 +1,7 @@
 """Keras, both ways: the same logits as the torch network, training there, coming back, and what is refused."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -65,17 +66,19 @@ def logits(model: Any, squares: np.ndarray) -> np.ndarray:
 # ---- the same function ----
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnet20_cifar"])
-def test_keras_computes_the_logits_and_probabilities_of_the_torch_network(name: str) -> None:
-    made = classifier(replace(zoo.get(name), num_classes=10), size=33)  # odd, where padding shows
-    model, squares = both_ways.to_keras(made), pictures(33)
+@pytest.mark.parametrize(
+    ("name", "size"),  # at even and at odd sizes padding goes wrong in different ways
+    [("resnet18", 32), ("resnet34", 33), ("resnet50", 33), ("resnext50_32x4d", 32), ("resnet20_cifar", 32)],
+)
+def test_keras_computes_the_logits_and_probabilities_of_the_torch_network(name: str, size: int) -> None:
+    made = classifier(replace(zoo.get(name), num_classes=10), size)
+    model, squares = both_ways.to_keras(made), pictures(size)
     expected = made.logits(squares)
     np.testing.assert_allclose(logits(model, squares), expected, atol=1e-4, rtol=1e-5)
     scores = torch.from_numpy(expected).softmax(dim=1).numpy()
     np.testing.assert_allclose(model.predict_on_batch(squares), scores, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [15, 16])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -92,8 +95,8 @@ def test_keras_computes_the_logits_and_probabilities_of_the_torch_network(name: 
     ],
     ids=str,
 )
-def test_every_option_computes_the_same(changes: dict[str, Any], size: int) -> None:
-    spec = replace(SMALL, **changes)
+def test_every_option_computes_the_same(changes: dict[str, Any]) -> None:
+    spec, size = replace(SMALL, **changes), 15
     made = classifier(spec, size)
     model = both_ways.to_keras(made)
     squares = pictures(size, spec.in_channels)
@@ -280,7 +283,7 @@ def test_scaling_layers_tell_the_preprocessing(tmp_path: Path) -> None:
         both_ways.from_keras(model, preprocess={"mean": (0.0, 0.0, 0.0)})
 
 
-@pytest.mark.parametrize("arguments", [{"depth": 18}, {"depth": 20}, {"depth": 11, "cardinality": 2}, {"strides": 2}])
+@pytest.mark.parametrize("arguments", [{"depth": 18}, {"depth": 11, "cardinality": 2}, {"depth": 8, "strides": 2}])
 def test_the_spec_is_read_off_the_layers(arguments: dict[str, int]) -> None:
     model = both_ways.resnet((16, 16, 3), 4, **arguments)
     back = both_ways.from_keras(model, preprocess=RAW)
@@ -296,9 +299,9 @@ def test_a_model_that_does_not_tell_its_scaling_is_refused() -> None:
 
 def test_another_network_is_refused() -> None:
     model = both_ways.to_keras(classifier(SMALL))
-    with pytest.raises(ClassifierError, match="computes .* off what this network computes"):
+    with pytest.raises(ClassifierError, match=r"computes .* off what this network computes"):
         both_ways.from_keras(model, spec=replace(SMALL, order="post", activation="silu"))
-    with pytest.raises(ClassifierError, match="layer1.1.conv1.weight is missing"):
+    with pytest.raises(ClassifierError, match=r"layer1\.1\.conv1\.weight is missing"):
         both_ways.from_keras(model, spec=replace(SMALL, depths=(2, 1)))
     with pytest.raises(ClassifierError, match="size=32: resnet takes pictures of 16"):
         both_ways.from_keras(model, preprocess={"size": 32})
@@ -311,16 +314,16 @@ def test_another_network_is_refused() -> None:
 
 
 def test_a_difference_leaves_no_file_behind(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierError, match="off, more than 0.0e\\+00; not written"):
+    with pytest.raises(ClassifierError, match=r"not written; .* more than 0\.0e\+00"):
         both_ways.save(classifier(SMALL), tmp_path / "model.keras", tolerance=0.0)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="model.h5: Keras wants a name that ends in .keras"):
+    with pytest.raises(InputError, match=r"model\.h5: Keras wants a name that ends in \.keras"):
         both_ways.save(classifier(SMALL), tmp_path / "model.h5")
 
 
 def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
-    with pytest.raises(StorageError, match="model.keras: No such file"):
+    with pytest.raises(StorageError, match=r"model\.keras: No such file"):
         both_ways.from_keras(path)
     path.write_text("nothing")
     with pytest.raises(ClassifierError, match=r"model\.keras: not a \.keras file"):
@@ -357,13 +360,31 @@ def test_a_damaged_description_is_refused(change: dict[str, Any], message: str, 
         both_ways.from_keras(tmp_path / "model.keras")
 
 
+# ---- the page ----
+
+
+def test_the_page_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = (pictures(32, count=8), np.arange(8)[:, None])
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (few, few))
+    page = (Path(__file__).parent.parent / "docs" / "keras.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert names["again"].classes == tuple(names["names"])
+    assert names["difference"] <= 1e-5
+    assert Classifier.load("runs/from-keras").preprocess.std == (1.0, 1.0, 1.0)
+
+
 # ---- the command line, and what has to be installed ----
 
 
 def test_import_takes_a_keras_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = classifier(SMALL)
     both_ways.save(made, tmp_path / "model.keras")
-    main(["import", str(tmp_path / "model.keras"), "--out", str(tmp_path / "run"), "--json"])
+    with pytest.raises(SystemExit) as leaving:
+        main(["import", str(tmp_path / "model.keras"), "--out", str(tmp_path / "run"), "--json"])
+    assert leaving.value.code == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["classes"] == list(made.classes)
     np.testing.assert_array_equal(Classifier.load(tmp_path / "run").logits(pictures(16)), made.logits(pictures(16)))
@@ -374,9 +395,9 @@ def test_weights_that_do_not_tell_their_network_need_its_name(capsys: pytest.Cap
         (["import", "weights.pth"], "weights.pth: weights do not tell their network: give its name with --model"),
         (["import", "model.keras", "--spec", "order=pre"], "give the name with --model"),
     ):
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit) as leaving:
             main(arguments)
-        assert caught.value.code == 2
+        assert leaving.value.code == 2
         assert message in capsys.readouterr().err
 
 

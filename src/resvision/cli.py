@@ -261,7 +261,8 @@ def import_weights(
         return
     if classifier.provenance.get("named") is False:
         print("the classes are numbered: give their names with --classes", file=sys.stderr)
-    print(f"{model or file.name} with {_count(len(classifier.classes), 'class', 'classes')} is saved in {folder}. Next:")
+    classes_here = _count(len(classifier.classes), "class", "classes")
+    print(f"{model or file.name} with {classes_here} is saved in {folder}. Next:")
     print(f"  resvision predict {folder} PICTURE.jpg")
 
 

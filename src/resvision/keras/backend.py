@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 from resvision.errors import InputError, MissingExtraError
-
-PURPOSE = "resvision.keras"
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Within the block nothing reaches the file behind stderr; what Python raises still does."""
-    sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -28,22 +24,18 @@ def _silent() -> Iterator[None]:
 
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-if quiet:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors alone
+quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"  # 2 is errors alone
 try:
     # TensorFlow greets on stderr before it looks at the level.
     with _silent() if quiet else contextlib.nullcontext():
-        import tensorflow
-
         import keras
+        import tensorflow  # noqa: F401  # which Keras needs on this backend, and does not bring along
 except ImportError as error:
-    raise MissingExtraError(error.name or "keras", "keras", PURPOSE) from error
+    raise MissingExtraError(error.name or "keras", "keras", "resvision.keras") from error
 
 if keras.backend.backend() != "tensorflow":
     raise InputError(
-        f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow before Keras is imported for the "
-        "first time"
+        f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow before Keras is first imported"
     )
 
-__all__ = ["keras", "tensorflow"]
+__all__ = ["keras"]

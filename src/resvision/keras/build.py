@@ -213,7 +213,7 @@ def _stem(x: Tensor, spec: ResNetSpec) -> Tensor:
 
 
 def _block(x: Tensor, plan: BlockPlan, *, padded: bool = True) -> Tensor:
-    """y = F(x) + x, as `models.Block`; without padding the middle of x is added."""
+    """One block, as `models.Block`: F(x) + x, or without padding F(x) and the middle of x."""
     last = len(plan.convs)
     if plan.order == "post":
         y = _branch(x, plan, padded)
@@ -242,7 +242,7 @@ def _branch(x: Tensor, plan: BlockPlan, padded: bool) -> Tensor:
 
 
 def _shortcut(x: Tensor, plan: BlockPlan) -> Tensor:
-    """x in the shape of F(x)."""
+    """The input in the shape of F(x)."""
     name, stride = f"{plan.name}.downsample", plan.shortcut_stride
     if plan.shortcut == "identity":
         return x
