@@ -28,10 +28,10 @@ quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"  # 2 is errors
 try:
     # TensorFlow greets on stderr before it looks at the level.
     with _silent() if quiet else contextlib.nullcontext():
-        import keras
-        import tensorflow  # noqa: F401  # which Keras needs on this backend, and does not bring along
+        import keras  # and with it TensorFlow, which it does not bring along
 except ImportError as error:
-    raise MissingExtraError(error.name or "keras", "keras", "resvision.keras") from error
+    package = (error.name or "keras").partition(".")[0]
+    raise MissingExtraError(package, "keras", "resvision.keras") from error
 
 if keras.backend.backend() != "tensorflow":
     raise InputError(

@@ -22,7 +22,8 @@ from resvision.data.images import to_input
 from resvision.errors import ClassifierError, InputError
 from resvision.files import parse, replacing, storage
 from resvision.keras.backend import keras
-from resvision.keras.build import network, probabilities, spec_of
+from resvision.keras.build import network as build_network
+from resvision.keras.build import probabilities, spec_of
 from resvision.measure import timestamp
 from resvision.models import ResNet, convert
 from resvision.preprocess import Preprocess
@@ -73,7 +74,7 @@ def to_keras(classifier: Classifier) -> Any:
     x = keras.layers.Rescaling(1 / 255, name="rescaling")(pictures)
     variance = [std**2 for std in preprocess.std]
     x = keras.layers.Normalization(mean=list(preprocess.mean), variance=variance, name="normalization")(x)
-    x = network(x, spec)
+    x = build_network(x, spec)
     if classifier.temperature != 1:
         x = keras.layers.Rescaling(1 / classifier.temperature, name=TEMPERATURE)(x)
     model = keras.Model(pictures, probabilities(x), name="resnet")
@@ -103,7 +104,7 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
     Raises:
         ClassifierError: they differ by more than `tolerance`; no file is left then.
         SpecError: the network has parts that Keras has no layers for.
-        StorageError: the file cannot be written.
+        InputError: the name is not one of a .keras file, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -145,32 +146,28 @@ def from_keras(
         ClassifierError: it is no such model, computes something else, or does not tell how its pictures were scaled.
         InputError: a field of `preprocess` does not exist, or the file cannot be read.
     """
-    if isinstance(model, keras.Model):
-        name = model.name
-    else:
-        path = Path(model).expanduser()
-        name, model = path.name, _read(path)
+    name, model = _opened(model)
     known: Description | None = getattr(model, "resvision", None)
     found = list(_walk(model))
     state = _state(found)
-    if spec is None:
-        spec = known.spec if known else _spec(model, found)
-    spec = convert.sized(state, spec)
-    net = ResNet(spec)
-    net.load_state_dict(convert.convert(state, spec))
+    spec = convert.sized(state, spec or (known.spec if known else _spec(model, found)))
     scaling = _scaling(found, spec.in_channels)
-    usual = dataclasses.asdict(known.preprocess) if known else _square(model) | (scaling or {})
-    origin = {"imported": name, "framework": "keras", "named": classes is not None, "created": timestamp()}
-    if classes is None:
-        classes = known.classes if known else [str(place) for place in range(spec.num_classes)]
-    unchanged = known is not None and known.sha256 == _digest(state)
+    fields: dict[str, Any] = _square(model) | (dataclasses.asdict(known.preprocess) if known else scaling or {})
+    if known:
+        names, provenance = known.classes, known.provenance
+        metrics = known.metrics if known.sha256 == _digest(state) else {}
+    else:
+        names, metrics = tuple(map(str, range(spec.num_classes))), {}
+        provenance = {"imported": name, "named": classes is not None, "created": timestamp()}
+    network = ResNet(spec)
+    network.load_state_dict(convert.convert(state, spec))
     classifier = Classifier(
-        network=net.eval(),
-        preprocess=_preprocess(usual | dict(preprocess or {}), model),
-        classes=tuple(classes),
+        network=network.eval(),
+        preprocess=_preprocess(fields | dict(preprocess or {}), model),
+        classes=names if classes is None else tuple(classes),
         temperature=_temperature(found),
-        provenance=known.provenance if known else origin,
-        metrics=known.metrics if known and unchanged else {},
+        provenance=provenance,
+        metrics=metrics,
     )
     difference = _difference(model, classifier, scaled=scaling is not None)
     if not difference <= TOLERANCE:
@@ -182,6 +179,14 @@ def from_keras(
 
 
 # ---- the file ----
+
+
+def _opened(model: Any) -> tuple[str, Any]:
+    """What messages call a model, and the model, read from its file if it is one."""
+    if isinstance(model, keras.Model):
+        return model.name, model
+    path = Path(model).expanduser()
+    return path.name, _read(path)
 
 
 def _read(path: Path) -> Any:
@@ -317,8 +322,8 @@ def _preprocess(fields: dict[str, Any], model: Any) -> Preprocess:
             "(pictures that were divided by 255 have mean 0 and std 1)"
         )
     preprocess = parse(Preprocess, fields, "preprocess")
-    if preprocess.size != _square(model)["size"]:
-        raise ClassifierError(f"size={preprocess.size}: {model.name} takes pictures of {_square(model)['size']}")
+    if preprocess.size != (size := _square(model)["size"]):
+        raise ClassifierError(f"size={preprocess.size}: {model.name} takes pictures of {size} x {size}")
     return preprocess
 
 
