@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from resvision import zoo
 from resvision.errors import SpecError
@@ -14,7 +14,7 @@ from resvision.keras.backend import keras
 from resvision.recipe import SMALL_PICTURE
 from resvision.spec import Activation, BlockPlan, ConvPlan, Init, ResNetSpec
 
-Tensor = Any  # keras.KerasTensor, (N, H, W, C)
+Tensor: TypeAlias = keras.KerasTensor  # (N, H, W, C)
 
 layers = keras.layers
 
@@ -86,7 +86,7 @@ def resnet(
     depth: int = 18,
     cardinality: int = 1,
     strides: int = 1,
-) -> Any:
+) -> keras.Model:
     """A residual network with softmax outputs, ready to be compiled and fitted.
 
     Channels double and height and width halve from stage to stage. Pictures of up to 64 pixels meet a 3x3 convolution
@@ -148,7 +148,7 @@ def _grouped(spec: ResNetSpec, cardinality: int) -> ResNetSpec:
     if spec.block == "basic":
         raise SpecError(
             f"cardinality={cardinality!r} needs bottlenecks, and {spec.depth} layers are basic blocks: "
-            "take a depth of 50 or more, or 164 for small pictures"
+            "take a depth of 26, 50, 101, 152, 200 or 164"
         )
     # 2 * 256 Cd + 9 Cd^2 multiply-adds a pixel with C groups of d channels, as many as one of 64 (section 3.3).
     cost = 2 * 256 * 64 + 9 * 64**2

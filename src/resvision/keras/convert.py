@@ -59,7 +59,7 @@ class Description:
     sha256: str
 
 
-def to_keras(classifier: Classifier) -> Any:
+def to_keras(classifier: Classifier) -> keras.Model:
     """A classifier as a Keras model of Keras's own layers, with its preprocessing and temperature inside.
 
     Returns:
@@ -123,7 +123,7 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
 
 
 def from_keras(
-    model: Any,
+    model: keras.Model | str | Path,
     *,
     spec: ResNetSpec | None = None,
     classes: Sequence[str] | None = None,
