@@ -23,7 +23,7 @@ FLOORS = [
     ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes", "target", "exits"],
     ["measure", "progress", "models", "data"],
     ["runtime", "adaptive", "evaluation", "classifier", "deployed"],
-    ["training", "exporting"],
+    ["training", "keras", "exporting"],
     ["efficiency", "search", "explain"],
     ["report"],
     ["api", "cli", "__main__"],
@@ -32,6 +32,7 @@ NEVER_KNOW_EACH_OTHER = [
     *permutations(("models", "data"), 2),
     *permutations(("efficiency", "search", "explain"), 2),
     ("exporting", "training"),
+    ("keras", "training"),
 ]
 PLACE = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
 

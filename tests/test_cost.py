@@ -65,6 +65,7 @@ SPECS = {name: zoo.get(name) for name in FAMILY} | {
     "skipinit": replace(zoo.get("resnet50"), norm="none", init="skipinit"),
     "skipinit, pre-activation": replace(zoo.get("wrn16_4"), norm="none", init="skipinit"),
     "silu, deep stem": replace(zoo.get("resnet26d"), activation="silu"),
+    "first stride": replace(zoo.get("resnet20_cifar"), first_stride=2),
     "mish": replace(zoo.get("resnet18"), activation="mish"),
     "gelu, pre-activation": replace(zoo.get("resnetv2_50"), activation="gelu"),
     "experts": replace(zoo.get("resnet20_cifar"), experts=4),

@@ -24,6 +24,11 @@ def test_plan_of_a_basic_network() -> None:
     assert (second.downsample.kernel_size, second.downsample.stride) == (1, 2)
 
 
+def test_the_first_stage_may_have_a_stride() -> None:
+    first, second = ResNetSpec(**SMALL, first_stride=2).plan()
+    assert (first.stride, first.shortcut, second.stride) == (2, "project", 2)
+
+
 def test_plan_of_a_bottleneck_with_cardinality() -> None:
     block = ResNetSpec(depths=(1,), widths=(64,), block="bottleneck", groups=32, base_width=4).plan()[0]
     shapes = [(c.in_channels, c.out_channels, c.kernel_size, c.groups) for c in block.convs]
@@ -57,6 +62,7 @@ def test_shortcuts_without_weights(shortcut: Any, init: Any) -> None:
         ({"reversible": True}, "a reversible network needs order='pre' and a shortcut"),
         ({"reversible": True, "order": "pre", "widths": (4, 7)}, "widths=7: a reversible network divides"),
         ({"experts": 0}, "experts=0 must be a positive integer"),
+        ({"first_stride": 3}, "first_stride=3 must be 1 or 2"),
     ],
 )
 def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> None:

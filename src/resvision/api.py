@@ -27,7 +27,7 @@ from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_worke
 from resvision.data.pictures import DataSet, FilePictures, Split, divide, listed
 from resvision.data.statistics import facts
 from resvision.efficiency import compress as compression
-from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
+from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError, SpecError
 from resvision.evaluation import Evaluation, exits, gates
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.exits import adaptive as adaptive_spec
@@ -142,39 +142,61 @@ def train(
 def import_weights(
     file: str | Path,
     *,
-    model: str,
+    model: str | None = None,
     spec: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> tuple[Classifier, Path]:
-    """Turns weights of torchvision, timm or a plain PyTorch script into a classifier in a folder.
+    """Turns weights of torchvision, timm or a plain PyTorch script, or a Keras model, into a classifier in a folder.
 
     Args:
-        file: a state dict, .safetensors or written by torch.save; no code in it is run.
-        model: the network's name here.
+        file: a state dict, .safetensors or written by torch.save, or a .keras file; no code in it is run.
+        model: the network's name here; a .keras file of `resvision.keras` tells it.
         spec: FIELD=VALUE in which the network differs from that name, as in `zoo.variant`.
-        classes: names in the order of the logits; None numbers them.
+        classes: names in the order of the logits; None numbers them, unless the file tells them.
         preprocess: fields of `Preprocess`, as the weights were trained with. For ImageNet networks those left out are
-            torchvision's; CIFAR networks have no common ones, so that mean and std must be given.
+            torchvision's; CIFAR networks have no common ones, so that mean and std must be given. A .keras file tells
+            those that its layers apply.
         out: the folder; None takes the next number under runs/.
 
     Raises:
         ClassifierError: the file holds no weights, or they do not fit the network; each that does not is named.
         InputError: a field does not exist, or the classes are not as many as the logits.
+        MissingExtraError: the file is of Keras, which is not installed.
     """
     path = Path(file).expanduser()
+    if spec and model is None:
+        raise SpecError(f"spec {spec[0]!r} says how a network differs from its name: give the name with --model")
+    if path.suffix == ".keras":
+        from resvision.keras import from_keras  # here, since TensorFlow takes seconds to begin, and may be missing
+
+        wanted = None if model is None else zoo.variant(model, spec)
+        classifier = from_keras(path, spec=wanted, classes=classes, preprocess=preprocess)
+    elif model is None:
+        raise SpecError(f"{path}: weights do not tell their network: give its name with --model")
+    else:
+        classifier = _from_weights(path, model, spec, classes, dict(preprocess or {}))
+    run = RunFolder.create(out, "import")
+    classifier.save(run.path)
+    return classifier, run.path
+
+
+def _from_weights(
+    path: Path, model: str, spec: Sequence[str], classes: Sequence[str] | None, preprocess: dict[str, Any]
+) -> Classifier:
+    """A classifier of the weights in a checkpoint of PyTorch."""
     state = convert.read(path)
     wanted = convert.sized(state, zoo.variant(model, spec))
     names = tuple(classes) if classes is not None else tuple(str(i) for i in range(wanted.num_classes))
-    given = _imagenet_preprocess(wanted) | dict(preprocess or {})
+    given = _imagenet_preprocess(wanted) | preprocess
     if missing := [field for field in ("mean", "std") if field not in given]:
         raise ClassifierError(
             f"{model} has no common {' and '.join(missing)}: give those that the weights were trained with"
         )
     network = ResNet(wanted)
     network.load_state_dict(convert.convert(state, wanted))
-    classifier = Classifier(
+    return Classifier(
         network=network.eval(),
         preprocess=parse(Preprocess, given, "preprocess"),
         classes=names,
@@ -186,9 +208,6 @@ def import_weights(
             "created": timestamp(),
         },
     )
-    run = RunFolder.create(out, "import")
-    classifier.save(run.path)
-    return classifier, run.path
 
 
 def _imagenet_preprocess(spec: ResNetSpec) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def import_weights(
     file: Path,
     /,
     *,
-    model: str,
+    model: str | None = None,
     spec: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     classes: Path | None = None,
     size: int | None = None,
@@ -213,18 +213,20 @@ def import_weights(
     out: Path | None = None,
     as_json: JSON = False,
 ) -> None:
-    """Turn weights of torchvision, timm or a plain PyTorch script into a classifier, strictly.
+    """Turn weights of torchvision, timm or a plain PyTorch script, or a Keras model, into a classifier, strictly.
 
     Parameters
     ----------
     file
-        A state dict: .safetensors, or written by torch.save, of which only tensors are read.
+        A state dict: .safetensors, or written by torch.save, of which only tensors are read; or a .keras file of
+        resvision.keras, of which only Keras's own layers are loaded.
     model
-        The network's name here, as `resvision models` lists it.
+        The network's name here, as `resvision models` lists it; a .keras file tells it.
     spec
         FIELD=VALUE in which the network differs from that name, such as pad_side=both; may be given again.
     classes
-        Text file with one class name a line, in the order of the logits; without it they are numbered.
+        Text file with one class name a line, in the order of the logits; without it they are numbered, unless the file
+        tells them.
     size
         Height and width of the network's input, in pixels.
     crop
@@ -259,9 +261,10 @@ def import_weights(
     if as_json:
         _print_json({"run": str(folder), "model": model, "classes": list(classifier.classes)})
         return
-    if classes is None:
+    if classifier.provenance.get("named") is False:
         print("the classes are numbered: give their names with --classes", file=sys.stderr)
-    print(f"{model} with {_count(len(classifier.classes), 'class', 'classes')} is saved in {folder}. Next:")
+    classes_here = _count(len(classifier.classes), "class", "classes")
+    print(f"{model or file.name} with {classes_here} is saved in {folder}. Next:")
     print(f"  resvision predict {folder} PICTURE.jpg")
 
 

@@ -160,6 +160,7 @@ class ResNetSpec:
             bottleneck, as pruning leaves them; () is what widths, groups and base_width say.
         stem_width: channels that the stem hands to the first block; None is the width of the first stage.
         pool: behind the stem, "max", or "conv", a 3x3 convolution of stride 2 (Bello et al. 2021, section 5).
+        first_stride: 1 or 2, by how much the first stage divides H and W; the others divide by two.
         stride_on: the convolution of a bottleneck that has the stride: "3x3" as in torchvision and timm ("v1.5"), or
             "1x1" as in the paper.
         shortcut: where the shape changes: "project", a 1x1 convolution (option B); "avg_project", the same behind
@@ -205,6 +206,7 @@ class ResNetSpec:
     stem: Stem = "imagenet"
     stem_width: int | None = None
     pool: Pool = "max"
+    first_stride: int = 1
     stride_on: StrideOn = "3x3"
     shortcut: Shortcut = "project"
     pad_side: PadSide = "end"
@@ -237,6 +239,8 @@ class ResNetSpec:
                 raise SpecError(f"{field}={value!r} must be a positive integer")
         if self.stem_width is not None and (type(self.stem_width) is not int or self.stem_width < 8):
             raise SpecError(f"stem_width={self.stem_width!r} must be an integer of at least 8, or None")
+        if self.first_stride not in (1, 2):
+            raise SpecError(f"first_stride={self.first_stride!r} must be 1 or 2")
         if not 0 <= self.se_ratio <= 1:
             raise SpecError(f"se_ratio={self.se_ratio!r} must lie in [0, 1]")
         if self.block == "basic" and (self.groups != 1 or self.base_width != 64 or self.stride_on != "3x3"):
@@ -380,7 +384,9 @@ class ResNetSpec:
         channels = self.stem_channels // streams
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for index in range(depth):
-                name, stride = f"layer{stage + 1}.{index}", 2 if stage > 0 and index == 0 else 1
+                name, stride = f"layer{stage + 1}.{index}", 1
+                if index == 0:
+                    stride = 2 if stage > 0 else self.first_stride
                 if self.reversible:
                     first = self._block_plan(f"{name}.f", channels, width // 2, stride)
                     second = self._block_plan(f"{name}.g", first.out_channels, width // 2, 1)
