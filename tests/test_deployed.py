@@ -31,8 +31,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with exports in it."""
     folder = tmp_path_factory.mktemp("exported")
     classifier().save(folder)
-    for format in ("onnx", "openvino", "torch"):
-        api.export(folder, format)  # type: ignore[arg-type]
+    for kind in ("onnx", "openvino", "torch"):
+        api.export(folder, kind)  # type: ignore[arg-type]
     return folder
 
 

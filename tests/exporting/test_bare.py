@@ -32,7 +32,7 @@ def snippet(runtime: str) -> str:
 
 
 def squares_snippet(runtime: str) -> str:
-    """The same for contract A: the program of the docs with the lines that make a square before the pixels are taken."""
+    """The same for contract A, with the lines of the docs that make a square before the pixels are taken."""
     programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
     [lines] = [program for program in programs if program.startswith("wanted =")]
     return snippet(runtime).replace("pixels = ", f"{lines}pixels = ", 1)
@@ -43,8 +43,8 @@ def files(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exports of both contracts, and two digits, one of them enlarged to an odd size."""
     folder = tmp_path_factory.mktemp("files")
     for contract in ("A", "B"):
-        for format, name in (("onnx", "model.onnx"), ("openvino", "model.xml")):
-            api.export(digits_run, format, contract=contract, out=folder / contract / name)  # type: ignore[arg-type]
+        for kind, name in (("onnx", "model.onnx"), ("openvino", "model.xml")):
+            api.export(digits_run, kind, contract=contract, out=folder / contract / name)  # type: ignore[arg-type]
         split = builtin("digits").splits["all"]
         index = int(np.flatnonzero(split.labels == 4)[3])
         digit = Image.frombytes("L", (8, 8), split.pictures.content(index))

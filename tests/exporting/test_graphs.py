@@ -22,7 +22,7 @@ def test_squares_are_those_of_pillow(interpolation: Interpolation, crop: float, 
     found = square(torch.from_numpy(pixels[None]), preprocess)[0].numpy().astype(int)
     difference = found - expected
     assert np.abs(difference).max() <= 1
-    assert np.mean(difference != 0) <= 0.01
+    assert np.mean(difference != 0) <= 0.05  # at a scale of 5/4 many values lie midway between two levels
 
 
 def test_tall_pictures_differ_by_a_level() -> None:

@@ -23,9 +23,12 @@ EVERY = [(f, c, p) for f in get_args(Format) for c in get_args(Contract) for p i
 RESIZED = [*((f, "bilinear") for f in get_args(Format)), *(("onnx", i) for i in ("nearest", "bicubic", "lanczos"))]
 
 
-@pytest.mark.parametrize(("format", "contract", "precision"), EVERY)
-def test_digits(digits_run: Path, tmp_path: Path, format: Format, contract: Contract, precision: Any) -> None:
-    made = api.export(digits_run, format, contract=contract, precision=precision, data="digits", out=tmp_path)
+@pytest.mark.parametrize(("kind", "contract", "precision"), EVERY)
+def test_digits(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format, contract: Contract, precision: Any
+) -> None:
+    monkeypatch.setattr("resvision.exporting.write.CALIBRATION_PICTURES", 100)
+    made = api.export(digits_run, kind, contract=contract, precision=precision, data="digits", out=tmp_path)
     found = made.verification
     assert found.pictures == 359
     assert found.accuracy is not None
@@ -35,17 +38,17 @@ def test_digits(digits_run: Path, tmp_path: Path, format: Format, contract: Cont
         assert found.same_top1 == 1
         assert found.largest_difference < 1e-3  # digits are as large as the network's input: B resizes nothing
     assert sorted(tmp_path.iterdir()) == sorted(made.files)
-    if format != "torch":
+    if kind != "torch":
         result = api.evaluate(made.file, "digits")
         assert result["accuracy"] == pytest.approx(found.accuracy)
 
 
-@pytest.mark.parametrize(("format", "interpolation"), RESIZED)
-def test_pictures_of_odd_sizes(tmp_path: Path, format: Format, interpolation: Interpolation) -> None:
+@pytest.mark.parametrize(("kind", "interpolation"), RESIZED)
+def test_pictures_of_odd_sizes(tmp_path: Path, kind: Format, interpolation: Interpolation) -> None:
     classifier, pictures = colourful(interpolation), odd_pictures()
-    target = Target(format=format, contract="B")
+    target = Target(format=kind, contract="B")
     made = exporting.write(classifier, target, tmp_path / target.name)
-    if format == "torch":
+    if kind == "torch":
         session = ProgramSession(made.file)
         logits = np.concatenate([session(torch.from_numpy(picture[None])) for picture in pictures])
         labels = [classifier.classes[i] for i in logits.argmax(axis=1)]
@@ -54,10 +57,10 @@ def test_pictures_of_odd_sizes(tmp_path: Path, format: Format, interpolation: In
     assert labels == [prediction.label for prediction in classifier.predict(pictures)]
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_any_number_of_squares(tmp_path: Path, format: Format) -> None:
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_any_number_of_squares(tmp_path: Path, kind: Format) -> None:
     classifier = colourful()
-    target = Target(format=format)
+    target = Target(format=kind)
     predictor = deployed.load(exporting.write(classifier, target, tmp_path / target.name).file)
     for count in (1, 2, 7):
         squares = np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
@@ -70,8 +73,8 @@ def test_any_number_of_squares(tmp_path: Path, format: Format) -> None:
 def test_what_the_files_say_of_themselves(tmp_path: Path) -> None:
     classifier = colourful()
     classifier.metrics["accuracy"] = 0.5
-    for format in get_args(Format):
-        target = Target(format=format)
+    for kind in get_args(Format):
+        target = Target(format=kind)
         exporting.write(classifier, target, tmp_path / f"m{target.suffix}")
     model = onnx.load(tmp_path / "m.onnx")
     held = {p.key: p.value for p in model.metadata_props}
@@ -101,13 +104,11 @@ def test_probabilities_have_the_temperature(tmp_path: Path) -> None:
     assert np.allclose(probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-@pytest.mark.parametrize("format", get_args(Format))
-def test_what_does_not_answer_alike_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format
-) -> None:
+@pytest.mark.parametrize("kind", get_args(Format))
+def test_what_does_not_answer_alike_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format) -> None:
     monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
     with pytest.raises(ExportError, match=r"its logits differ by .*, and -1\.0 is allowed; not kept"):
-        exporting.write(colourful(), Target(format=format), tmp_path / f"m{Target(format=format).suffix}")
+        exporting.write(colourful(), Target(format=kind), tmp_path / f"m{Target(format=kind).suffix}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,15 +154,15 @@ def test_what_is_refused(arguments: dict[str, Any], message: str, tmp_path: Path
 
 def test_networks_of_other_kinds(tmp_path: Path) -> None:
     """What is special in a network must come through the converters, too."""
-    kinds: list[dict[str, Any]] = [
+    specs: list[dict[str, Any]] = [
         {"reversible": True, "order": "pre", "depths": (2, 2)},
         {"se_ratio": 0.25, "activation": "gelu", "experts": 2, "block": "bottleneck", "shortcut": "avg_project"},
     ]
-    for kind in kinds:
-        spec = ResNetSpec(**{"depths": (1, 1), "widths": (8, 16), "stem": "cifar", "num_classes": 3, **kind})
+    for special in specs:
+        spec = ResNetSpec(**{"depths": (1, 1), "widths": (8, 16), "stem": "cifar", "num_classes": 3, **special})
         torch.manual_seed(0)
         classifier = Classifier(network=ResNet(spec), preprocess=Preprocess(size=16), classes=("a", "b", "c"))
-        for format in ("onnx", "openvino"):
-            target = Target(format=format)
+        for kind in ("onnx", "openvino"):
+            target = Target(format=kind)
             made = exporting.write(classifier, target, tmp_path / target.name)
             assert made.verification.same_top1 == 1
