@@ -1,9 +1,9 @@
 """What contract B costs: Pillow's resize and an export of squares, against an export that resizes by itself.
 
-One picture at a time, of the sizes given, in ONNX Runtime and OpenVINO, with one thread, in interleaved rounds. Prints one
-JSON document: milliseconds (median) of both ways, and how many times as long B takes.
+    python benchmarks/whole.py [--model resnet18] [--size 224] [--pictures 375x500 1000x1500]
 
-    python benchmarks/whole.py --model resnet18 --size 224 --pictures 375x500 1000x1500
+One picture at a time, of the sizes given, in ONNX Runtime and OpenVINO, with one thread; the ways take turns. Prints one
+JSON document: milliseconds (median) of both ways, and how many times as long B takes.
 """
 
 import argparse

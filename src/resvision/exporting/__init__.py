@@ -2,6 +2,6 @@
 
 from resvision.exporting.bench import compare_runtimes
 from resvision.exporting.verify import Verification
-from resvision.exporting.write import Export, write
+from resvision.exporting.export import Export, write
 
 __all__ = ["Export", "Verification", "compare_runtimes", "write"]

@@ -27,7 +27,7 @@ RESIZED = [*((f, "bilinear") for f in get_args(Format)), *(("onnx", i) for i in 
 def test_digits(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format, contract: Contract, precision: Any
 ) -> None:
-    monkeypatch.setattr("resvision.exporting.write.CALIBRATION_PICTURES", 100)
+    monkeypatch.setattr("resvision.exporting.export.CALIBRATION_PICTURES", 100)
     made = api.export(digits_run, kind, contract=contract, precision=precision, data="digits", out=tmp_path)
     found = made.verification
     assert found.pictures == 359
