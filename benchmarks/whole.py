@@ -2,8 +2,8 @@
 
     python benchmarks/whole.py [--model resnet18] [--size 224] [--pictures 375x500 1000x1500]
 
-One picture at a time, of the sizes given, in ONNX Runtime and OpenVINO, with one thread; the ways take turns. Prints one
-JSON document: milliseconds (median) of both ways, and how many times as long B takes.
+One picture at a time, of the sizes given, in ONNX Runtime and OpenVINO, with one thread; the ways take turns. Prints
+one JSON document: milliseconds (median) of both ways, and how many times as long B takes.
 """
 
 import argparse

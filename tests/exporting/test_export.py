@@ -154,15 +154,17 @@ def test_what_is_refused(arguments: dict[str, Any], message: str, tmp_path: Path
 
 def test_networks_of_other_kinds(tmp_path: Path) -> None:
     """What is special in a network must come through the converters, too."""
-    specs: list[dict[str, Any]] = [
-        {"reversible": True, "order": "pre", "depths": (2, 2)},
-        {"se_ratio": 0.25, "activation": "gelu", "experts": 2, "block": "bottleneck", "shortcut": "avg_project"},
+    specs: list[tuple[Contract, dict[str, Any]]] = [
+        ("A", {"reversible": True, "order": "pre", "depths": (2, 2)}),
+        ("B", {"se_ratio": 0.25, "activation": "gelu", "experts": 2, "block": "bottleneck"}),
     ]
-    for special in specs:
+    for contract, special in specs:
         spec = ResNetSpec(**{"depths": (1, 1), "widths": (8, 16), "stem": "cifar", "num_classes": 3, **special})
         torch.manual_seed(0)
         classifier = Classifier(network=ResNet(spec), preprocess=Preprocess(size=16), classes=("a", "b", "c"))
         for kind in ("onnx", "openvino"):
-            target = Target(format=kind)
+            target = Target(format=kind, contract=contract)
             made = exporting.write(classifier, target, tmp_path / target.name)
             assert made.verification.same_top1 == 1
+    with pytest.raises(InputError, match="experts=2: such a network exports for one picture at a time"):
+        exporting.write(classifier, Target(format="onnx"), tmp_path / "m.onnx")

@@ -9,6 +9,7 @@ from torch import nn
 
 from resvision.classifier import Classifier
 from resvision.data.images import to_input
+from resvision.errors import InputError
 from resvision.preprocess import Interpolation, Preprocess
 from resvision.target import Contract
 
@@ -42,7 +43,15 @@ class Whole(Squares):
 
 
 def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedProgram:
-    """The graph of a contract, from which every format is made."""
+    """The graph of a contract, from which every format is made.
+
+    Raises:
+        InputError: contract A of a network with experts, which gives every picture a kernel of its own.
+    """
+    if contract == "A" and classifier.network.spec.experts > 1:
+        raise InputError(
+            f"experts={classifier.network.spec.experts}: such a network exports for one picture at a time: give contract B"
+        )
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     free = torch.export.Dim.DYNAMIC
     if contract == "A":
