@@ -48,10 +48,9 @@ def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedPr
     Raises:
         InputError: contract A of a network with experts, which gives every picture a kernel of its own.
     """
-    if contract == "A" and classifier.network.spec.experts > 1:
-        raise InputError(
-            f"experts={classifier.network.spec.experts}: such a network exports for one picture at a time: give contract B"
-        )
+    experts = classifier.network.spec.experts
+    if contract == "A" and experts > 1:
+        raise InputError(f"experts={experts}: such a network exports for one picture at a time: give contract B")
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     free = torch.export.Dim.DYNAMIC
     if contract == "A":
