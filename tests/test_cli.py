@@ -80,7 +80,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"resvision {__version__}"
 
 
-@pytest.mark.parametrize("verb", ["demo", "evaluate", "import", "models", "predict", "study", "train"])
+@pytest.mark.parametrize(
+    "verb", ["benchmark", "demo", "evaluate", "export", "import", "models", "predict", "study", "train"]
+)
 def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"Example: resvision {verb}" in capsys.readouterr().out
@@ -175,6 +177,26 @@ def test_predict_alone_agrees_with_the_library(data: Path, trained: Path, capsys
     [printed] = json.loads(capsys.readouterr().out)
     [prediction] = api.predict(trained, path)
     assert printed == json.loads(json.dumps(prediction.to_dict()))
+
+
+def test_export_and_use(data: Path, trained: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("export", trained, "--format", "onnx", "--out", tmp_path / "m.onnx") == 0
+    assert "m.onnx: answers as the original in onnxruntime" in capsys.readouterr().out
+    assert run("evaluate", tmp_path / "m.onnx", data, "--json") == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    assert accuracy == json.loads((trained / "result.json").read_text())["accuracy"]
+    result = process("export", trained, "--format", "openvino", "--precision", "int8", "--data", data, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert (document["pictures"], document["original_accuracy"]) == (40, accuracy)
+    assert [Path(file).name for file in document["files"]] == ["model-A-int8.bin", "model-A-int8.xml"]
+    picture = next((data / "val" / "zero").iterdir())
+    assert run("predict", trained, picture, "--runtime", "openvino", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["label"] == "zero"
+    assert run("benchmark", trained, "--threads", "1") == 0
+    printed = capsys.readouterr()
+    assert "openvino int8" in printed.out
+    assert "exporting: onnx fp32" in printed.err
 
 
 def test_runs_are_numbered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,15 @@ def test_a_limit_ends_the_repeats_but_leaves_one() -> None:
     assert len(measure.seconds(lambda: sum(range(200_000)), repeats=1000, warmup=0, limit=0.0)) == 1
 
 
+def test_rounds_take_turns() -> None:
+    calls: list[str] = []
+    both = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    times = measure.interleaved(both, rounds=2, warmup=1)
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+    assert all(len(values) == 1 for values in measure.interleaved(both, rounds=9, limit=0.0).values())
+
+
 def test_peak_memory_grows() -> None:
     before = measure.peak_memory_bytes()
     assert before is not None

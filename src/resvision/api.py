@@ -524,7 +524,7 @@ def export(
 
     Args:
         classifier: a Classifier, or the folder of one.
-        format: "onnx", "openvino" or "torch".
+        format: "onnx", "openvino", "torch" or "keras".
         contract: "A", uint8 squares (N, S, S, C); or "B", a uint8 picture (1, H, W, C) of any size.
         precision: "fp32", "bf16" (OpenVINO) or "int8" (ONNX and OpenVINO).
         data: as in `train`. Its training part calibrates int8, and its test part, or else its validation part, is what

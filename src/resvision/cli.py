@@ -601,7 +601,7 @@ def export(
     run
         The run folder.
     to
-        onnx, openvino (.xml and .bin) or torch (.pt2 of torch.export).
+        onnx; openvino (.xml and .bin); torch (.pt2 of torch.export); or keras.
     contract
         A takes uint8 squares of the network's size, any number of them; B takes one uint8 picture of any size.
     precision
@@ -629,7 +629,7 @@ def export(
     print(f"{', '.join(str(file) for file in made.files)}: answers as the original in {found.runtime}")
     print(
         f"{_count(found.pictures, 'picture')}: the same first class on {found.same_top1:.2%}, "
-        f"logits differ by at most {found.largest_difference:.2g}"
+        f"{'probabilities' if to == 'keras' else 'logits'} differ by at most {found.largest_difference:.2g}"
     )
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy:.2%}, of the original {_percent(found.original_accuracy)}")

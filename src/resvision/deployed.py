@@ -217,9 +217,9 @@ def read_index(run: Path) -> Index:
 def register(run: Path, target: Target, files: Iterable[Path], verification: dict[str, Any]) -> None:
     """Enters an export into the index of a run, in the place of an earlier one of the same name.
 
-    What PyTorch would read by pickle is left out, since nothing here opens it.
+    What PyTorch would read by pickle, and what Keras reads, is left out, since no session here opens it.
     """
-    if target.format == "torch":
+    if target.format == "torch" or target.format == "keras":  # noqa: PLR1714 - which narrows the type
         return
     entry = Entry(
         file=target.name,

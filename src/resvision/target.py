@@ -7,17 +7,18 @@ from typing import Literal, get_args
 
 from resvision.errors import InputError
 
-Format = Literal["onnx", "openvino", "torch"]
+Format = Literal["onnx", "openvino", "torch", "keras"]
 Contract = Literal["A", "B"]
 ExportPrecision = Literal["fp32", "bf16", "int8"]
 Runtime = Literal["torch", "onnx", "openvino"]
 RuntimeChoice = Literal["torch", "onnx", "openvino", "auto"]
 
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "keras": ".keras"}
 PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
     "onnx": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
     "torch": ("fp32",),
+    "keras": ("fp32",),
 }
 
 
@@ -44,6 +45,8 @@ class Target:
             raise InputError(f"format={self.format!r} is not one of {', '.join(PRECISIONS)}")
         if self.contract not in get_args(Contract):
             raise InputError(f"contract={self.contract!r} is neither A (squares) nor B (whole pictures)")
+        if self.format == "keras" and self.contract != "A":
+            raise InputError("contract='B' is not there for keras: its model takes squares")
         if self.precision not in PRECISIONS[self.format]:
             known = ", ".join(PRECISIONS[self.format])
             raise InputError(f"precision={self.precision!r} is not there for {self.format}: there is {known}")

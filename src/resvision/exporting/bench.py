@@ -20,7 +20,7 @@ from resvision.data.pictures import Split
 from resvision.deployed import in_run, open_file
 from resvision.errors import MissingExtraError
 from resvision.evaluation import evaluate
-from resvision.exporting.write import quiet, write
+from resvision.exporting.export import quiet, write
 from resvision.models import ResNet
 from resvision.runtime import Session, TorchSession
 from resvision.target import Target

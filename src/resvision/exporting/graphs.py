@@ -9,6 +9,7 @@ from torch import nn
 
 from resvision.classifier import Classifier
 from resvision.data.images import to_input
+from resvision.errors import InputError
 from resvision.preprocess import Interpolation, Preprocess
 from resvision.target import Contract
 
@@ -17,6 +18,7 @@ OUTPUTS = ("logits", "probabilities")
 
 # How far the filters of Pillow's resize reach, in pixels of the smaller picture.
 REACH = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+FIXED_POINT = 1 << 22  # Pillow's weights are multiples of 1 / this
 
 
 class Squares(nn.Module):
@@ -41,7 +43,14 @@ class Whole(Squares):
 
 
 def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedProgram:
-    """The graph of a contract, from which every format is made."""
+    """The graph of a contract, from which every format is made.
+
+    Raises:
+        InputError: contract A of a network with experts, which gives every picture a kernel of its own.
+    """
+    experts = classifier.network.spec.experts
+    if contract == "A" and experts > 1:
+        raise InputError(f"experts={experts}: such a network exports for one picture at a time: give contract B")
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     free = torch.export.Dim.DYNAMIC
     if contract == "A":
@@ -49,7 +58,10 @@ def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedPr
     else:  # two sides that are equal to nothing, or they would be taken for the same number
         model, shape, sizes = Whole(classifier), (1, size + 5, size + 8, channels), {1: free, 2: free}
     with torch.no_grad():
-        return torch.export.export(model, (torch.zeros(shape, dtype=torch.uint8),), dynamic_shapes=(sizes,))
+        program = torch.export.export(model, (torch.zeros(shape, dtype=torch.uint8),), dynamic_shapes=(sizes,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # which names folders of this machine, and would be written into files
+    return program
 
 
 def square(pictures: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
@@ -93,7 +105,8 @@ def resampling(
     weights = _filter(((pixels + 0.5 - centres) / stretch).abs(), interpolation)
     inside = (pixels >= torch.floor(centres - reach + 0.5)) & (pixels < torch.floor(centres + reach + 0.5))
     weights = torch.where(inside, weights, 0.0)
-    return (weights / weights.sum(dim=1, keepdim=True)).float()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return (torch.round(weights * FIXED_POINT) / FIXED_POINT).float()  # decides midway values as Pillow does
 
 
 def _filter(x: torch.Tensor, interpolation: Interpolation) -> torch.Tensor:

@@ -114,7 +114,7 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as file:
             file.writestr(ENTRY, json.dumps(dataclasses.asdict(model.resvision), allow_nan=False))
-        difference = _difference(_read(temporary), classifier, scaled=True)
+        difference = _difference(load(temporary), classifier, scaled=True)
         if not difference <= tolerance:
             raise ClassifierError(
                 f"{path}: Keras computes {difference:.1e} off, more than {tolerance:.1e}; not written"
@@ -186,11 +186,17 @@ def _opened(model: Any) -> tuple[str, Any]:
     if isinstance(model, keras.Model):
         return model.name, model
     path = Path(model).expanduser()
-    return path.name, _read(path)
+    return path.name, load(path)
 
 
-def _read(path: Path) -> Any:
-    """The model in a .keras file, with what `save` wrote beside it."""
+def load(path: str | Path) -> Any:
+    """The model in a .keras file, with what `save` wrote beside it; only layers of Keras itself are loaded.
+
+    Raises:
+        ClassifierError: it is no such file, or holds other layers or code.
+        StorageError: it cannot be read.
+    """
+    path = Path(path)
     with storage(path):
         path.open("rb").close()
     if not zipfile.is_zipfile(path):

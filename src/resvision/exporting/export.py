@@ -22,7 +22,7 @@ from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
 from resvision.deployed import Document
 from resvision.errors import InputError
-from resvision.exporting import onnx, openvino, pt2
+from resvision.exporting import keras_file, onnx, openvino, pt2
 from resvision.exporting.graphs import trace
 from resvision.exporting.verify import Verification, compare, demand, golden, taken
 from resvision.files import storage
@@ -100,6 +100,10 @@ def write(
     pictures, labels = golden(preprocess), None
     if checked is not None:
         pictures, labels = _sample(checked, preprocess, CHECKED_PICTURES)
+    if target.format == "keras":
+        with quiet():
+            found = keras_file.write(classifier, path, pictures, labels)
+        return Export(file=path, files=(path,), verification=found)
     kind = KINDS[target.format]
     with _folder_beside(path) as folder:
         made = folder / path.name

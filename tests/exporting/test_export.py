@@ -1,0 +1,170 @@
+"""Exports in every format and contract, compared with the original in their real runtimes, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from samples import colourful, odd_pictures
+
+from resvision import Classifier, Preprocess, ResNetSpec, api, deployed, exporting
+from resvision.errors import ExportError, InputError
+from resvision.exporting import verify
+from resvision.exporting.pt2 import ProgramSession
+from resvision.models import ResNet
+from resvision.preprocess import Interpolation
+from resvision.target import PRECISIONS, Contract, Format, Target
+
+EVERY = [(f, c, p) for f in get_args(Format) for c in get_args(Contract) for p in PRECISIONS[f]]
+RESIZED = [*((f, "bilinear") for f in get_args(Format)), *(("onnx", i) for i in ("nearest", "bicubic", "lanczos"))]
+
+
+@pytest.mark.parametrize(("kind", "contract", "precision"), EVERY)
+def test_digits(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format, contract: Contract, precision: Any
+) -> None:
+    monkeypatch.setattr("resvision.exporting.export.CALIBRATION_PICTURES", 100)
+    made = api.export(digits_run, kind, contract=contract, precision=precision, data="digits", out=tmp_path)
+    found = made.verification
+    assert found.pictures == 359
+    assert found.accuracy is not None
+    assert found.original_accuracy is not None
+    assert found.accuracy >= found.original_accuracy - 0.01
+    if precision == "fp32":
+        assert found.same_top1 == 1
+        assert found.largest_difference < 1e-3  # digits are as large as the network's input: B resizes nothing
+    assert sorted(tmp_path.iterdir()) == sorted(made.files)
+    if kind != "torch":
+        result = api.evaluate(made.file, "digits")
+        assert result["accuracy"] == pytest.approx(found.accuracy)
+
+
+@pytest.mark.parametrize(("kind", "interpolation"), RESIZED)
+def test_pictures_of_odd_sizes(tmp_path: Path, kind: Format, interpolation: Interpolation) -> None:
+    classifier, pictures = colourful(interpolation), odd_pictures()
+    target = Target(format=kind, contract="B")
+    made = exporting.write(classifier, target, tmp_path / target.name)
+    if kind == "torch":
+        session = ProgramSession(made.file)
+        logits = np.concatenate([session(torch.from_numpy(picture[None])) for picture in pictures])
+        labels = [classifier.classes[i] for i in logits.argmax(axis=1)]
+    else:
+        labels = [prediction.label for prediction in deployed.load(made.file).predict(pictures)]
+    assert labels == [prediction.label for prediction in classifier.predict(pictures)]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_any_number_of_squares(tmp_path: Path, kind: Format) -> None:
+    classifier = colourful()
+    target = Target(format=kind)
+    predictor = deployed.load(exporting.write(classifier, target, tmp_path / target.name).file)
+    for count in (1, 2, 7):
+        squares = np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        assert np.abs(predictor.logits(squares) - classifier.logits(squares)).max() < 1e-3
+    for exported, original in zip(predictor.predict(odd_pictures()), classifier.predict(odd_pictures()), strict=True):
+        assert exported.label == original.label
+        assert exported.score == pytest.approx(original.score, abs=1e-4)
+
+
+def test_what_the_files_say_of_themselves(tmp_path: Path) -> None:
+    classifier = colourful()
+    classifier.metrics["accuracy"] = 0.5
+    for kind in get_args(Format):
+        target = Target(format=kind)
+        exporting.write(classifier, target, tmp_path / f"m{target.suffix}")
+    model = onnx.load(tmp_path / "m.onnx")
+    held = {p.key: p.value for p in model.metadata_props}
+    info = openvino.Core().read_model(tmp_path / "m.xml").get_rt_info()
+    extra = {"resvision.json": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    document = json.loads(held["resvision"])
+    assert document == json.loads(info["resvision"].value) == json.loads(extra["resvision.json"])
+    assert document["classes"] == ["a", "b b", "ç"]
+    assert held["classes"].splitlines() == info["classes"].value.splitlines() == ["a", "b b", "ç"]
+    assert (document["contract"], document["precision"], document["temperature"]) == ("A", "fp32", 1.5)
+    assert document["preprocess"]["mean"] == [0.4, 0.5, 0.6]
+    assert document["metrics"] == {"accuracy": 0.5}
+    onnx.checker.check_model(model, full_check=True)
+    for path in tmp_path.iterdir():
+        assert str(Path.cwd()).encode() not in path.read_bytes(), f"{path.name} names our folders"
+
+
+def test_probabilities_have_the_temperature(tmp_path: Path) -> None:
+    import onnxruntime
+
+    classifier = colourful()
+    made = exporting.write(classifier, Target(format="onnx"), tmp_path / "m.onnx")
+    squares = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    logits, probabilities = onnxruntime.InferenceSession(made.file).run(None, {"pictures": squares})
+    exponentials = np.exp(logits / 1.5)
+    assert np.allclose(probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", get_args(Format))
+def test_what_does_not_answer_alike_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format) -> None:
+    monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match=r"its logits differ by .*, and -1\.0 is allowed; not kept"):
+        exporting.write(colourful(), Target(format=kind), tmp_path / f"m{Target(format=kind).suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_limits() -> None:
+    def found(**changes: Any) -> verify.Verification:
+        return verify.Verification(
+            **{"runtime": "r 1", "pictures": 400, "largest_difference": 0.1, "same_top1": 1.0, **changes}
+        )
+
+    a, b = Target(format="openvino"), Target(format="openvino", contract="B")
+    int8 = Target(format="openvino", precision="int8")
+    verify.demand(found(), b)
+    verify.demand(found(same_top1=398 / 400), b)
+    verify.demand(found(same_top1=384 / 400, accuracy=0.895, original_accuracy=0.9), int8)
+    for wrong, target, message in (
+        (found(largest_difference=float("nan")), a, "logits differ by nan"),
+        (found(same_top1=397 / 400), b, "differs on 3 of 400 pictures, and 99.5% shall agree"),
+        (found(same_top1=379 / 400), int8, "differs on 21 of 400"),
+        (found(accuracy=0.88, original_accuracy=0.9), int8, "its accuracy is 88.00% instead of 90.00%"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            verify.demand(wrong, target)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "tflite"}, "format='tflite' is not one of onnx, openvino, torch"),
+        ({"format": "onnx", "precision": "bf16"}, "precision='bf16' is not there for onnx: there is fp32, int8"),
+        ({"format": "onnx", "contract": "C"}, "contract='C' is neither A"),
+        ({"format": "onnx", "precision": "int8", "out": "m.onnx"}, "int8 chooses its ranges by .* give --data"),
+        ({"format": "onnx", "out": "m.xml"}, r"m\.xml: a file for onnx ends in \.onnx"),
+        ({"format": "onnx"}, "a classifier in memory has no folder"),
+    ],
+)
+def test_what_is_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    if "out" in arguments:
+        arguments = arguments | {"out": tmp_path / arguments["out"]}
+    with pytest.raises(InputError, match=message):
+        api.export(colourful(), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_of_other_kinds(tmp_path: Path) -> None:
+    """What is special in a network must come through the converters, too."""
+    specs: list[tuple[Contract, dict[str, Any]]] = [
+        ("A", {"reversible": True, "order": "pre", "depths": (2, 2)}),
+        ("B", {"se_ratio": 0.25, "activation": "gelu", "experts": 2, "block": "bottleneck"}),
+    ]
+    for contract, special in specs:
+        spec = ResNetSpec(**{"depths": (1, 1), "widths": (8, 16), "stem": "cifar", "num_classes": 3, **special})
+        torch.manual_seed(0)
+        classifier = Classifier(network=ResNet(spec), preprocess=Preprocess(size=16), classes=("a", "b", "c"))
+        for kind in ("onnx", "openvino"):
+            target = Target(format=kind, contract=contract)
+            made = exporting.write(classifier, target, tmp_path / target.name)
+            assert made.verification.same_top1 == 1
+    with pytest.raises(InputError, match="experts=2: such a network exports for one picture at a time"):
+        exporting.write(classifier, Target(format="onnx"), tmp_path / "m.onnx")
