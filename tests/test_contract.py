@@ -93,7 +93,7 @@ def test_no_pickle_is_ever_read() -> None:
 def test_public_names() -> None:
     assert sorted(resvision.__all__) == [
         *("Classifier", "Preprocess", "Recipe", "ResNetSpec"),
-        *("demo", "evaluate", "import_weights", "list_models", "overfit", "predict", "study", "train"),
+        *("demo", "depth", "evaluate", "import_weights", "list_models", "overfit", "predict", "study", "train"),
     ]
     for name in resvision.__all__:
         assert getattr(resvision, name).__doc__
@@ -112,7 +112,7 @@ def test_command_line_surface() -> None:
     from resvision.cli import app
 
     surface = {}
-    for verb in ("demo", "evaluate", "import", "models", "overfit", "predict", "study", "train"):
+    for verb in ("demo", "depth", "evaluate", "import", "models", "overfit", "predict", "study", "train"):
         arguments = app[verb].assemble_argument_collection()
         surface[verb] = sorted(name for argument in arguments for name in argument.names)
     assert surface == json.loads((GOLDEN / "cli.json").read_text())

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resvision.api import demo, evaluate, import_weights, overfit, predict, study, train
+    from resvision.api import demo, depth, evaluate, import_weights, overfit, predict, study, train
     from resvision.classifier import Classifier
     from resvision.listing import list_models
     from resvision.preprocess import Preprocess
@@ -22,6 +22,7 @@ __all__ = [
     "Recipe",
     "ResNetSpec",
     "demo",
+    "depth",
     "evaluate",
     "import_weights",
     "list_models",

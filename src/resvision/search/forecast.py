@@ -1,0 +1,154 @@
+"""Learning curves of all candidates together, from short trainings to the full one, with how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+DRAWS = 4000  # curves that agree with the trainings, of which everything that is said is made
+# What is expected before any training, as (mean, standard deviation): the logarithm of the odds of an error at full
+# length, the exponent with which they fall, and how far all curves bend off a straight line.
+INTERCEPT, EXPONENT, BEND = (-1.5, 2.0), (0.8, 0.4), (0.0, 0.04)
+OWN_INTERCEPT = 0.7  # standard deviation of a candidate's own part of the intercept
+# Those of the candidates' own exponents and of trainings that differ in their seed alone: each pair is weighed by how
+# well it agrees with the trainings.
+OWN_EXPONENTS, SEEDS = (0.05, 0.1, 0.2, 0.4), (0.03, 0.06, 0.12, 0.25)
+COMMON = 3  # parameters that all candidates share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A short training that ran to its end.
+
+    Args:
+        candidate: its index.
+        part: of the full training's pictures that were presented, above 0 and at most 1.
+        accuracy: 0..1, on pictures that did not train.
+        judged: how many these were.
+    """
+
+    candidate: int
+    part: float
+    accuracy: float
+    judged: int
+
+
+class Forecast:
+    """What the full trainings are expected to reach.
+
+    The odds of an error, below those of guessing, fall as a power of the length of the training:
+    e / (guessing - e) = exp(intercept + bend x^2) part^-exponent with x = -log(part), the curve of Morgan, Mercer and
+    Flodin, which fits learning curves best of many (Viering & Loog 2023, section 4.2). In logarithms it is linear, and
+    each candidate's intercept and exponent are what all have in common and a deviation of its own, so that a
+    candidate of which little is known is taken to be like the others (a hierarchical linear model, Gelman et al. 2013,
+    chapter 15).
+
+    Args:
+        points: of all trainings.
+        candidates: how many there are.
+        classes: of the set; guessing is wrong in (classes - 1) / classes.
+    """
+
+    def __init__(self, points: Sequence[Point], candidates: int, classes: int) -> None:
+        self.candidates = candidates
+        self.guessing = 1 - 1 / classes
+        odds, variances = zip(*(self._odds(point) for point in points), strict=True)
+        y = np.array(odds)
+        x = np.stack([self._row(point.candidate, point.part) for point in points])
+        believed = []
+        for exponents, seeds in product(OWN_EXPONENTS, SEEDS):
+            mean, deviation = self._prior(exponents)
+            prior = np.diag(deviation**2)
+            covariance = x @ prior @ x.T + np.diag(np.array(variances) + seeds**2)
+            rest = y - x @ mean
+            solved = np.linalg.solve(covariance, rest)
+            evidence = -0.5 * (rest @ solved + np.linalg.slogdet(covariance)[1])
+            gain = prior @ x.T
+            spread = prior - gain @ np.linalg.solve(covariance, gain.T)
+            believed.append((evidence, mean + gain @ solved, spread))
+        weights = np.exp([b[0] - max(b[0] for b in believed) for b in believed])
+        random = np.random.default_rng(0)
+        counts = random.multinomial(DRAWS, weights / weights.sum())
+        self.draws = np.concatenate(
+            [
+                random.multivariate_normal(mean, spread, count, method="eigh")
+                for count, (_, mean, spread) in zip(counts, believed, strict=True)
+                if count
+            ]
+        )
+
+    def accuracies(self, part: float = 1.0) -> FloatArray:
+        """(DRAWS, candidates): what trainings of that part may reach, without the chance of a seed."""
+        rows = np.stack([self._row(candidate, part) for candidate in range(self.candidates)])
+        return 1 - self.guessing / (1 + np.exp(-self.draws @ rows.T))
+
+    def _row(self, candidate: int, part: float) -> FloatArray:
+        """What the parameters are multiplied by: the common ones, the own intercepts, the own exponents."""
+        x = -math.log(part)
+        row = np.zeros(COMMON + 2 * self.candidates)
+        row[:COMMON] = 1.0, x, x * x
+        row[COMMON + candidate] = 1.0
+        row[COMMON + self.candidates + candidate] = x
+        return row
+
+    def _prior(self, exponents: float) -> tuple[FloatArray, FloatArray]:
+        """Means and standard deviations of the parameters before any training."""
+        own = np.ones(self.candidates)
+        means, deviations = zip(INTERCEPT, EXPONENT, BEND, strict=True)
+        return (
+            np.concatenate([means, 0 * own, 0 * own]),
+            np.concatenate([deviations, OWN_INTERCEPT * own, exponents * own]),
+        )
+
+    def _odds(self, point: Point) -> tuple[float, float]:
+        """The logarithm of a training's odds, and its variance from the number of pictures that judged."""
+        # What nobody got wrong, or no better than guessing, is taken to be half a standard deviation from there.
+        error = 1 - point.accuracy
+        least = 0.5 / point.judged
+        most = self.guessing - 0.5 * math.sqrt(self.guessing * (1 - self.guessing) / point.judged)
+        error = min(max(error, least), most)
+        slope = self.guessing / (error * (self.guessing - error))
+        return math.log(error / (self.guessing - error)), slope**2 * error * (1 - error) / point.judged
+
+
+def chances(accuracies: FloatArray, costs: Sequence[float] | None = None) -> FloatArray:
+    """For each candidate the probability that none which costs as much or less is better.
+
+    Args:
+        accuracies: (draws, candidates).
+        costs: of each candidate; None lets all cost the same, and gives the probability of being the best.
+    """
+    price = np.zeros(accuracies.shape[1]) if costs is None else np.array(costs)
+    wanted = [
+        accuracies[:, index] >= accuracies[:, price <= price[index]].max(axis=1) for index in range(accuracies.shape[1])
+    ]
+    probabilities: FloatArray = np.stack(wanted, axis=1).mean(axis=0)
+    return probabilities
+
+
+def near(accuracies: FloatArray, points: float) -> FloatArray:
+    """For each candidate the probability that it is within `points` (of 0..1) of the best."""
+    within: FloatArray = (accuracies >= accuracies.max(axis=1, keepdims=True) - points).mean(axis=0)
+    return within
+
+
+def interval(values: FloatArray) -> tuple[float, float]:
+    """95% of the values lie between these."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def frontier(accuracies: Sequence[float], costs: Sequence[float]) -> list[int]:
+    """The candidates, cheapest first, than which none that costs as much or less is more accurate (Pareto)."""
+    found: list[int] = []
+    for index in sorted(range(len(costs)), key=lambda i: (costs[i], -accuracies[i])):
+        if not found or accuracies[index] > accuracies[found[-1]]:
+            found.append(index)
+    return found
