@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -22,8 +22,9 @@ from resvision.training import engine as engines
 from resvision.training import losses, memory, optim
 
 AT_ONCE = 32  # pictures of the larger batch that is answered, and of the step that is timed
-ANSWERS, ANSWER_SECONDS = 15, 0.4  # calls that are timed at most, and after how long no further one begins
-STEPS, STEP_SECONDS = 3, 1.0  # the same of training steps
+ANSWERS, STEPS = 15, 3  # calls that are timed at most, of answers and of training steps
+MEASUREMENTS = 4  # of each candidate: two of answers, two of steps
+MOST_SECONDS = 1.0  # after which no further call of a measurement begins
 LEAST_STEPS = 100  # of a training, in which anything can be learned
 
 UNITS = {"latency_ms": "ms", "train_minutes": "minutes of training", "memory_gb": "GB"}
@@ -86,7 +87,7 @@ class Costs:
         return {name: need for name, need in needs.items() if need is not None and need > (asked[name] or float("inf"))}
 
 
-def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Limits) -> dict[str, Any]:
+def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Limits, allowed: float) -> dict[str, Any]:
     """Measures a network; for the ledger: the fields of `Costs`, and the seconds that it took.
 
     Args:
@@ -94,6 +95,7 @@ def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Li
         recipe: that trains it, with its precision decided.
         preprocess: of the pictures.
         limits: what is beyond them is not measured further.
+        allowed: seconds that it should take.
     """
     begin = now()
     counted = cost(spec, preprocess.size)
@@ -105,12 +107,13 @@ def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Li
         "memory_gb": memory.step_bytes(spec, preprocess.size, recipe.batch_size // recipe.accumulate, way) / 1e9,
         "answer_gb": _answer_bytes(spec, preprocess.size) / 1e9,
     }
+    most = min(MOST_SECONDS, allowed / MEASUREMENTS)
     torch.manual_seed(0)
     network = ResNet(spec).to(device())
-    values["latency_ms"] = 1000 * _answer_seconds(network, preprocess, 1)
+    values["latency_ms"] = 1000 * _answer_seconds(network, preprocess, 1, most)
     if not Costs(**values).broken(limits):
-        values["batch_ms"] = 1000 * _answer_seconds(network, preprocess, AT_ONCE)
-        step = _step_seconds(network, recipe, preprocess)
+        values["batch_ms"] = 1000 * _answer_seconds(network, preprocess, AT_ONCE, most)
+        step = _step_seconds(network, recipe, preprocess, most)
         values |= {
             "step_seconds": step,
             "picture_seconds": step / recipe.batch_size,
@@ -141,14 +144,14 @@ def nearest(found: Sequence[tuple[str, Costs]], limits: Limits) -> str:
     )
 
 
-def _answer_seconds(network: ResNet, preprocess: Preprocess, pictures: int) -> float:
+def _answer_seconds(network: ResNet, preprocess: Preprocess, pictures: int, most: float) -> float:
     """The median time of an answer in float32, as `predict` computes it."""
     session = TorchSession(network, preprocess)
     squares = _squares(preprocess, pictures)
-    return median(seconds(lambda: session(squares), repeats=ANSWERS, warmup=2, limit=ANSWER_SECONDS))
+    return median(seconds(lambda: session(squares), repeats=ANSWERS, warmup=2, limit=most))
 
 
-def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess) -> float:
+def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess, most: float) -> float:
     """The time of a training step: what goes by the pictures, from a small batch, and what each step takes besides."""
     count = min(AT_ONCE, recipe.batch_size)
     classes = network.spec.num_classes
@@ -162,23 +165,14 @@ def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess) -> fl
         engine.step(batch, optimizer).loss.item()
 
     def update() -> None:
-        for parameter in network.parameters():
-            parameter.grad = torch.ones_like(parameter)
         optimizer.step()
+        next(network.parameters()).sum().item()  # an accelerator only queues the update
 
-    whole = _timed(step)
-    fixed = min(whole, _timed(update))
+    whole = median(seconds(step, repeats=STEPS, limit=most))
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    fixed = min(whole, median(seconds(update, repeats=STEPS, limit=most)))
     return fixed + (whole - fixed) * recipe.batch_size / count
-
-
-def _timed(function: Callable[[], object]) -> float:
-    # On an accelerator an update would only be queued.
-    def waited() -> None:
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return median(seconds(waited, repeats=STEPS, limit=STEP_SECONDS))
 
 
 def _squares(preprocess: Preprocess, count: int) -> torch.Tensor:

@@ -36,9 +36,10 @@ from resvision.training.bench import Ledger, Note
 HELD = 0.15  # part of the pool that judges ...
 MOST_HELD = 2000  # ... unless that is more pictures than a comparison needs
 POOL_BYTES = 2e9  # that the pool may take, and of what is at hand at most a quarter
-READING = 0.1  # part of the time that reading the pool may take
+READING, MEASURING = 0.1, 0.15  # parts of the time that reading the pool and measuring the costs may take
 PROBED = 24  # pictures that are read to tell how long that takes
-HALVED = 2  # of so many candidates one stays, and trains so many times as long
+HALVED = 2  # of so many candidates one stays
+FIRST = 1 / 4  # how long the first training is, against the second: far enough apart that the curve's slope shows
 FINALISTS = 3  # candidates that are not halved any more
 USED = 0.95  # part of the time that is planned
 JUDGING = 1.15  # what building and judging a network add to its training, as a factor
@@ -81,7 +82,7 @@ class Entrant:
 
     def allowed(self, part: float) -> float:
         """The part that is trained: not fewer pictures than tell something, nor more than in full."""
-        return min(1.0, max(part, LEAST_PICTURES / HALVED / self.pictures))
+        return min(1.0, max(part, LEAST_PICTURES / self.pictures))
 
 
 def run(
@@ -144,7 +145,7 @@ def run(
         spec = candidate.network(classes, size.channels)
         row = ledger.once(
             f"costs of {candidate.name}",
-            lambda: measured.measure(spec, recipe, size, limits),  # noqa: B023
+            lambda: measured.measure(spec, recipe, size, limits, 60 * minutes * MEASURING / len(candidates)),  # noqa: B023
         )
         found.append((candidate, measured.restored(row)))
     within = [(candidate, costs) for candidate, costs in found if not costs.broken(limits)]
@@ -243,7 +244,7 @@ def _tried(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[Entr
     def fits(count: int) -> bool:
         # The first rung trains each twice, and takes the share of the time of one rung of all.
         shortest = [(LEAST_PICTURES / entrant.pictures, entrant) for entrant in some(count)]
-        first = sum(entrant.needs(part) + entrant.needs(part / HALVED) for part, entrant in shortest)
+        first = sum(entrant.needs(part) + entrant.needs(part / FIRST) for part, entrant in shortest)
         return first <= USED * seconds / len(rung_sizes(count))
 
     def names() -> list[str]:
@@ -303,7 +304,7 @@ class Halving:
         done = 0.0
         for number, size in enumerate(sizes):
             alive = self._survivors(alive, size) if number else alive
-            lengths = (1 / HALVED, 1.0) if number == 0 else (1.0,)
+            lengths = (FIRST, 1.0) if number == 0 else (1.0,)
             share = USED * self.clock.left() / (len(sizes) - number) / sum(lengths)
             part = self.ledger.once(f"plan rung {number}", lambda: self._part(alive, share))  # noqa: B023
             if part < done:

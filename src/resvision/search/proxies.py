@@ -22,8 +22,8 @@ from resvision.search.trials import evenly, figures, log_probabilities
 from resvision.training import losses
 from resvision.training.bench import train
 
-LEAST_STEPS, LEAST_BATCH = 20, 32  # short trainings take smaller batches rather than fewer steps
-LEAST_PICTURES = LEAST_STEPS * LEAST_BATCH  # a shorter training tells too little to throw a candidate out by it
+LEAST_STEPS, LEAST_BATCH = 40, 32  # short trainings take smaller batches, down to this, rather than fewer steps
+LEAST_PICTURES = 10 * LEAST_BATCH  # presentations; shorter trainings tell nothing
 LEAST_JUDGED = 300  # pictures; else as many as train, so that judging takes a third of the time at most
 
 
