@@ -84,7 +84,7 @@ def _frontier(axes: Axes, numbers: Numbers) -> None:
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.tick_params(axis="x", which="minor", labelsize=7)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.margins(x=0.12)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc="lower right")
