@@ -401,7 +401,11 @@ def depth(
     own = ({} if recipe == "auto" else {"recipe": recipe}) | fields
     best = next(candidate for candidate in candidates if candidate.name == numbers["recommended"]["name"])
     lists = {"models": models, "sizes": sizes, "widths": widths}
-    asked = {name: ",".join(map(str, values)) for name, values in lists.items() if values is not None}
+    asked = {
+        name: ",".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+        for name, values in lists.items()
+        if values is not None
+    }
     within = {name: f"{limit:g}" for name, limit in dataclasses.asdict(limits).items() if limit is not None}
     numbers["commands"] = {
         "depth": _command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
