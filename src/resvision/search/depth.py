@@ -138,16 +138,17 @@ def run(
     # ---- costs, and who is within the limits ----
     classes = len(dataset.classes)
     precision = ledger.once("plan precision", lambda: _precision(candidates, recipes, classes))
-    found: list[tuple[Candidate, Costs]] = []
-    for candidate in candidates:
+    seconds = MEASURING * 60 * minutes / len(candidates)
+
+    def cost_of(candidate: Candidate) -> dict[str, Any]:
         recipe = replace(recipes[candidate.name], precision=precision)
-        size = replace(preprocess, size=candidate.size, crop=recipe.crop)
-        spec = candidate.network(classes, size.channels)
-        row = ledger.once(
-            f"costs of {candidate.name}",
-            lambda: measured.measure(spec, recipe, size, limits, 60 * minutes * MEASURING / len(candidates)),  # noqa: B023
-        )
-        found.append((candidate, measured.restored(row)))
+        seen = replace(preprocess, size=candidate.size, crop=recipe.crop)
+        return measured.measure(candidate.network(classes, seen.channels), recipe, seen, limits, seconds)
+
+    found = [
+        (candidate, measured.restored(ledger.once(f"costs of {candidate.name}", lambda: cost_of(candidate))))  # noqa: B023
+        for candidate in candidates
+    ]
     within = [(candidate, costs) for candidate, costs in found if not costs.broken(limits)]
     if not within:
         raise InputError(measured.nearest([(candidate.name, costs) for candidate, costs in found], limits))
@@ -166,8 +167,8 @@ def run(
     halving.run(proxies)
 
     # ---- what the full trainings would reach ----
-    accuracies = halving.forecast().accuracies()
-    means = accuracies.mean(axis=0).tolist()
+    forecast = halving.forecast()
+    means = forecast.accuracies().mean(axis=0).tolist()
     best = _recommended(means, prices)
     return {
         "plan": {
@@ -181,8 +182,7 @@ def run(
         "axis": axis,
         "limited": limited,
         "candidates": [
-            _row(candidate, recipes[candidate.name], costs, limits, len(train), halving, accuracies)
-            for candidate, costs in found
+            _row(candidate, costs, limits, entrants, len(train), halving, forecast) for candidate, costs in found
         ],
         "frontier": [tried[i].name for i in frontier(means, [_price(entrant.costs, axis) for entrant in tried])],
         "recommended": {"name": tried[best].name},
@@ -389,35 +389,38 @@ def _recommended(means: list[float], prices: list[float] | None) -> int:
 
 def _row(
     candidate: Candidate,
-    recipe: Recipe,
     costs: Costs,
     limits: Limits,
+    entrants: list[Entrant],
     available: int,
     halving: Halving,
-    accuracies: Any,
+    forecast: Forecast,
 ) -> dict[str, Any]:
-    """A candidate for numbers.json."""
+    """A candidate for numbers.json, with what is known of it."""
     row: dict[str, Any] = {
         "name": candidate.name,
-        **{field: value for field, value in asdict(candidate).items() if field != "name"},
+        **asdict(candidate),
         "costs": asdict(costs),
         "breaks": costs.broken(limits),
         "trained": False,
     }
-    if row["breaks"]:
-        return row
-    entrant = _entrant(candidate, recipe, costs, available)
-    row |= {"epochs": entrant.pictures / available, "train_minutes": entrant.seconds / 60}
-    index = next((i for i, other in enumerate(halving.entrants) if other.name == candidate.name), None)
-    if index is None:
-        return row
+    for entrant in entrants:
+        if entrant.candidate == candidate:
+            row |= {"epochs": entrant.pictures / available, "train_minutes": entrant.seconds / 60}
+    for index, entrant in enumerate(halving.entrants):
+        if entrant.candidate == candidate:
+            row |= {"trained": True, **_expected(index, halving, forecast)}
+    return row
+
+
+def _expected(index: int, halving: Halving, forecast: Forecast) -> dict[str, Any]:
+    """What is expected of a candidate that was trained, its trainings, and its curve for the plot."""
+    accuracies = forecast.accuracies()
     kept = ("part", "accuracy", "loss", "judged", "pictures", "steps", "seed", "seconds")
-    forecast = halving.forecast()
     trainings = [{key: row[key] for key in kept} for row in halving.rows if row["index"] == index]
     parts = np.geomspace(min(training["part"] for training in trainings), 1.0, LINE).tolist()
     lines = [(part, forecast.accuracies(part)[:, index]) for part in parts]
-    return row | {
-        "trained": True,
+    return {
         "accuracy": float(accuracies[:, index].mean()),
         "interval": list(interval(accuracies[:, index])),
         "sure": float(chances(accuracies)[index]),
