@@ -505,7 +505,7 @@ def depth(
 def _frontier_row(row: dict[str, Any]) -> list[Any]:
     low, high = row["interval"]
     return [
-        *(row["name"], f"{row['costs']['latency_ms']:.1f}", f"{row['costs']['memory_gb']:.2f}"),
+        *(row["name"], f"{row['costs']['latency_ms']:.1f}", f"{row['costs']['memory_gb']:.3g}"),
         *(f"{row['train_minutes']:.1f}", _percent(row["accuracy"]), f"{low:.1%} to {high:.1%}", f"{row['near']:.0%}"),
     ]
 

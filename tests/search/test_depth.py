@@ -116,7 +116,7 @@ def test_limits() -> None:
     }
     larger = replace(some, latency_ms=7.0, memory_gb=1.0)
     said = costs.nearest([("a", some), ("b", larger)], Limits(latency_ms=4, memory_gb=1))
-    assert said.startswith("latency_ms=4: no candidate is within it; b comes nearest and needs 7 ms.")
+    assert said.startswith("latency_ms=4: no candidate is within it; b comes nearest and needs 7 ms an answer.")
     with pytest.raises(InputError, match="latency_ms=-1 must be a number above 0"):
         Limits(latency_ms=-1)
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from resvision.files import replacing, write_text
+from resvision.search.costs import UNITS
 
 # Okabe & Ito's colours, which can be told apart with any kind of colour vision.
 FRONTIER, BEST, GREY = "#0072b2", "#d55e00", "#999999"
@@ -109,10 +110,7 @@ def _curves(axes: Axes, numbers: Numbers) -> None:
 def _page(numbers: Numbers) -> str:
     plan = numbers["plan"]
     best = next(row for row in numbers["candidates"] if row["name"] == numbers["recommended"]["name"])
-    rungs = "; ".join(
-        f"{len(rung['candidates'])} for {min(rung['parts']):.1%} to {max(rung['parts']):.1%} of a full training"
-        for rung in plan["rungs"]
-    )
+    rungs = "; ".join(rung["says"] for rung in plan["rungs"])
     other = [row for row in numbers["candidates"] if not row["trained"]]
     lines = [
         f"# Depth, width and picture size for {numbers['settings']['data']}",
@@ -138,7 +136,7 @@ def _page(numbers: Numbers) -> str:
     if other:
         lines += ["Not trained:", "", "| candidate | answer (ms) | step (GB) | why |", "|---|---|---|---|"]
         lines += [
-            f"| {row['name']} | {row['costs']['latency_ms']:.1f} | {row['costs']['memory_gb']:.2f} | {_why(row)} |"
+            f"| {row['name']} | {row['costs']['latency_ms']:.1f} | {row['costs']['memory_gb']:.3g} | {_why(row)} |"
             for row in other
         ]
         lines.append("")
@@ -149,7 +147,7 @@ def _row(row: Numbers, frontier: list[str], best: bool) -> str:
     costs, (low, high) = row["costs"], row["interval"]
     name = f"**{row['name']}**" if best else row["name"]
     return (
-        f"| {name} | {costs['latency_ms']:.1f} | {costs['memory_gb']:.2f} | {row['train_minutes']:.1f} | "
+        f"| {name} | {costs['latency_ms']:.1f} | {costs['memory_gb']:.3g} | {row['train_minutes']:.1f} | "
         f"{row['epochs']:.1f} | {row['accuracy']:.1%} | {low:.1%} to {high:.1%} | {row['near']:.0%} | "
         f"{'yes' if row['name'] in frontier else ''} |"
     )
@@ -157,5 +155,5 @@ def _row(row: Numbers, frontier: list[str], best: bool) -> str:
 
 def _why(row: Numbers) -> str:
     if row["breaks"]:
-        return "; ".join(f"{limit} {need:.3g}" for limit, need in row["breaks"].items())
+        return "needs " + " and ".join(f"{need:.3g} {UNITS[limit]}" for limit, need in row["breaks"].items())
     return "no time for it"

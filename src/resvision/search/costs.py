@@ -27,7 +27,7 @@ MEASUREMENTS = 4  # of each candidate: two of answers, two of steps
 MOST_SECONDS = 1.0  # after which no further call of a measurement begins
 LEAST_STEPS = 100  # of a training, in which anything can be learned
 
-UNITS = {"latency_ms": "ms", "train_minutes": "minutes of training", "memory_gb": "GB"}
+UNITS = {"latency_ms": "ms an answer", "train_minutes": "minutes of training", "memory_gb": "GB a training step"}
 
 
 @dataclass(frozen=True, kw_only=True)

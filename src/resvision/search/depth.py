@@ -310,12 +310,8 @@ class Halving:
             if part < done:
                 return  # there is no time for longer trainings, and shorter ones are done
             done = part
-            parts = [self.entrants[index].allowed(part) for index in alive]
-            self.rungs.append({"candidates": [self.entrants[index].name for index in alive], "parts": parts})
-            self.note(
-                f"rung {number + 1} of {len(sizes)}: {len(alive)} candidates, {min(parts):.1%} to {max(parts):.1%} of "
-                "the full training"
-            )
+            self.rungs.append(self._rung(alive, part))
+            self.note(f"rung {number + 1} of {len(sizes)}: {self.rungs[-1]['says']}")
             for length in lengths:
                 for index in alive:
                     self._train(proxies, index, length * part)
@@ -346,6 +342,16 @@ class Halving:
             fits = self.slower * sum(self.entrants[i].needs(middle) for i in alive) <= seconds
             low, high = (middle, high) if fits else (low, middle)
         return high
+
+    def _rung(self, alive: list[int], part: float) -> dict[str, Any]:
+        """A rung for numbers.json."""
+        parts = [self.entrants[index].allowed(part) for index in alive]
+        said = dict.fromkeys(f"{end:.1%}" for end in (min(parts), max(parts)))
+        return {
+            "candidates": [self.entrants[index].name for index in alive],
+            "parts": parts,
+            "says": f"{len(alive)} candidates for {' to '.join(said)} of a full training",
+        }
 
     def _train(self, proxies: Proxies, index: int, part: float) -> None:
         entrant = self.entrants[index]
@@ -447,7 +453,7 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         f"{high:.1%}); with a probability of {best['near']:.0%} that is within {100 * AS_GOOD:.0f} point of the best "
         f"of those that were trained, with {best['sure']:.0%} it is the best.",
         f"An answer takes {best['costs']['latency_ms']:.1f} ms ({best['costs']['batch_ms']:.0f} ms for "
-        f"{measured.AT_ONCE} pictures), a training step about {best['costs']['memory_gb']:.2f} GB.",
+        f"{measured.AT_ONCE} pictures), a training step about {best['costs']['memory_gb']:.3g} GB.",
     ]
     if not numbers["limited"]:
         lines.append(
