@@ -406,10 +406,11 @@ def depth(
         for name, values in lists.items()
         if values is not None
     }
+    length = {} if train_minutes is None else {"minutes": f"{train_minutes:g}"}
     within = {name: f"{limit:g}" for name, limit in dataclasses.asdict(limits).items() if limit is not None}
     numbers["commands"] = {
         "depth": _command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
-        "recommended": _command("train", data, columns, own | lasting | _options_of(best)),
+        "recommended": _command("train", data, columns, own | length | _options_of(best)),
     }
     numbers |= {"description": searching.describe(numbers), "created": timestamp(), "versions": versions()}
     numbers = json.loads(json.dumps(numbers, allow_nan=False))

@@ -144,11 +144,11 @@ def test_with_minutes_a_slower_network_sees_fewer_pictures() -> None:
 
 def test_little_time_trains_some_of_the_candidates_evenly(tmp_path: Path) -> None:
     entrants = [entrant(size, 1e-4 * size) for size in range(20, 0, -1)]
-    assert len(depth._tried(entrants, 1e6, Ledger(tmp_path / "a", {}))) == 20
-    some = depth._tried(entrants, 60, Ledger(tmp_path / "b", {}))
+    assert depth._first(entrants, 1e6, Ledger(tmp_path / "a", {})) == list(range(20))
+    some = depth._first(entrants, 60, Ledger(tmp_path / "b", {}))
     assert 3 < len(some) < 12
-    assert {some[0].candidate.size, some[-1].candidate.size} == {20, 1}
-    assert len(depth._tried(entrants, -5, Ledger(tmp_path / "c", {}))) == 3
+    assert (some[0], some[-1]) == (0, 19)
+    assert len(depth._first(entrants, -5, Ledger(tmp_path / "c", {}))) == 3
 
 
 def test_rates_follow_the_batch_of_a_short_training() -> None:

@@ -88,7 +88,7 @@ def _frontier(axes: Axes, numbers: Numbers) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.margins(x=0.12)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, loc="lower right")
+    axes.legend(fontsize=9, loc="best")
 
 
 def _curves(axes: Axes, numbers: Numbers) -> None:
@@ -104,7 +104,7 @@ def _curves(axes: Axes, numbers: Numbers) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=9, loc="lower right")
+    axes.legend(fontsize=9, loc="upper left")
 
 
 def _page(numbers: Numbers) -> str:

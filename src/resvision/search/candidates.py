@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -41,6 +42,11 @@ class Candidate:
         """What tables call it."""
         wide = "" if self.width == 1 else f" x{self.width:g}"
         return f"{self.model}{wide} at {self.size} px"
+
+    @property
+    def features(self) -> tuple[float, float, float]:
+        """Doublings of depth, width and size, by which candidates are more or less alike."""
+        return math.log2(zoo.variant(self.model, self.spec).depth), math.log2(self.width), math.log2(self.size)
 
     def network(self, classes: int, channels: int) -> ResNetSpec:
         """Its spec, for so many classes and channels."""

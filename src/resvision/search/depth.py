@@ -26,7 +26,7 @@ from resvision.search import plan
 from resvision.search.candidates import Candidate
 from resvision.search.clock import Clock
 from resvision.search.costs import Costs, Limits
-from resvision.search.forecast import Forecast, Point, chances, frontier, interval, near
+from resvision.search.forecast import Forecast, Point, chances, frontier, interval, near, similarity
 from resvision.search.proxies import LEAST_PICTURES, Proxies
 from resvision.search.trials import evenly, read
 from resvision.training import engine as engines
@@ -115,14 +115,15 @@ def run(
     """
     clock = Clock(60 * minutes, ledger)
     recipes = {candidate.name: recipe_of(candidate) for candidate in candidates}
-    first = recipes[candidates[0].name]
-    if first.pretrained is not None or first.lr == "auto":
-        field = "pretrained" if first.pretrained is not None else "lr"
-        raise RecipeError(f"{field}={getattr(first, field)}: proxies train from scratch at a given rate; leave it out")
+    largest = max(recipes.values(), key=lambda recipe: recipe.size)
+    if largest.pretrained is not None or largest.lr == "auto":
+        field = "pretrained" if largest.pretrained is not None else "lr"
+        raise RecipeError(
+            f"{field}={getattr(largest, field)}: proxies train from scratch at a given rate; leave it out"
+        )
 
     # ---- pictures: the reported split chooses nothing ----
     train = prepare(dataset).splits["train"]
-    largest = max(recipes.values(), key=lambda recipe: recipe.size)
     side = min(plan.side(largest), max(largest.size, facts(dataset).side))
     count = ledger.once("plan pool", lambda: _pool_size(train, largest, side, READING * clock.left()))
     assert largest.channels is not None
@@ -156,20 +157,21 @@ def run(
     entrants = [_entrant(candidate, recipes[candidate.name], costs, len(train)) for candidate, costs in within]
 
     # ---- successive halving ----
-    tried = _tried(entrants, clock.left(), ledger)
-    if len(tried) < len(entrants):
-        note(f"{len(tried)} of them are trained, evenly by what they cost: more --minutes train more")
+    first = _first(entrants, clock.left(), ledger)
+    if len(first) < len(entrants):
+        note(f"{len(first)} of them are trained at first, evenly by what they cost: more --minutes train more")
     axis = _axis(limits)
     limited = any(value is not None for value in asdict(limits).values())
-    prices = None if limited else [_price(entrant.costs, axis) for entrant in tried]
-    proxies = Proxies(fitted, held, precision, classes, preprocess)
-    halving = Halving(tried, prices, classes, ledger, note, clock)
-    halving.run(proxies)
+    prices = [_price(entrant.costs, axis) for entrant in entrants]
+    halving = Halving(entrants, None if limited else prices, classes, ledger, note, clock)
+    halving.run(Proxies(fitted, held, precision, classes, preprocess), first)
 
     # ---- what the full trainings would reach ----
     forecast = halving.forecast()
-    means = forecast.accuracies().mean(axis=0).tolist()
-    best = _recommended(means, prices)
+    trained = halving.trained
+    means = forecast.accuracies().mean(axis=0)[trained].tolist()
+    paid = [prices[index] for index in trained]
+    best = _recommended(means, None if limited else paid)
     return {
         "plan": {
             "fitted": len(fitted),
@@ -181,11 +183,9 @@ def run(
         },
         "axis": axis,
         "limited": limited,
-        "candidates": [
-            _row(candidate, costs, limits, entrants, len(train), halving, forecast) for candidate, costs in found
-        ],
-        "frontier": [tried[i].name for i in frontier(means, [_price(entrant.costs, axis) for entrant in tried])],
-        "recommended": {"name": tried[best].name},
+        "candidates": [_row(candidate, costs, limits, len(train), halving, forecast) for candidate, costs in found],
+        "frontier": [entrants[trained[place]].name for place in frontier(means, paid)],
+        "recommended": {"name": entrants[trained[best]].name},
         "seconds": clock.seconds - clock.left(),
     }
 
@@ -234,7 +234,7 @@ def _entrant(candidate: Candidate, recipe: Recipe, costs: Costs, available: int)
     return Entrant(candidate=candidate, recipe=recipe, costs=costs, pictures=pictures)
 
 
-def _tried(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[Entrant]:
+def _first(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[int]:
     """As many candidates as can be trained long enough to tell something, evenly by the time of their training."""
     by_cost = sorted(entrants, key=lambda entrant: entrant.costs.picture_seconds or 0.0)
 
@@ -253,7 +253,7 @@ def _tried(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[Entr
         return [entrant.name for entrant in some(count)]
 
     chosen = ledger.once("plan candidates", names)
-    return [entrant for entrant in entrants if entrant.name in chosen]
+    return [index for index, entrant in enumerate(entrants) if entrant.name in chosen]
 
 
 def rung_sizes(count: int) -> list[int]:
@@ -268,13 +268,14 @@ def rung_sizes(count: int) -> list[int]:
 
 
 class Halving:
-    """Trains all candidates shortly, those that may still be the best longer, and so on until few are left.
+    """Trains many candidates shortly, fewer of them longer, and so on until few are left.
 
-    Before any is thrown out each is trained at two lengths, so that a slow starter's own slope speaks for it.
-    (Jamieson & Talwalkar 2016; by the probability of being the best at full length instead of the accuracy so far.)
+    (Jamieson & Talwalkar 2016; but each rung trains those that are likeliest the best at full length, instead of those
+    that are ahead so far. One that was passed over comes in again where its neighbours do well.) The first rung
+    trains each at two lengths, so that a slow starter's own slope speaks for it.
 
     Args:
-        entrants: that are trained.
+        entrants: all that are within the limits.
         prices: of each, where the frontier is looked for; None where only the best counts.
         classes: of the set.
         ledger: of what is done.
@@ -297,13 +298,12 @@ class Halving:
         self.rungs: list[dict[str, Any]] = []
         self.slower = 1.0  # how many times longer trainings take than was measured
 
-    def run(self, proxies: Proxies) -> None:
-        """All rungs, as far as the time goes; but each candidate is trained once, however long that takes."""
-        alive = list(range(len(self.entrants)))
-        sizes = rung_sizes(len(alive))
+    def run(self, proxies: Proxies, first: list[int]) -> None:
+        """All rungs, as far as the time goes; but those of the first are trained once, however long that takes."""
+        sizes = rung_sizes(len(first))
         done = 0.0
         for number, size in enumerate(sizes):
-            alive = self._survivors(alive, size) if number else alive
+            alive = self._likeliest(size) if number else first
             lengths = (FIRST, 1.0) if number == 0 else (1.0,)
             share = USED * self.clock.left() / (len(sizes) - number) / sum(lengths)
             part = self.ledger.once(f"plan rung {number}", lambda: self._part(alive, share))  # noqa: B023
@@ -317,22 +317,27 @@ class Halving:
                     self._train(proxies, index, length * part)
             self.slower = statistics.median(row["seconds"] / row["planned"] for row in self.rows)
 
+    @property
+    def trained(self) -> list[int]:
+        """The candidates of which there is a training."""
+        return sorted({row["index"] for row in self.rows})
+
     def forecast(self) -> Forecast:
-        """From all trainings that are done."""
+        """Of all candidates, from all trainings that are done."""
         points = [
             Point(candidate=row["index"], part=row["part"], accuracy=row["accuracy"], judged=row["judged"])
             for row in self.rows
         ]
-        return Forecast(points, len(self.entrants), self.classes)
+        features = np.array([entrant.candidate.features for entrant in self.entrants])
+        return Forecast(points, similarity(features), self.classes)
 
-    def _survivors(self, alive: list[int], size: int) -> list[int]:
+    def _likeliest(self, size: int) -> list[int]:
         """Those that are likeliest the best, or on the frontier, at full length."""
-        prices = None if self.prices is None else [self.prices[i] for i in alive]
-        accuracies = self.forecast().accuracies()[:, alive]
-        likely = chances(accuracies, prices)
+        accuracies = self.forecast().accuracies()
+        likely = chances(accuracies, self.prices).round(3)
         # Where several are as good as certainly not the best the expected accuracy decides.
-        order = sorted(range(len(alive)), key=lambda i: (-likely[i].round(3), -accuracies[:, i].mean()))
-        return sorted(alive[i] for i in order[:size])
+        order = sorted(range(len(likely)), key=lambda index: (-likely[index], -accuracies[:, index].mean()))
+        return sorted(order[:size])
 
     def _part(self, alive: list[int], seconds: float) -> float:
         """The part of the full training that all can be trained for in that time, by bisection."""
@@ -397,7 +402,6 @@ def _row(
     candidate: Candidate,
     costs: Costs,
     limits: Limits,
-    entrants: list[Entrant],
     available: int,
     halving: Halving,
     forecast: Forecast,
@@ -410,27 +414,28 @@ def _row(
         "breaks": costs.broken(limits),
         "trained": False,
     }
-    for entrant in entrants:
+    for entrant in halving.entrants:
         if entrant.candidate == candidate:
             row |= {"epochs": entrant.pictures / available, "train_minutes": entrant.seconds / 60}
-    for index, entrant in enumerate(halving.entrants):
-        if entrant.candidate == candidate:
+    for index in halving.trained:
+        if halving.entrants[index].candidate == candidate:
             row |= {"trained": True, **_expected(index, halving, forecast)}
     return row
 
 
 def _expected(index: int, halving: Halving, forecast: Forecast) -> dict[str, Any]:
     """What is expected of a candidate that was trained, its trainings, and its curve for the plot."""
-    accuracies = forecast.accuracies()
+    accuracies = forecast.accuracies()[:, halving.trained]
+    place = halving.trained.index(index)
     kept = ("part", "accuracy", "loss", "judged", "pictures", "steps", "seed", "seconds")
     trainings = [{key: row[key] for key in kept} for row in halving.rows if row["index"] == index]
     parts = np.geomspace(min(training["part"] for training in trainings), 1.0, LINE).tolist()
     lines = [(part, forecast.accuracies(part)[:, index]) for part in parts]
     return {
-        "accuracy": float(accuracies[:, index].mean()),
-        "interval": list(interval(accuracies[:, index])),
-        "sure": float(chances(accuracies)[index]),
-        "near": float(near(accuracies, AS_GOOD)[index]),
+        "accuracy": float(accuracies[:, place].mean()),
+        "interval": list(interval(accuracies[:, place])),
+        "sure": float(chances(accuracies)[place]),
+        "near": float(near(accuracies, AS_GOOD)[place]),
         "trainings": trainings,
         "line": [[part, float(values.mean()), *interval(values)] for part, values in lines],
     }

@@ -18,6 +18,7 @@ DRAWS = 4000  # curves that agree with the trainings, of which everything that i
 # leaderboard at 128 px the exponent is 0.33 between 5 and 20 epochs and 0.21 between 20 and 80.)
 INTERCEPT, EXPONENT, BEND = (-1.5, 2.0), (0.4, 0.4), (0.06, 0.06)
 OWN_INTERCEPT = 0.7  # standard deviation of a candidate's own part of the intercept
+SHARED = 0.7  # part of the variance of what is a candidate's own that it shares with one just like it
 # Those of the candidates' own exponents and of trainings that differ in their seed alone: each pair is weighed by how
 # well it agrees with the trainings.
 OWN_EXPONENTS, SEEDS = (0.05, 0.1, 0.2, 0.4), (0.03, 0.06, 0.12, 0.25)
@@ -48,25 +49,25 @@ class Forecast:
     steeply the longer: e / (guessing - e) = exp(intercept + bend x^2) part^-exponent with x = -log(part). (Without the
     bend it is the curve of Morgan, Mercer and Flodin 1975, from guessing to no error, which fits learning curves well:
     Viering & Loog 2021, section 4.) In logarithms it is linear, and each candidate's intercept and exponent are what
-    all have in common and a deviation of its own, so that a candidate of which little is known is taken to be like the
-    others: a hierarchical linear model (Gelman et al. 2013, chapter 15).
+    all have in common and a deviation of its own, the more alike the more alike the candidates are. So one of which
+    little is known, or nothing, is taken to be like its neighbours: a hierarchical linear model (Gelman et al. 2013,
+    chapter 15).
 
     Args:
         points: of all trainings.
-        candidates: how many there are.
+        alike: (candidates, candidates) correlations of what is their own, as `similarity` gives them.
         classes: of the set; guessing is wrong in (classes - 1) / classes.
     """
 
-    def __init__(self, points: Sequence[Point], candidates: int, classes: int) -> None:
-        self.candidates = candidates
+    def __init__(self, points: Sequence[Point], alike: FloatArray, classes: int) -> None:
+        self.candidates = len(alike)
         self.guessing = 1 - 1 / classes
         odds, variances = zip(*(self._odds(point) for point in points), strict=True)
         y = np.array(odds)
         x = np.stack([self._row(point.candidate, point.part) for point in points])
         believed = []
         for exponents, seeds in product(OWN_EXPONENTS, SEEDS):
-            mean, deviation = self._prior(exponents)
-            prior = np.diag(deviation**2)
+            mean, prior = self._prior(exponents, alike)
             covariance = x @ prior @ x.T + np.diag(np.array(variances) + seeds**2)
             rest = y - x @ mean
             solved = np.linalg.solve(covariance, rest)
@@ -99,14 +100,17 @@ class Forecast:
         row[COMMON + self.candidates + candidate] = x
         return row
 
-    def _prior(self, exponents: float) -> tuple[FloatArray, FloatArray]:
-        """Means and standard deviations of the parameters before any training."""
-        own = np.ones(self.candidates)
+    def _prior(self, exponents: float, alike: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Means and covariances of the parameters before any training."""
         means, deviations = zip(INTERCEPT, EXPONENT, BEND, strict=True)
-        return (
-            np.concatenate([means, 0 * own, 0 * own]),
-            np.concatenate([deviations, OWN_INTERCEPT * own, exponents * own]),
-        )
+        size = COMMON + 2 * self.candidates
+        mean, covariance = np.zeros(size), np.zeros((size, size))
+        mean[:COMMON] = means
+        first = COMMON + self.candidates
+        covariance[:COMMON, :COMMON] = np.diag(np.square(deviations))
+        covariance[COMMON:first, COMMON:first] = OWN_INTERCEPT**2 * alike
+        covariance[first:, first:] = exponents**2 * alike
+        return mean, covariance
 
     def _odds(self, point: Point) -> tuple[float, float]:
         """The logarithm of a training's odds, and its variance from the number of pictures that judged."""
@@ -117,6 +121,17 @@ class Forecast:
         error = min(max(error, least), most)
         slope = self.guessing / (error * (self.guessing - error))
         return math.log(error / (self.guessing - error)), slope**2 * error * (1 - error) / point.judged
+
+
+def similarity(features: FloatArray) -> FloatArray:
+    """How alike candidates are: (N, N) correlations that fall with their distance.
+
+    Args:
+        features: (N, K), in which a step of 1 is a large one, such as logarithms to the base 2.
+    """
+    distances = ((features[:, None] - features[None]) ** 2).sum(axis=2)
+    alike: FloatArray = SHARED * np.exp(-distances / 2) + (1 - SHARED) * np.eye(len(features))
+    return alike
 
 
 def chances(accuracies: FloatArray, costs: Sequence[float] | None = None) -> FloatArray:
