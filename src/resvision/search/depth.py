@@ -40,6 +40,7 @@ READING, MEASURING = 0.1, 0.15  # parts of the time that reading the pool and me
 PROBED = 24  # pictures that are read to tell how long that takes
 HALVED = 2  # of so many candidates one stays
 FIRST = 1 / 4  # how long the first training is, against the second: far enough apart that the curve's slope shows
+DEAREST = 1 / 4  # part of the first rung's time that one candidate may take
 FINALISTS = 3  # candidates that are not halved any more
 USED = 0.95  # part of the time that is planned
 JUDGING = 1.15  # what building and judging a network add to its training, as a factor
@@ -236,20 +237,25 @@ def _entrant(candidate: Candidate, recipe: Recipe, costs: Costs, available: int)
 
 def _first(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[int]:
     """As many candidates as can be trained long enough to tell something, evenly by the time of their training."""
+
+    def least(entrant: Entrant) -> float:
+        part = LEAST_PICTURES / entrant.pictures
+        return entrant.needs(part) + entrant.needs(part / FIRST)
+
+    def share(count: int) -> float:
+        return USED * seconds / len(rung_sizes(count))
+
     by_cost = sorted(entrants, key=lambda entrant: entrant.costs.picture_seconds or 0.0)
+    cheap = [entrant for entrant in by_cost if least(entrant) <= DEAREST * share(len(by_cost))]
+    cheap = cheap if len(cheap) > FINALISTS else by_cost[:FINALISTS]
 
     def some(count: int) -> list[Entrant]:
-        return [by_cost[i] for i in np.linspace(0, len(by_cost) - 1, count).round().astype(int)]
-
-    def fits(count: int) -> bool:
-        # The first rung trains each twice, and takes the share of the time of one rung of all.
-        shortest = [(LEAST_PICTURES / entrant.pictures, entrant) for entrant in some(count)]
-        first = sum(entrant.needs(part) + entrant.needs(part / FIRST) for part, entrant in shortest)
-        return first <= USED * seconds / len(rung_sizes(count))
+        return [cheap[place] for place in np.linspace(0, len(cheap) - 1, count).round().astype(int)]
 
     def names() -> list[str]:
-        least = min(FINALISTS, len(by_cost))
-        count = next((n for n in range(len(by_cost), least, -1) if fits(n)), least)
+        fewest = min(FINALISTS, len(cheap))
+        counts = range(len(cheap), fewest, -1)
+        count = next((n for n in counts if sum(map(least, some(n))) <= share(n)), fewest)
         return [entrant.name for entrant in some(count)]
 
     chosen = ledger.once("plan candidates", names)
@@ -314,7 +320,7 @@ class Halving:
             self.note(f"rung {number + 1} of {len(sizes)}: {self.rungs[-1]['says']}")
             for length in lengths:
                 for index in alive:
-                    self._train(proxies, index, length * part)
+                    self._train(proxies, index, length * part, always=number == 0 and length == FIRST)
             self.slower = statistics.median(row["seconds"] / row["planned"] for row in self.rows)
 
     @property
@@ -358,13 +364,13 @@ class Halving:
             "says": f"{len(alive)} candidates for {' to '.join(said)} of a full training",
         }
 
-    def _train(self, proxies: Proxies, index: int, part: float) -> None:
+    def _train(self, proxies: Proxies, index: int, part: float, *, always: bool) -> None:
         entrant = self.entrants[index]
         part = entrant.allowed(part)
         # Another training is another seed, also of the same candidate and length.
         seed = sum(row["index"] == index for row in self.rows)
         key = f"{entrant.name}, training {seed}"
-        if seed and key not in self.ledger.done and self.clock.left() <= 0:
+        if not always and key not in self.ledger.done and self.clock.left() <= 0:
             return
         row = self.ledger.once(
             key, lambda: proxies.train(entrant.candidate, entrant.recipe, part * entrant.pictures, seed)
