@@ -48,10 +48,9 @@ class Forecast:
     The odds of an error, against those of guessing, fall about as a power of the length of the training, the less
     steeply the longer: e / (guessing - e) = exp(intercept + bend x^2) part^-exponent with x = -log(part). (Without the
     bend it is the curve of Morgan, Mercer and Flodin 1975, from guessing to no error, which fits learning curves well:
-    Viering & Loog 2021, section 4.) In logarithms it is linear, and each candidate's intercept and exponent are what
-    all have in common and a deviation of its own, the more alike the more alike the candidates are. So one of which
-    little is known, or nothing, is taken to be like its neighbours: a hierarchical linear model (Gelman et al. 2013,
-    chapter 15).
+    Viering & Loog 2021.) In logarithms it is linear. Each candidate's intercept and exponent are what all have in
+    common and a deviation of its own, which it shares with those that are like it; so one of which little is known, or
+    nothing, is taken to be like its neighbours: a hierarchical linear model (Gelman et al. 2013, chapter 15).
 
     Args:
         points: of all trainings.
@@ -63,25 +62,19 @@ class Forecast:
         self.candidates = len(alike)
         self.guessing = 1 - 1 / classes
         odds, variances = zip(*(self._odds(point) for point in points), strict=True)
-        y = np.array(odds)
-        x = np.stack([self._row(point.candidate, point.part) for point in points])
-        believed = []
-        for exponents, seeds in product(OWN_EXPONENTS, SEEDS):
-            mean, prior = self._prior(exponents, alike)
-            covariance = x @ prior @ x.T + np.diag(np.array(variances) + seeds**2)
-            rest = y - x @ mean
-            solved = np.linalg.solve(covariance, rest)
-            evidence = -0.5 * (rest @ solved + np.linalg.slogdet(covariance)[1])
-            gain = prior @ x.T
-            spread = prior - gain @ np.linalg.solve(covariance, gain.T)
-            believed.append((evidence, mean + gain @ solved, spread))
-        weights = np.exp([b[0] - max(b[0] for b in believed) for b in believed])
+        rows = np.stack([self._row(point.candidate, point.part) for point in points])
+        believed = [
+            _posterior(rows, np.array(odds), np.array(variances) + seeds**2, *self._prior(exponents, alike))
+            for exponents, seeds in product(OWN_EXPONENTS, SEEDS)
+        ]
+        evidence = np.array([log for log, _, _ in believed])
+        weights = np.exp(evidence - evidence.max())
         random = np.random.default_rng(0)
         counts = random.multinomial(DRAWS, weights / weights.sum())
         self.draws = np.concatenate(
             [
-                random.multivariate_normal(mean, spread, count, method="eigh")
-                for count, (_, mean, spread) in zip(counts, believed, strict=True)
+                random.multivariate_normal(mean, covariance, count, method="eigh")
+                for count, (_, mean, covariance) in zip(counts, believed, strict=True)
                 if count
             ]
         )
@@ -121,6 +114,26 @@ class Forecast:
         error = min(max(error, least), most)
         slope = self.guessing / (error * (self.guessing - error))
         return math.log(error / (self.guessing - error)), slope**2 * error * (1 - error) / point.judged
+
+
+def _posterior(
+    rows: FloatArray, y: FloatArray, variances: FloatArray, mean: FloatArray, prior: FloatArray
+) -> tuple[float, FloatArray, FloatArray]:
+    """Bayes' rule for a linear model: the logarithm of the evidence, and mean and covariance of the parameters.
+
+    Args:
+        rows: (N, P) what the parameters are multiplied by.
+        y: (N,) measured.
+        variances: (N,) of what was measured.
+        mean: (P,) of the parameters, before.
+        prior: (P, P) their covariance.
+    """
+    gain = prior @ rows.T
+    covariance = rows @ gain + np.diag(variances)
+    rest = y - rows @ mean
+    solved = np.linalg.solve(covariance, rest)
+    evidence = -0.5 * float(rest @ solved + np.linalg.slogdet(covariance)[1])
+    return evidence, mean + gain @ solved, prior - gain @ np.linalg.solve(covariance, gain.T)
 
 
 def similarity(features: FloatArray) -> FloatArray:
