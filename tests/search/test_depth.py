@@ -211,7 +211,7 @@ def test_a_search_that_is_killed_goes_on_and_its_command_trains(
     assert len(trained) >= 3
     for row in trained:
         assert 0 < row["interval"][0] <= row["accuracy"] <= row["interval"][1] < 1
-        assert row["train_minutes"] == pytest.approx(0.2)
+        assert row["train_minutes"] == pytest.approx(2)
         assert row["line"][-1][0] == 1
     assert sum(row["sure"] for row in trained) == pytest.approx(1, abs=0.01)
     best = numbers["recommended"]["name"]
@@ -225,7 +225,7 @@ def test_a_search_that_is_killed_goes_on_and_its_command_trains(
     words = shlex.split(numbers["commands"]["recommended"])
     assert words[:3] == ["resvision", "train", "digits"]
     place = words.index("--minutes")
-    assert words[place : place + 2] == ["--minutes", "0.2"]
+    assert words[place : place + 2] == ["--minutes", "2"]
     words[place : place + 2] = ["--max-steps", "2"]
     torch.set_num_threads(1)
     with pytest.raises(SystemExit) as leaving:

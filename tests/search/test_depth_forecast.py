@@ -109,6 +109,14 @@ def test_a_public_learning_curve_is_continued(size: int, accuracies: tuple[float
     assert low < accuracies[2] < high
 
 
+def test_a_network_that_has_hardly_begun_says_little_of_its_slope() -> None:
+    """13.7% and then 44.4% of ten classes rise more steeply than any curve goes on."""
+    points = [Point(candidate=0, part=p, accuracy=a, judged=1000) for p, a in ((0.016, 0.137), (0.063, 0.444))]
+    late = Forecast(points[1:], np.eye(1), CLASSES).accuracies()[:, 0]
+    both = Forecast(points, np.eye(1), CLASSES).accuracies()[:, 0]
+    assert both.mean() == pytest.approx(late.mean(), abs=0.07)
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 0.05, 0.1, 1.0])
 def test_trainings_that_learned_nothing_or_everything_give_finite_forecasts(accuracy: float) -> None:
     found = Forecast([Point(candidate=0, part=0.1, accuracy=accuracy, judged=100)], np.eye(1), CLASSES).accuracies()

@@ -22,6 +22,9 @@ SHARED = 0.7  # part of the variance of what is a candidate's own that it shares
 # Those of the candidates' own exponents and of trainings that differ in their seed alone: each pair is weighed by how
 # well it agrees with the trainings.
 OWN_EXPONENTS, SEEDS = (0.05, 0.1, 0.2, 0.4), (0.03, 0.06, 0.12, 0.25)
+# Networks that have hardly begun (from odds of e^1.5 on: 26% right of ten classes) are worse than the law has it; how
+# far they may be off it, as a standard deviation for each unit beyond.
+BEGUN, OFF = 1.5, 1.0
 COMMON = 3  # parameters that all candidates share
 
 
@@ -106,14 +109,16 @@ class Forecast:
         return mean, covariance
 
     def _odds(self, point: Point) -> tuple[float, float]:
-        """The logarithm of a training's odds, and its variance from the number of pictures that judged."""
+        """The logarithm of a training's odds, and its variance: of the pictures that judged, and of a slow begin."""
         # What nobody got wrong, or no better than guessing, is taken to be half a standard deviation from there.
         error = 1 - point.accuracy
         least = 0.5 / point.judged
         most = self.guessing - 0.5 * math.sqrt(self.guessing * (1 - self.guessing) / point.judged)
         error = min(max(error, least), most)
         slope = self.guessing / (error * (self.guessing - error))
-        return math.log(error / (self.guessing - error)), slope**2 * error * (1 - error) / point.judged
+        odds = math.log(error / (self.guessing - error))
+        off = OFF * max(0.0, odds - BEGUN)
+        return odds, slope**2 * error * (1 - error) / point.judged + off**2
 
 
 def _posterior(
