@@ -101,8 +101,8 @@ def test_no_pickle_is_ever_read() -> None:
 def test_public_names() -> None:
     assert sorted(resvision.__all__) == [
         *("Classifier", "Preprocess", "Recipe", "ResNetSpec"),
-        *("benchmark", "demo", "evaluate", "export", "import_weights", "list_models", "overfit", "predict", "study"),
-        *("train", "tune_exits"),
+        *("benchmark", "compress", "demo", "depth", "evaluate", "export", "import_weights", "list_models", "overfit"),
+        *("predict", "study", "train", "tune_exits"),
     ]
     for name in resvision.__all__:
         assert getattr(resvision, name).__doc__
@@ -121,8 +121,8 @@ def test_command_line_surface() -> None:
     from resvision.cli import app
 
     surface = {}
-    verbs = ("benchmark", "demo", "evaluate", "exits", "export", "import", "models", "overfit", "predict", "study")
-    for verb in (*verbs, "train"):
+    verbs = ("benchmark", "compress", "demo", "depth", "evaluate", "exits", "export", "import", "models", "overfit")
+    for verb in (*verbs, "predict", "study", "train"):
         arguments = app[verb].assemble_argument_collection()
         surface[verb] = sorted(name for argument in arguments for name in argument.names)
     assert surface == json.loads((GOLDEN / "cli.json").read_text())

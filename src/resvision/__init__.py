@@ -7,7 +7,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resvision.api import benchmark, demo, evaluate, export, import_weights, overfit, predict, study, train
+    from resvision.api import (
+        benchmark,
+        compress,
+        demo,
+        depth,
+        evaluate,
+        export,
+        import_weights,
+        overfit,
+        predict,
+        study,
+        train,
+        tune_exits,
+    )
     from resvision.classifier import Classifier
     from resvision.listing import list_models
     from resvision.preprocess import Preprocess
@@ -24,6 +37,7 @@ __all__ = [
     "benchmark",
     "compress",
     "demo",
+    "depth",
     "evaluate",
     "export",
     "import_weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -39,10 +40,13 @@ from resvision.models import ResNet, convert
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
-from resvision.report import card, doctor, pages, plots
+from resvision.report import card, doctor, frontier, pages, plots
 from resvision.runtime import using_threads
+from resvision.search import depth as searching
 from resvision.search import overfit as examination
 from resvision.search import remedies
+from resvision.search.candidates import Candidate, enumerate_all
+from resvision.search.costs import Limits
 from resvision.spec import ResNetSpec
 from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice, Target
 from resvision.training import RunFolder, pretrained
@@ -310,13 +314,9 @@ def overfit(
     reporter = reporter or Reporter()
     if not minutes > 0:
         raise InputError(f"minutes={minutes} must be a number above 0")
-    if isinstance(data, (str, Path)):
-        dataset = sources.load(data, columns, reporter.download)
-    else:
-        dataset = sources.from_arrays(data, validation, classes)
+    dataset = _dataset(data, validation, classes, columns, reporter)
     chosen, _, reasons = _recipe(dataset, recipe, fields)
-    if chosen.exits is not None or chosen.gate_rate is not None:
-        raise RecipeError("networks are examined without early exits and gates: leave out exits and gate_rate")
+    _refuse_adaptive(chosen)
     for reason in reasons:
         reporter.note(reason)
     settings = {
@@ -328,33 +328,169 @@ def overfit(
     folder = _folder("overfit", out)
     ledger = Ledger(folder / LEDGER_FILE, settings, "an examination")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; examined in {folder}")
-    try:
-        with RunFolder(folder).removed_if_empty():
-            found = examination.run(dataset, chosen, minutes, ledger, reporter.note)
-    except KeyboardInterrupt:
-        message = f"stopped; the same command with --out {folder} goes on"
-        raise Interrupted(message, signal.SIGINT) from None
+    with _stopping(folder):
+        found = examination.run(dataset, chosen, minutes, ledger, reporter.note)
     left_out = found.pop("left_out")
     numbers = {"settings": settings | {"data": dataset.name}, **found}
     cleaned = _write_lists(folder, dataset, numbers, left_out)
-    given = remedies.flags(({} if recipe == "auto" else {"recipe": recipe}) | fields)
-    place = shlex.quote(str(data)) if isinstance(data, (str, Path)) else "DATA"
-    options = " ".join(map(shlex.quote, given))
-    better = " ".join(map(shlex.quote, remedies.flags(numbers["recommended"]["options"])))
-    named = "".join(
-        f" --{n}-column {shlex.quote(v)}" for n, v in vars(columns).items() if v != getattr(sources.DEFAULT_COLUMNS, n)
-    )
-    source = shlex.quote(str(cleaned)) if cleaned is not None and numbers["recommended"]["cleaned"] else place + named
+    mended = cleaned if numbers["recommended"]["cleaned"] else None
+    own = ({} if recipe == "auto" else {"recipe": recipe}) | fields
     numbers["commands"] = {
-        "overfit": " ".join(f"resvision overfit {place}{named} --minutes {minutes:g} {options}".split()),
-        "baseline": " ".join(f"resvision train {place}{named} {options}".split()),
-        "recommended": " ".join(f"resvision train {source} {options} {better}".split()),
+        "overfit": _command("overfit", data, columns, {"minutes": f"{minutes:g}"}, own),
+        "baseline": _command("train", data, columns, own),
+        "recommended": _command(
+            "train",
+            data if mended is None else mended,
+            columns if mended is None else sources.DEFAULT_COLUMNS,
+            *(own, numbers["recommended"]["options"]),
+        ),
     }
     numbers |= {"description": examination.describe(numbers), "created": timestamp(), "versions": versions()}
     numbers = json.loads(json.dumps(numbers, allow_nan=False))
     write_json(folder / "numbers.json", numbers)
     doctor.write(folder, numbers)
     return numbers, folder
+
+
+def depth(
+    data: Data,
+    *,
+    minutes: float = 15.0,
+    latency_ms: float | None = None,
+    train_minutes: float | None = None,
+    memory_gb: float | None = None,
+    models: Sequence[str] | None = None,
+    sizes: Sequence[int] | None = None,
+    widths: Sequence[float] | None = None,
+    validation: sources.Arrays | None = None,
+    classes: Sequence[str] | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    recipe: Recipe | str | Path = "auto",
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **fields: Any,
+) -> tuple[dict[str, Any], Path]:
+    """Finds which depth, width and picture size to take, for what they cost on this machine.
+
+    Args:
+        data: as in `train`.
+        minutes: that the search may take.
+        latency_ms: most milliseconds of the answer to one picture.
+        train_minutes: how long the network will be trained; None trains as long as the recipe usually does.
+        memory_gb: most memory of a training step, in 10^9 bytes.
+        models: names from the zoo in place of the usual ones.
+        sizes: of the pictures, in pixels, in place of the usual ones.
+        widths: factors of the models' widths in place of the usual ones.
+        validation: a pair of arrays that chooses nothing.
+        classes: the names of integer labels in arrays.
+        columns: of a manifest.
+        recipe: as in `train`; all candidates follow it.
+        out: the folder; None takes the next number under runs/. A search that was stopped there goes on.
+        reporter: told about the progress.
+        **fields: any field of `Recipe` but model, size and minutes, in place of the recipe's own.
+
+    Returns:
+        What numbers.json holds, and the folder.
+
+    Raises:
+        InputError: the data or the recipe cannot be used, or no candidate is within the limits.
+        Interrupted: Ctrl-C; what is finished is kept.
+    """
+    reporter = reporter or Reporter()
+    if not minutes > 0:
+        raise InputError(f"minutes={minutes} must be a number above 0")
+    if searched := [name for name in ("model", "size") if name in fields]:
+        raise InputError(
+            f"{' and '.join(searched)}: are searched for; say which with {' and '.join(s + 's' for s in searched)}"
+        )
+    limits = Limits(latency_ms=latency_ms, train_minutes=train_minutes, memory_gb=memory_gb)
+    dataset = _dataset(data, validation, classes, columns, reporter)
+    lasting = fields if train_minutes is None else fields | {"minutes": train_minutes}
+    base, _, reasons = _recipe(dataset, recipe, lasting)
+    _refuse_adaptive(base)
+    for reason in reasons:
+        reporter.note(reason)
+    candidates = enumerate_all(base.size, facts(dataset).side, base.spec, models, sizes, widths)
+
+    def recipe_of(candidate: Candidate) -> Recipe:
+        return _recipe(dataset, recipe, lasting | _options_of(candidate))[0]
+
+    settings = {
+        "depth": dataset.name,
+        "minutes": minutes,
+        "limits": dataclasses.asdict(limits),
+        "candidates": [dataclasses.asdict(candidate) for candidate in candidates],
+        "pictures": {name: len(split) for name, split in dataset.splits.items()},
+        "recipe": dataclasses.asdict(base),
+    }
+    folder = _folder("depth", out)
+    ledger = Ledger(folder / LEDGER_FILE, settings, "a search")
+    reporter.note(f"{dataset.name}: {len(dataset.classes)} classes, {len(candidates)} candidates; searched in {folder}")
+    with _stopping(folder):
+        found = searching.run(dataset, candidates, recipe_of, limits, minutes, ledger, reporter.note)
+    numbers = {"settings": settings | {"data": dataset.name}, **found}
+    own = ({} if recipe == "auto" else {"recipe": recipe}) | fields
+    best = next(candidate for candidate in candidates if candidate.name == numbers["recommended"]["name"])
+    lists = {"models": models, "sizes": sizes, "widths": widths}
+    asked = {
+        name: ",".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+        for name, values in lists.items()
+        if values is not None
+    }
+    length = {} if train_minutes is None else {"minutes": f"{train_minutes:g}"}
+    within = {name: f"{limit:g}" for name, limit in dataclasses.asdict(limits).items() if limit is not None}
+    numbers["commands"] = {
+        "depth": _command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
+        "recommended": _command("train", data, columns, own | length | _options_of(best)),
+    }
+    numbers |= {"description": searching.describe(numbers), "created": timestamp(), "versions": versions()}
+    numbers = json.loads(json.dumps(numbers, allow_nan=False))
+    write_json(folder / "numbers.json", numbers)
+    frontier.write(folder, numbers)
+    return numbers, folder
+
+
+def _options_of(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as fields of a recipe."""
+    return {"model": candidate.model, "spec": candidate.spec, "size": candidate.size}
+
+
+def _command(verb: str, data: Data, columns: sources.Columns, *options: Mapping[str, Any]) -> str:
+    """A command line, with the data's place, the columns that differ from the usual ones, and options."""
+    words = [str(data) if isinstance(data, (str, Path)) else "DATA"]
+    for name, value in vars(columns).items():
+        words += [f"--{name}-column", value] if value != getattr(sources.DEFAULT_COLUMNS, name) else []
+    words += [word for some in options for word in remedies.flags(some)]
+    return " ".join(map(shlex.quote, ["resvision", verb, *words]))
+
+
+def _dataset(
+    data: Data,
+    validation: sources.Arrays | None,
+    classes: Sequence[str] | None,
+    columns: sources.Columns,
+    reporter: Reporter,
+) -> DataSet:
+    if isinstance(data, (str, Path)):
+        return sources.load(data, columns, reporter.download)
+    return sources.from_arrays(data, validation, classes)
+
+
+def _refuse_adaptive(recipe: Recipe) -> None:
+    """Examinations and searches train the network alone."""
+    if recipe.exits is not None or recipe.gate_rate is not None:
+        raise RecipeError("networks are compared without early exits and gates: leave out exits and gate_rate")
+
+
+@contextlib.contextmanager
+def _stopping(folder: Path) -> Iterator[None]:
+    """Lets Ctrl-C say how an experiment goes on; a mistake leaves no empty folder."""
+    try:
+        with RunFolder(folder).removed_if_empty():
+            yield
+    except KeyboardInterrupt:
+        message = f"stopped; the same command with --out {folder} goes on"
+        raise Interrupted(message, signal.SIGINT) from None
 
 
 def _write_lists(
@@ -606,10 +742,10 @@ def compress(
     if not (max_drop >= 0 and minutes > 0 and batch_size >= 1):
         raise InputError(f"max_drop={max_drop} must be at least 0, minutes={minutes} above 0, batch_size at least 1")
     original = Classifier.load(run)
-    dataset, fields = _dataset(data, original.classes, columns), {"speedup": speedup, "max_drop": max_drop}
+    goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
+    dataset = _dataset(data, None, original.classes, columns, reporter)
     parts = _compression_parts(original, sources.prepare(dataset))
     folder = RunFolder.create(out, "compress")
-    goal = compression.Goal(**fields, minutes=minutes, batch_size=batch_size)
     reporter.note(
         f"{dataset.name}: {len(parts.tuning):,} pictures choose, {len(parts.reported):,} are reported; in {folder.path}"
     )
@@ -640,12 +776,6 @@ def compress(
     write_json(folder.path / "compress.json", numbers)
     plots.ladder(folder.path / "compress.png", numbers)
     return numbers, folder.path
-
-
-def _dataset(data: Data, classes: Sequence[str], columns: sources.Columns) -> DataSet:
-    if isinstance(data, (str, Path)):
-        return sources.load(data, columns)
-    return sources.from_arrays(data, classes=classes)
 
 
 def _compression_parts(classifier: Classifier, dataset: DataSet) -> compression.Parts:

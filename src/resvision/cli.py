@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     class Examined(Hyperparameters):
         """Those of a recipe that is examined."""
 
+    class Searched(Hyperparameters):
+        """Those that a search leaves alone."""
+
 else:
 
     def _options(name: str, without: tuple[str, ...]) -> type:
@@ -53,11 +56,13 @@ else:
         return made
 
     Hyperparameters = _options("Hyperparameters", ("steps",))  # which a run derives
-    # An examination has minutes of its own, and is of the network alone.
+    # Examinations and searches have minutes of their own, and are of the network alone, which a search finds.
     Examined = _options("Examined", ("steps", "minutes", *ADAPTIVE))
+    Searched = _options("Searched", ("steps", "minutes", "model", "size", *ADAPTIVE))
 
 NO_CHANGES = Hyperparameters()
 NOT_CHANGED = Examined()
+LEFT_ALONE = Searched()
 
 JSON = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -326,7 +331,7 @@ def study(
     from resvision.progress import ConsoleReporter
 
     given = {
-        "depths": _depths(depths),
+        "depths": _whole_numbers("--depths", depths),
         "seeds": seeds,
         "pictures": pictures,
         "size": size,
@@ -410,13 +415,104 @@ def overfit(
     print(f"  {numbers['commands']['recommended']}")
 
 
-def _depths(text: str | None) -> tuple[int, ...] | None:
-    numbers = _numbers("--depths", text)
+def _whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    numbers = _numbers(option, text)
     if numbers is None:
         return None
     if broken := [number for number in numbers if number != int(number)]:
-        raise InputError(f"--depths {text!r}: {broken[0]} is no number of layers, such as 8,20,56")
+        raise InputError(f"{option} {text!r}: {broken[0]} is no whole number")
     return tuple(map(int, numbers))
+
+
+@app.command(help_epilogue="Example: resvision depth photos/ --latency-ms 8 --minutes 15")
+def depth(
+    data: str,
+    /,
+    *,
+    latency_ms: float | None = None,
+    train_minutes: float | None = None,
+    memory_gb: float | None = None,
+    minutes: float = 15.0,
+    models: str | None = None,
+    sizes: str | None = None,
+    widths: str | None = None,
+    recipe: str = "auto",
+    hyperparameters: Annotated[Searched, Parameter(name="*")] = LEFT_ALONE,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    out: Path | None = None,
+    as_json: JSON = False,
+) -> None:
+    """Find which depth, width and picture size to take for DATA: what they cost here, and what they would reach.
+
+    Parameters
+    ----------
+    data
+        As in `resvision train`.
+    latency_ms
+        Most milliseconds of the answer to one picture.
+    train_minutes
+        How long the network will be trained; without it as long as the recipe usually does.
+    memory_gb
+        Most memory of a training step.
+    minutes
+        That the search may take.
+    models
+        Names from `resvision models`, with commas between them, in place of the usual ones.
+    sizes
+        Height and width of the pictures, in pixels, with commas between them.
+    widths
+        Factors of the models' widths, with commas between them.
+    recipe
+        As in `resvision train`, like the options below: what all candidates follow.
+    path_column
+        Manifest column of the picture files.
+    label_column
+        Manifest column of the class names.
+    split_column
+        Manifest column of the splits.
+    out
+        Folder; one that holds the same search, stopped before its end, goes on. Without it runs/depth-001, ...
+    """
+    from resvision import api
+    from resvision.data.sources import Columns
+    from resvision.progress import ConsoleReporter
+
+    numbers, folder = api.depth(
+        data,
+        minutes=minutes,
+        latency_ms=latency_ms,
+        train_minutes=train_minutes,
+        memory_gb=memory_gb,
+        models=None if models is None else models.split(","),
+        sizes=_whole_numbers("--sizes", sizes),
+        widths=_numbers("--widths", widths),
+        columns=Columns(path=path_column, label=label_column, split=split_column),
+        recipe=recipe,
+        out=out,
+        reporter=ConsoleReporter(),
+        **{name: value for name, value in vars(hyperparameters).items() if value is not None},
+    )
+    if as_json:
+        _print_json({"folder": str(folder), **numbers})
+        return
+    candidates = {row["name"]: row for row in numbers["candidates"]}
+    rows: list[list[Any]] = [_frontier_row(candidates[name]) for name in numbers["frontier"]]
+    titles = ["frontier", "answer (ms)", "step (GB)", "training (min)", "accuracy", "95% interval", "near the best"]
+    _print_table(titles, rows, f"{numbers['settings']['data']}: none that costs less is expected to be more accurate")
+    for line in numbers["description"]:
+        print(line)
+    print(f"Look at {folder / 'README.md'} and {folder / 'depth.png'}. Next:")
+    print(f"  {numbers['commands']['recommended']}")
+
+
+def _frontier_row(row: dict[str, Any]) -> list[Any]:
+    low, high = row["interval"]
+    return [
+        *(row["name"], f"{row['costs']['latency_ms']:.1f}", f"{row['costs']['memory_gb']:.3g}"),
+        *(f"{row['train_minutes']:.1f}", _percent(row["accuracy"]), f"{low:.1%} to {high:.1%}", f"{row['near']:.0%}"),
+    ]
 
 
 @app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")

@@ -219,7 +219,7 @@ def register(run: Path, target: Target, files: Iterable[Path], verification: dic
 
     What PyTorch would read by pickle, and what Keras reads, is left out, since no session here opens it.
     """
-    if target.format == "torch" or target.format == "keras":  # noqa: PLR1714 - which narrows the type
+    if target.format == "torch" or target.format == "keras":
         return
     entry = Entry(
         file=target.name,

@@ -246,13 +246,26 @@ def _rates(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: 
         reference = _REFERENCE_BATCH
     batch = min(given.get("batch_size") or values["batch_size"], facts.pictures)
     if batch > 0 and batch != reference and "lr" not in given and optimizer != "adam":
-        # Goyal et al. 2017 for SGD; the others' steps do not grow with the gradient, and their noise does by the root.
-        share = batch / reference
-        rates["lr"] = float(f"{rates['lr'] * (share if optimizer == 'sgd' else math.sqrt(share)):.3g}")
-        if optimizer == "muon":
-            rates["rest_lr"] = float(f"{rates['rest_lr'] * share:.3g}")
+        rates |= _scaled(optimizer, rates, batch / reference)
         reasons.append(f"lr={rates['lr']:g}: scaled from batches of {reference} to {batch}")
     return rates
+
+
+def _scaled(optimizer: str, rates: Values, share: float) -> Values:
+    """Learning rates for a batch that is `share` times as large."""
+    # Goyal et al. 2017 for SGD; the others' steps do not grow with the gradient, and their noise does by the root.
+    scaled = {"lr": float(f"{rates['lr'] * (share if optimizer == 'sgd' else math.sqrt(share)):.3g}")}
+    if optimizer == "muon":
+        scaled["rest_lr"] = float(f"{rates['rest_lr'] * share:.3g}")
+    return scaled
+
+
+def for_batch(recipe: Recipe, batch_size: int) -> Recipe:
+    """A recipe with another batch size, and the learning rates that go with it; Adam's stay as they are."""
+    if recipe.optimizer == "adam" or batch_size == recipe.batch_size:
+        return replace(recipe, batch_size=batch_size)
+    rates = {"lr": recipe.lr, "rest_lr": recipe.rest_lr}
+    return replace(recipe, batch_size=batch_size, **_scaled(recipe.optimizer, rates, batch_size / recipe.batch_size))
 
 
 def _losses(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: list[str]) -> Values:

@@ -19,6 +19,7 @@ from resvision.evaluation.metrics import wilson_interval
 from resvision.measure import now
 from resvision.recipe import Recipe
 from resvision.search import curve, findings, noise, plan, remedies
+from resvision.search.clock import Clock
 from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
 from resvision.search.remedies import Remedy
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, folds, read, unpacked
@@ -34,24 +35,6 @@ OFF = 1.7  # a training that takes so many times longer or shorter than planned 
 WATCHED = 1.25  # what looking at it adds to a training, as a factor
 PROMISING = 3  # arms that get further seeds where time is left
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
-
-
-class Clock:
-    """The time that is left; work which the ledger already holds counts, too.
-
-    Args:
-        seconds: in all.
-        ledger: of the experiment.
-    """
-
-    def __init__(self, seconds: float, ledger: Ledger) -> None:
-        self.seconds = seconds
-        earlier = sum(float(value["seconds"]) for key, value in ledger.done.items() if not key.startswith("plan"))
-        self.start = now() - earlier
-
-    def left(self) -> float:
-        """In seconds."""
-        return self.seconds - (now() - self.start)
 
 
 @dataclass(frozen=True)

@@ -164,8 +164,8 @@ class Trials:
             if step not in at:
                 continue
             log_p = self._log_probabilities(network, judged)
-            seen = _figures(self._log_probabilities(network, looked), looked.split.labels)
-            found = _figures(log_p, held.labels)
+            seen = figures(self._log_probabilities(network, looked), looked.split.labels)
+            found = figures(log_p, held.labels)
             points.append({"step": step, "train_loss": seen[0], "train_accuracy": seen[1], "loss": found[0]})
             points[-1]["accuracy"] = found[1]
             predicted = log_p.argmax(axis=1)
@@ -200,8 +200,8 @@ class Trials:
         looked = EvaluationBatches(self._looked_at(train), self.preprocess, 0)
         log_p = self._log_probabilities(last, batches)
         predicted = log_p.argmax(axis=1)
-        seen = _figures(self._log_probabilities(last, looked), looked.split.labels)
-        found = _figures(log_p, split.labels)
+        seen = figures(self._log_probabilities(last, looked), looked.split.labels)
+        found = figures(log_p, split.labels)
         return {
             "loss": found[0],
             "accuracy": found[1],
@@ -244,15 +244,19 @@ class Trials:
 
     def _log_probabilities(self, network: ResNet, batches: EvaluationBatches) -> FloatArray:
         assert self.recipe.precision is not None
-        session = TorchSession(network, self.preprocess, self.recipe.precision)
-        return log_softmax(np.concatenate([session(batch.squares) for batch in batches]))
+        return log_probabilities(TorchSession(network, self.preprocess, self.recipe.precision), batches)
 
 
-def _figures(log_probabilities: FloatArray, labels: Indices) -> tuple[float, float]:
+def log_probabilities(session: TorchSession, batches: EvaluationBatches) -> FloatArray:
+    """(N, K), in the order of the split."""
+    return log_softmax(np.concatenate([session(batch.squares) for batch in batches]))
+
+
+def figures(log_p: FloatArray, labels: Indices) -> tuple[float, float]:
     """Mean loss in nats, and accuracy; a network that diverged gets what guessing gets."""
-    if not np.isfinite(log_probabilities).all():
-        return math.log(log_probabilities.shape[1]), 1 / log_probabilities.shape[1]
-    return float(_losses(log_probabilities, labels).mean()), float((log_probabilities.argmax(axis=1) == labels).mean())
+    if not np.isfinite(log_p).all():
+        return math.log(log_p.shape[1]), 1 / log_p.shape[1]
+    return float(_losses(log_p, labels).mean()), float((log_p.argmax(axis=1) == labels).mean())
 
 
 def _losses(log_probabilities: FloatArray, labels: Indices) -> FloatArray:

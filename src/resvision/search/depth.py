@@ -1,0 +1,482 @@
+"""The search for depth, width and picture size: measures costs, trains proxies by successive halving, extrapolates."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from resvision.cost import cost
+from resvision.data.pictures import DataSet, Split, divide
+from resvision.data.sources import prepare
+from resvision.data.statistics import facts
+from resvision.errors import InputError, RecipeError
+from resvision.measure import available_memory_bytes, now
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
+from resvision.recipe import Precision, Recipe
+from resvision.runtime import device
+from resvision.search import costs as measured
+from resvision.search import plan
+from resvision.search.candidates import Candidate
+from resvision.search.clock import Clock
+from resvision.search.costs import Costs, Limits
+from resvision.search.forecast import Forecast, Point, chances, frontier, interval, near, similarity
+from resvision.search.proxies import LEAST_PICTURES, Proxies
+from resvision.search.trials import evenly, read
+from resvision.training import engine as engines
+from resvision.training import losses
+from resvision.training.bench import Ledger, Note
+
+HELD = 0.15  # part of the pool that judges ...
+MOST_HELD = 2000  # ... unless that is more pictures than a comparison needs
+POOL_BYTES = 2e9  # that the pool may take, and of what is at hand at most a quarter
+READING, MEASURING = 0.1, 0.15  # parts of the time that reading the pool and measuring the costs may take
+PROBED = 24  # pictures that are read to tell how long that takes
+HALVED = 2  # of so many candidates one stays
+FIRST = 1 / 4  # how long the first training is, against the second: far enough apart that the curve's slope shows
+DEAREST = 1 / 4  # part of the first rung's time that one candidate may take
+FINALISTS = 3  # candidates that are not halved any more
+USED = 0.95  # part of the time that is planned
+JUDGING = 1.15  # what building and judging a network add to its training, as a factor
+AS_GOOD = 0.01  # of accuracy, within which a candidate is as good as the best
+LINE = 24  # places along a learning curve for the plot
+
+RecipeOf = Callable[[Candidate], Recipe]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A candidate that holds the limits.
+
+    Args:
+        candidate: network and size.
+        recipe: of its full training.
+        costs: as measured.
+        pictures: presentations of its full training.
+    """
+
+    candidate: Candidate
+    recipe: Recipe
+    costs: Costs
+    pictures: float
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.candidate.name
+
+    @property
+    def seconds(self) -> float:
+        """Of its full training, reading and evaluation not included."""
+        assert self.costs.picture_seconds is not None
+        return self.pictures * self.costs.picture_seconds
+
+    def needs(self, part: float) -> float:
+        """Seconds that a proxy of that part of the full training takes."""
+        return JUDGING * self.seconds * self.allowed(part)
+
+    def allowed(self, part: float) -> float:
+        """The part that is trained: not fewer pictures than tell something, nor more than in full."""
+        return min(1.0, max(part, LEAST_PICTURES / self.pictures))
+
+
+def run(
+    dataset: DataSet,
+    candidates: Sequence[Candidate],
+    recipe_of: RecipeOf,
+    limits: Limits,
+    minutes: float,
+    ledger: Ledger,
+    note: Note,
+) -> dict[str, Any]:
+    """Searches the candidates for the most accurate one within limits, or for the frontier where there are none.
+
+    Args:
+        dataset: divided into training and validation here where it comes without splits.
+        candidates: at least one.
+        recipe_of: the complete recipe of a candidate's full training.
+        limits: what it may cost.
+        minutes: that the search may take.
+        ledger: of what is done.
+        note: told about the progress.
+
+    Returns:
+        What numbers.json holds: the plan, the costs, the trainings, the forecasts and the recommendation.
+
+    Raises:
+        DataError: a class has too few pictures, or too many of them cannot be read.
+        InputError: no candidate is within the limits.
+        RecipeError: the recipe cannot be tried.
+    """
+    clock = Clock(60 * minutes, ledger)
+    recipes = {candidate.name: recipe_of(candidate) for candidate in candidates}
+    largest = max(recipes.values(), key=lambda recipe: recipe.size)
+    if largest.pretrained is not None or largest.lr == "auto":
+        field = "pretrained" if largest.pretrained is not None else "lr"
+        raise RecipeError(
+            f"{field}={getattr(largest, field)}: proxies train from scratch at a given rate; leave it out"
+        )
+
+    # ---- pictures: the reported split chooses nothing ----
+    train = prepare(dataset).splits["train"]
+    side = min(plan.side(largest), max(largest.size, facts(dataset).side))
+    count = ledger.once("plan pool", lambda: _pool_size(train, largest, side, READING * clock.left()))
+    assert largest.channels is not None
+    pool, _ = read(train.take(evenly(train.labels, count)), side, largest.channels, largest.max_bad)
+    fitted, held = divide(pool, HELD, dataset.name)
+    held = held.take(evenly(held.labels, MOST_HELD, 1))
+    preprocess = plan.preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))
+    note(
+        f"{len(fitted):,} of {len(train):,} training pictures train the proxies and {len(held):,} judge them, "
+        f"at {side} px"
+    )
+
+    # ---- costs, and who is within the limits ----
+    classes = len(dataset.classes)
+    precision = ledger.once("plan precision", lambda: _precision(candidates, recipes, classes))
+    seconds = MEASURING * 60 * minutes / len(candidates)
+
+    def cost_of(candidate: Candidate) -> dict[str, Any]:
+        recipe = replace(recipes[candidate.name], precision=precision)
+        seen = replace(preprocess, size=candidate.size, crop=recipe.crop)
+        return measured.measure(candidate.network(classes, seen.channels), recipe, seen, limits, seconds)
+
+    found = [
+        (candidate, measured.restored(ledger.once(f"costs of {candidate.name}", lambda: cost_of(candidate))))  # noqa: B023
+        for candidate in candidates
+    ]
+    within = [(candidate, costs) for candidate, costs in found if not costs.broken(limits)]
+    if not within:
+        raise InputError(measured.nearest([(candidate.name, costs) for candidate, costs in found], limits))
+    note(f"{len(within)} of {len(found)} candidates are within the limits")
+    entrants = [_entrant(candidate, recipes[candidate.name], costs, len(train)) for candidate, costs in within]
+
+    # ---- successive halving ----
+    first = _first(entrants, clock.left(), ledger)
+    if len(first) < len(entrants):
+        note(f"{len(first)} of them are trained at first, evenly by what they cost: more --minutes train more")
+    axis = _axis(limits)
+    limited = any(value is not None for value in asdict(limits).values())
+    prices = [_price(entrant.costs, axis) for entrant in entrants]
+    halving = Halving(entrants, None if limited else prices, classes, ledger, note, clock)
+    halving.run(Proxies(fitted, held, precision, classes, preprocess), first)
+
+    # ---- what the full trainings would reach ----
+    forecast = halving.forecast()
+    trained = halving.trained
+    means = forecast.accuracies().mean(axis=0)[trained].tolist()
+    paid = [prices[index] for index in trained]
+    best = _recommended(means, None if limited else paid)
+    return {
+        "plan": {
+            "fitted": len(fitted),
+            "available": len(train),
+            "side": side,
+            "held": len(held),
+            "precision": precision,
+            "rungs": halving.rungs,
+        },
+        "axis": axis,
+        "limited": limited,
+        "candidates": [_row(candidate, costs, limits, len(train), halving, forecast) for candidate, costs in found],
+        "frontier": [entrants[trained[place]].name for place in frontier(means, paid)],
+        "recommended": {"name": entrants[trained[best]].name},
+        "seconds": clock.seconds - clock.left(),
+    }
+
+
+# ---- before the trainings ----
+
+
+def _pool_size(train: Split, recipe: Recipe, side: int, seconds: float) -> int:
+    """How many pictures are read: as many as the time for it and the memory hold."""
+    channels = recipe.channels or 3
+    probe = evenly(train.labels, PROBED, 1)
+    start = now()
+    read(train.take(probe), side, channels, 1.0)
+    pace = (now() - start) / len(probe)
+    at_hand = available_memory_bytes() or 4 * POOL_BYTES
+    room = min(POOL_BYTES, at_hand / 4) / (side * side * channels)
+    return min(len(train), max(len(probe), int(room), 1), max(LEAST_PICTURES, int(seconds / pace)))
+
+
+def _precision(candidates: Sequence[Candidate], recipes: dict[str, Recipe], classes: int) -> Precision:
+    """The faster precision of training, measured on a candidate of middle size for all: it goes by the processor."""
+
+    def macs(candidate: Candidate) -> int:
+        return cost(candidate.network(classes, 3), candidate.size).macs
+
+    candidate = sorted(candidates, key=macs)[len(candidates) // 2]
+    recipe = recipes[candidate.name]
+    if recipe.precision is not None:
+        return recipe.precision
+    trial = plan.proxy(recipe, candidate.model, candidate.size, candidate.spec)
+    network = ResNet(candidate.network(classes, recipe.channels or 3)).to(device())
+    middle = (0.5,) * network.spec.in_channels
+    preprocess = Preprocess(size=recipe.size, channels=recipe.channels or 3, mean=middle, std=middle)
+    torch.manual_seed(0)
+    chosen, _ = engines.choose(network, trial, losses.build(trial, [1] * classes), preprocess, lambda seconds: 0.0)
+    assert chosen.precision is not None
+    return chosen.precision
+
+
+def _entrant(candidate: Candidate, recipe: Recipe, costs: Costs, available: int) -> Entrant:
+    assert costs.picture_seconds is not None
+    if recipe.minutes is not None:
+        pictures = 60 * recipe.minutes / costs.picture_seconds
+    else:
+        pictures = plan.epochs_asked(recipe, available) * available
+    return Entrant(candidate=candidate, recipe=recipe, costs=costs, pictures=pictures)
+
+
+def _first(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[int]:
+    """As many candidates as can be trained long enough to tell something, evenly by the time of their training."""
+
+    def least(entrant: Entrant) -> float:
+        part = LEAST_PICTURES / entrant.pictures
+        return entrant.needs(part) + entrant.needs(part / FIRST)
+
+    def share(count: int) -> float:
+        return USED * seconds / len(rung_sizes(count))
+
+    by_cost = sorted(entrants, key=lambda entrant: entrant.costs.picture_seconds or 0.0)
+    cheap = [entrant for entrant in by_cost if least(entrant) <= DEAREST * share(len(by_cost))]
+    cheap = cheap if len(cheap) > FINALISTS else by_cost[:FINALISTS]
+
+    def some(count: int) -> list[Entrant]:
+        return [cheap[place] for place in np.linspace(0, len(cheap) - 1, count).round().astype(int)]
+
+    def names() -> list[str]:
+        fewest = min(FINALISTS, len(cheap))
+        counts = range(len(cheap), fewest, -1)
+        count = next((n for n in counts if sum(map(least, some(n))) <= share(n)), fewest)
+        return [entrant.name for entrant in some(count)]
+
+    chosen = ledger.once("plan candidates", names)
+    return [index for index, entrant in enumerate(entrants) if entrant.name in chosen]
+
+
+def rung_sizes(count: int) -> list[int]:
+    """How many candidates each rung trains: halved until few are left, but two rungs at least."""
+    sizes = [count]
+    while sizes[-1] > FINALISTS:
+        sizes.append(max(FINALISTS, math.ceil(sizes[-1] / HALVED)))
+    return sizes if len(sizes) > 1 else [count, count]
+
+
+# ---- successive halving ----
+
+
+class Halving:
+    """Trains many candidates shortly, fewer of them longer, and so on until few are left.
+
+    (Jamieson & Talwalkar 2016; but each rung trains those that are likeliest the best at full length, instead of those
+    that are ahead so far. One that was passed over comes in again where its neighbours do well.) The first rung
+    trains each at two lengths, so that a slow starter's own slope speaks for it.
+
+    Args:
+        entrants: all that are within the limits.
+        prices: of each, where the frontier is looked for; None where only the best counts.
+        classes: of the set.
+        ledger: of what is done.
+        note: told about the progress.
+        clock: the time that is left.
+    """
+
+    def __init__(
+        self,
+        entrants: list[Entrant],
+        prices: list[float] | None,
+        classes: int,
+        ledger: Ledger,
+        note: Note,
+        clock: Clock,
+    ) -> None:
+        self.entrants, self.prices, self.classes = entrants, prices, classes
+        self.ledger, self.note, self.clock = ledger, note, clock
+        self.rows: list[dict[str, Any]] = []
+        self.rungs: list[dict[str, Any]] = []
+        self.slower = 1.0  # how many times longer trainings take than was measured
+
+    def run(self, proxies: Proxies, first: list[int]) -> None:
+        """All rungs, as far as the time goes; but those of the first are trained once, however long that takes."""
+        sizes = rung_sizes(len(first))
+        done = 0.0
+        for number, size in enumerate(sizes):
+            alive = self._likeliest(size) if number else first
+            lengths = (FIRST, 1.0) if number == 0 else (1.0,)
+            share = USED * self.clock.left() / (len(sizes) - number) / sum(lengths)
+            part = self.ledger.once(f"plan rung {number}", lambda: self._part(alive, share))  # noqa: B023
+            if part < done:
+                return  # there is no time for longer trainings, and shorter ones are done
+            done = part
+            self.rungs.append(self._rung(alive, part))
+            self.note(f"rung {number + 1} of {len(sizes)}: {self.rungs[-1]['says']}")
+            for length in lengths:
+                for index in alive:
+                    self._train(proxies, index, length * part, always=number == 0 and length == FIRST)
+            self.slower = statistics.median(row["seconds"] / row["planned"] for row in self.rows)
+
+    @property
+    def trained(self) -> list[int]:
+        """The candidates of which there is a training."""
+        return sorted({row["index"] for row in self.rows})
+
+    def forecast(self) -> Forecast:
+        """Of all candidates, from all trainings that are done."""
+        points = [
+            Point(candidate=row["index"], part=row["part"], accuracy=row["accuracy"], judged=row["judged"])
+            for row in self.rows
+        ]
+        features = np.array([entrant.candidate.features for entrant in self.entrants])
+        return Forecast(points, similarity(features), self.classes)
+
+    def _likeliest(self, size: int) -> list[int]:
+        """Those that are likeliest the best, or on the frontier, at full length."""
+        accuracies = self.forecast().accuracies()
+        likely = chances(accuracies, self.prices).round(3)
+        # Where several are as good as certainly not the best the expected accuracy decides.
+        order = sorted(range(len(likely)), key=lambda index: (-likely[index], -accuracies[:, index].mean()))
+        return sorted(order[:size])
+
+    def _part(self, alive: list[int], seconds: float) -> float:
+        """The part of the full training that all can be trained for in that time, by bisection."""
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            fits = self.slower * sum(self.entrants[i].needs(middle) for i in alive) <= seconds
+            low, high = (middle, high) if fits else (low, middle)
+        return high
+
+    def _rung(self, alive: list[int], part: float) -> dict[str, Any]:
+        """A rung for numbers.json."""
+        parts = [self.entrants[index].allowed(part) for index in alive]
+        said = dict.fromkeys(f"{end:.1%}" for end in (min(parts), max(parts)))
+        return {
+            "candidates": [self.entrants[index].name for index in alive],
+            "parts": parts,
+            "says": f"{len(alive)} candidates for {' to '.join(said)} of a full training",
+        }
+
+    def _train(self, proxies: Proxies, index: int, part: float, *, always: bool) -> None:
+        entrant = self.entrants[index]
+        part = entrant.allowed(part)
+        # Another training is another seed, also of the same candidate and length.
+        seed = sum(row["index"] == index for row in self.rows)
+        key = f"{entrant.name}, training {seed}"
+        if not always and key not in self.ledger.done and self.clock.left() <= 0:
+            return
+        row = self.ledger.once(
+            key, lambda: proxies.train(entrant.candidate, entrant.recipe, part * entrant.pictures, seed)
+        )
+        part = min(1.0, row["pictures"] / entrant.pictures)
+        self.rows.append({**row, "index": index, "part": part, "planned": entrant.needs(part)})
+        self.note(
+            f"{entrant.name}: {row['accuracy']:.1%} after {row['pictures']:,} pictures, {part:.1%} of the full "
+            f"training ({row['seconds']:.0f} s)"
+        )
+
+
+# ---- records ----
+
+
+def _axis(limits: Limits) -> str:
+    """The cost that the frontier is drawn against."""
+    only_memory = limits.memory_gb is not None and limits.latency_ms is None and limits.train_minutes is None
+    return "memory_gb" if only_memory else "latency_ms"
+
+
+def _price(costs: Costs, axis: str) -> float:
+    return costs.memory_gb if axis == "memory_gb" else costs.latency_ms
+
+
+def _recommended(means: list[float], prices: list[float] | None) -> int:
+    """The most accurate one; where nothing limits it, the cheapest that is as good."""
+    best = max(means)
+    if prices is None:
+        return means.index(best)
+    return min((i for i, mean in enumerate(means) if mean >= best - AS_GOOD), key=lambda i: prices[i])
+
+
+def _row(
+    candidate: Candidate,
+    costs: Costs,
+    limits: Limits,
+    available: int,
+    halving: Halving,
+    forecast: Forecast,
+) -> dict[str, Any]:
+    """A candidate for numbers.json, with what is known of it."""
+    row: dict[str, Any] = {
+        "name": candidate.name,
+        **asdict(candidate),
+        "costs": asdict(costs),
+        "breaks": costs.broken(limits),
+        "trained": False,
+    }
+    for entrant in halving.entrants:
+        if entrant.candidate == candidate:
+            row |= {"epochs": entrant.pictures / available, "train_minutes": entrant.seconds / 60}
+    for index in halving.trained:
+        if halving.entrants[index].candidate == candidate:
+            row |= {"trained": True, **_expected(index, halving, forecast)}
+    return row
+
+
+def _expected(index: int, halving: Halving, forecast: Forecast) -> dict[str, Any]:
+    """What is expected of a candidate that was trained, its trainings, and its curve for the plot."""
+    accuracies = forecast.accuracies()[:, halving.trained]
+    place = halving.trained.index(index)
+    kept = ("part", "accuracy", "loss", "judged", "pictures", "steps", "seed", "seconds")
+    trainings = [{key: row[key] for key in kept} for row in halving.rows if row["index"] == index]
+    parts = np.geomspace(min(training["part"] for training in trainings), 1.0, LINE).tolist()
+    lines = [(part, forecast.accuracies(part)[:, index]) for part in parts]
+    return {
+        "accuracy": float(accuracies[:, place].mean()),
+        "interval": list(interval(accuracies[:, place])),
+        "sure": float(chances(accuracies)[place]),
+        "near": float(near(accuracies, AS_GOOD)[place]),
+        "trainings": trainings,
+        "line": [[part, float(values.mean()), *interval(values)] for part, values in lines],
+    }
+
+
+# ---- words ----
+
+
+def describe(numbers: dict[str, Any]) -> list[str]:
+    """What was found, in sentences, from the numbers alone."""
+    rows = {row["name"]: row for row in numbers["candidates"]}
+    out = [row for row in rows.values() if row["breaks"]]
+    trained = [row for row in rows.values() if row["trained"]]
+    best = rows[numbers["recommended"]["name"]]
+    low, high = best["interval"]
+    lines = [
+        f"{len(rows)} candidates: {len(out)} cost more than is allowed, {len(trained)} were trained as proxies.",
+        f"Recommended: {best['name']}. Trained in full ({best['epochs']:.1f} epochs, about "
+        f"{best['train_minutes']:.1f} minutes) it should reach {best['accuracy']:.1%} (95% interval {low:.1%} to "
+        f"{high:.1%}); with a probability of {best['near']:.0%} that is within {100 * AS_GOOD:.0f} point of the best "
+        f"of those that were trained, with {best['sure']:.0%} it is the best.",
+        f"An answer takes {best['costs']['latency_ms']:.1f} ms ({best['costs']['batch_ms']:.0f} ms for "
+        f"{measured.AT_ONCE} pictures), a training step about {best['costs']['memory_gb']:.3g} GB.",
+    ]
+    if not numbers["limited"]:
+        lines.append(
+            f"Nothing limits it, so the cheapest is recommended that is expected within {100 * AS_GOOD:.0f} point of "
+            "the most accurate."
+        )
+    runner = max((row for row in trained if row is not best), key=lambda row: row["accuracy"], default=None)
+    if runner is not None:
+        lines.append(f"Next: {runner['name']}, {runner['accuracy']:.1%}.")
+    longest = max(training["part"] for row in trained for training in row["trainings"])
+    lines.append(
+        f"The longest proxies saw {longest:.0%} of a full training's pictures; what lies beyond is extrapolated, and "
+        "the accuracy is for held-back training pictures: the reported split chose nothing."
+    )
+    return lines
