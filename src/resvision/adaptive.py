@@ -44,6 +44,10 @@ class AdaptiveSession:
         self.rule = rule
         self.macs = macs
 
+    def in_full(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """uint8 squares (N, S, S, C) to float32 logits (N, K) of the network's end."""
+        return all_exits(self.segments, squares)[-1]
+
     def __call__(self, squares: torch.Tensor, deadline: float = math.inf) -> Departures:
         """uint8 squares (N, S, S, C) to what is said of them.
 

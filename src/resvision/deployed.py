@@ -12,22 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from resvision import measure
+from resvision.adaptive import AdaptiveSession, Segment
 from resvision.classifier import Classifier, Predictor, check_parts
+from resvision.cost import exit_macs
 from resvision.errors import ClassifierError, InputError, MissingExtraError
+from resvision.exits import ExitRule
 from resvision.files import parse, read_json, storage, write_json
 from resvision.preprocess import Preprocess
-from resvision.runtime import OnnxSession, OpenVinoSession
+from resvision.runtime import LOGITS, NEXT, PROBABILITIES, OnnxSession, OpenVinoSession
 from resvision.spec import ResNetSpec
 from resvision.target import SUFFIXES, Contract, ExportPrecision, Runtime, RuntimeChoice, Target
 
 FORMAT = "resvision-export"
 VERSION = 1
+PICTURES, FEATURES = "pictures", "features"  # names of inputs
 FOLDER = "runtimes"  # in a run folder
 INDEX_FILE = "index.json"
 INDEX_FORMAT = "resvision-runtimes"
+FileSession = OnnxSession | OpenVinoSession
 SESSIONS: dict[str, type[OnnxSession] | type[OpenVinoSession]] = {
     SUFFIXES["onnx"]: OnnxSession,
     SUFFIXES["openvino"]: OpenVinoSession,
@@ -53,6 +60,9 @@ class Document:
         spec: of the network.
         weights: SHA-256 of the model.safetensors that was exported.
         metrics: what was measured of the original.
+        exits: when pictures leave a network with early exits, of which every segment is a file of its own.
+        segment: which of them this is, counted from 1.
+        files: of all segments, shallow to deep.
     """
 
     format: str = FORMAT
@@ -65,6 +75,20 @@ class Document:
     spec: ResNetSpec
     weights: str
     metrics: dict[str, Any]
+    exits: ExitRule | None = None
+    segment: int | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def input(self) -> str:
+        """The name of the model's input."""
+        return FEATURES if self.segment is not None and self.segment > 1 else PICTURES
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the model's outputs, in order."""
+        passes_on = self.segment is not None and self.segment < len(self.files)
+        return (*((NEXT,) if passes_on else ()), LOGITS, PROBABILITIES)
 
     @classmethod
     def of(cls, classifier: Classifier, target: Target) -> Document:
@@ -78,6 +102,7 @@ class Document:
             spec=classifier.network.spec,
             weights=hashlib.sha256(classifier.weights()).hexdigest(),
             metrics=classifier.metrics,
+            exits=classifier.exits,
         )
 
     def to_json(self) -> str:
@@ -181,9 +206,11 @@ def open_file(path: Path) -> Predictor:
         raise ClassifierError(
             f"{path}: is {document.format} version {document.version}; this program reads {FORMAT} version {VERSION}"
         )
-    check_parts(document.spec, document.preprocess, document.classes, document.temperature)
+    check_parts(document.spec, document.preprocess, document.classes, document.temperature, document.exits)
+    adaptive = None if document.exits is None else _adaptive(path, document, session)
     return Predictor(
-        session=session,
+        session=session if adaptive is None else adaptive.in_full,
+        adaptive=adaptive,
         preprocess=document.preprocess,
         classes=document.classes,
         temperature=document.temperature,
@@ -191,6 +218,31 @@ def open_file(path: Path) -> Predictor:
         provenance={"weights": document.weights, "precision": document.precision},
         metrics=document.metrics,
     )
+
+
+def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSession:
+    """All segments of a network with early exits, the first of which is open already."""
+    assert document.exits is not None
+    if document.segment != 1:
+        raise ClassifierError(f"{path}: is segment {document.segment} of a network: give {document.files[0]}")
+    if any(Path(name).name != name for name in document.files):
+        raise ClassifierError(f"{path}: names a segment in another folder; all of them lie beside it")
+    sessions = [first, *(SESSIONS[path.suffix](path.parent / name) for name in document.files[1:])]
+    for place, session in enumerate(sessions, start=1):
+        if session.document != dataclasses.replace(document, segment=place).to_json():
+            raise ClassifierError(f"{path.parent / document.files[place - 1]}: is no segment of the network in {path}")
+    segments = [file_segment(session) for session in sessions]
+    return AdaptiveSession(segments, document.exits, exit_macs(document.spec, document.preprocess.size))
+
+
+def file_segment(session: FileSession) -> Segment:
+    """A segment in a file, as `AdaptiveSession` runs it."""
+
+    def run(state: Any) -> tuple[Any, npt.NDArray[np.float32]]:
+        found = session.run(np.asarray(state))
+        return found.get(NEXT), found[LOGITS]
+
+    return run
 
 
 # ---- the folder `runtimes` of a run ----
@@ -262,8 +314,13 @@ def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
             f"{folder / entry.file}: was exported from another classifier than the one in {run}; "
             f"again: resvision export {run} --format {entry.runtime} --precision {entry.precision}"
         )
-    # Class names and calibration are the run's own, which may have been changed since.
-    return dataclasses.replace(predictor, classes=classifier.classes, temperature=classifier.temperature)
+    # Class names, calibration and thresholds are the run's own, which may have been changed since.
+    adaptive = predictor.adaptive
+    if adaptive is not None and classifier.exits is not None:
+        adaptive = AdaptiveSession(adaptive.segments, classifier.exits, adaptive.macs)
+    return dataclasses.replace(
+        predictor, classes=classifier.classes, temperature=classifier.temperature, adaptive=adaptive
+    )
 
 
 def _checksums(*files: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from resvision.preprocess import Preprocess
 from resvision.recipe import Precision
 
 DOCUMENT_KEY = "resvision"  # under which an exported file holds its JSON document
-LOGITS = "logits"  # the output's name
+NEXT, LOGITS, PROBABILITIES = "next_features", "logits", "probabilities"  # names of outputs
 
 
 class Session(Protocol):
@@ -109,11 +109,15 @@ class OnnxSession:
             raise ClassifierError(f"{path}: not a model that ONNX Runtime can load ({_last_line(error)})") from error
         self.document: str | None = self.session.get_modelmeta().custom_metadata_map.get(DOCUMENT_KEY)
         self.input = self.session.get_inputs()[0].name
+        self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """What the file's contract takes to float32 logits (N, K)."""
-        [logits] = self.session.run([LOGITS], {self.input: squares.numpy()})
-        return logits  # type: ignore[no-any-return]
+        return self.run(squares.numpy())[LOGITS]
+
+    def run(self, value: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
+        """What the file takes to all of its outputs, by name."""
+        return dict(zip(self.outputs, self.session.run(self.outputs, {self.input: value}), strict=True))
 
 
 class OpenVinoSession:
@@ -156,7 +160,12 @@ class OpenVinoSession:
 
     def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """What the file's contract takes to float32 logits (N, K)."""
-        return self.model(squares.numpy())[LOGITS].copy()  # type: ignore[no-any-return]  # the next call overwrites it
+        return self.run(squares.numpy())[LOGITS]
+
+    def run(self, value: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
+        """What the file takes to all of its outputs, by name."""
+        found = self.model(value)
+        return {output.any_name: found[output].copy() for output in self.model.outputs}  # the next call overwrites them
 
 
 def extra(module: str, name: str, purpose: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -12,19 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.export import ExportedProgram
 
 from resvision.classifier import Classifier
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
-from resvision.deployed import Document
+from resvision.deployed import Document, FileSession, file_segment
 from resvision.errors import InputError
 from resvision.exporting import keras_file, onnx, openvino, pt2
-from resvision.exporting.graphs import trace
-from resvision.exporting.verify import Verification, compare, demand, golden, taken
+from resvision.exporting.graphs import trace, trace_segment
+from resvision.exporting.verify import Verification, compare, compare_segments, demand, golden, taken
 from resvision.files import storage
 from resvision.preprocess import Preprocess
 from resvision.runtime import OnnxSession, OpenVinoSession, Session
@@ -44,7 +47,7 @@ class Kind:
         package: whose version the verification names.
     """
 
-    write: Callable[[Path, ExportedProgram, Document, Sequence[UInt8Array]], None]
+    write: Callable[[Path, ExportedProgram, Document, Sequence[npt.NDArray[Any]]], None]
     session: Callable[[Path], Session]
     package: str
 
@@ -105,20 +108,54 @@ def write(
             found = keras_file.write(classifier, path, pictures, labels)
         return Export(file=path, files=(path,), verification=found)
     kind = KINDS[target.format]
+    runtime = f"{kind.package} {version(kind.package)}"
+    document = Document.of(classifier, target)
     with _folder_beside(path) as folder:
         made = folder / path.name
-        with quiet():
-            program = trace(classifier, target.contract)
-            inputs = taken(chosen, target.contract, preprocess)
-            kind.write(made, program, Document.of(classifier, target), inputs)
-        runtime = f"{kind.package} {version(kind.package)}"
-        found = compare(classifier, kind.session(made), runtime, target.contract, pictures, labels)
+        inputs = taken(chosen, target.contract, preprocess)
+        if classifier.exits is None:
+            with quiet():
+                kind.write(made, trace(classifier, target.contract), document, inputs)
+            found = compare(classifier, kind.session(made), runtime, target.contract, pictures, labels)
+        else:
+            sessions = _write_segments(made, classifier, document, kind, inputs)
+            found = compare_segments(classifier, [file_segment(s) for s in sessions], runtime, pictures, labels)
         if judged:
             demand(found, target)
         files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
         for file in files:
             file.replace(path.parent / file.name)
     return Export(file=path, files=tuple(path.parent / file.name for file in files), verification=found)
+
+
+def _write_segments(
+    path: Path, classifier: Classifier, document: Document, kind: Kind, inputs: Sequence[UInt8Array]
+) -> list[FileSession]:
+    """Writes a network with early exits, a file for each segment: model.onnx, model-2.onnx, ...; opens them.
+
+    Raises:
+        InputError: the format or the contract has no segments.
+    """
+    if document.contract != "A" or not issubclass(kind.session, FileSession):  # type: ignore[arg-type]
+        raise InputError("a network with early exits exports as onnx or openvino by contract A, a file a segment")
+    assert classifier.adaptive is not None
+    count = len(classifier.adaptive.segments)
+    names = [path.name, *(f"{path.stem}-{place}{path.suffix}" for place in range(2, count + 1))]
+    size, channels = classifier.preprocess.size, classifier.preprocess.channels
+    states: list[Any] = [torch.tensor(square) for square in inputs]
+    example: Any = torch.zeros(1, size, size, channels, dtype=torch.uint8)
+    sessions = []
+    for index, name in enumerate(names):
+        described = dataclasses.replace(document, segment=index + 1, files=tuple(names))
+        with quiet():
+            program = trace_segment(classifier, index, example)
+            kind.write(path.parent / name, program, described, [state.numpy() for state in states])
+        session = kind.session(path.parent / name)
+        assert isinstance(session, FileSession)
+        sessions.append(session)
+        run = classifier.adaptive.segments[index]
+        example, states = run(example)[0], [run(state)[0] for state in states]
+    return sessions
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,6 @@ from resvision.data.images import to_input
 from resvision.errors import InputError
 from resvision.preprocess import Interpolation, Preprocess
 from resvision.target import Contract
-
-INPUT = "pictures"
-OUTPUTS = ("logits", "probabilities")
 
 # How far the filters of Pillow's resize reach, in pixels of the smaller picture.
 REACH = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
@@ -33,6 +31,33 @@ class Squares(nn.Module):
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.network(to_input(pictures, self.preprocess))
         return logits, (logits / self.temperature).softmax(dim=1)
+
+
+class Segment(nn.Module):
+    """The part of a network with early exits up to one of them, by contract A.
+
+    Uint8 squares (N, S, S, C), or behind the first exit features (N, C', H', W') of the segment before, to features
+    (N, C', H', W') for the next segment, and logits and probabilities, (N, K) each; the last has no features.
+
+    Args:
+        classifier: with early exits.
+        index: of the exit, shallow to deep, the network's end being the last.
+    """
+
+    def __init__(self, classifier: Classifier, index: int) -> None:
+        super().__init__()
+        assert classifier.exits is not None
+        self.network = copy.deepcopy(classifier.network).cpu().eval()
+        self.preprocess = classifier.preprocess
+        self.index = index
+        self.last = index + 1 == len(classifier.exits.temperatures)
+        self.temperature = classifier.exits.temperatures[index]
+
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = state if self.index else to_input(state, self.preprocess)
+        features, logits = self.network.segment(self.index, x)
+        answers = (logits, (logits / self.temperature).softmax(dim=1))
+        return answers if self.last else (features, *answers)
 
 
 class Whole(Squares):
@@ -57,8 +82,18 @@ def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedPr
         model, shape, sizes = Squares(classifier), (2, size, size, channels), {0: free}
     else:  # two sides that are equal to nothing, or they would be taken for the same number
         model, shape, sizes = Whole(classifier), (1, size + 5, size + 8, channels), {1: free, 2: free}
+    return _traced(model, torch.zeros(shape, dtype=torch.uint8), sizes)
+
+
+def trace_segment(classifier: Classifier, index: int, state: torch.Tensor) -> torch.export.ExportedProgram:
+    """The graph of one segment of a network with early exits; `state` is what it takes, (1, ...) of any content."""
+    # Of one picture the tracer would take the batch for a constant.
+    return _traced(Segment(classifier, index), torch.cat([state, state]), {0: torch.export.Dim.DYNAMIC})
+
+
+def _traced(model: nn.Module, example: torch.Tensor, sizes: dict[int, Any]) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        program = torch.export.export(model, (torch.zeros(shape, dtype=torch.uint8),), dynamic_shapes=(sizes,))
+        program = torch.export.export(model, (example,), dynamic_shapes=(sizes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # which names folders of this machine, and would be written into files
     return program

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
-from resvision.data.images import UInt8Array
 from resvision.deployed import Document
-from resvision.exporting.graphs import INPUT, OUTPUTS
 from resvision.runtime import DOCUMENT_KEY, extra
 
 OPSET = 20  # the least at which PyTorch's exporter needs no conversion for what networks here use
@@ -19,7 +18,7 @@ PURPOSE = "an export to ONNX"
 
 
 def write(
-    path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[UInt8Array]
+    path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[npt.NDArray[Any]]
 ) -> None:
     """Writes a traced graph to `path`, in int8 where the document says so.
 
@@ -38,32 +37,32 @@ def write(
         program,
         dynamo=True,
         opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
+        input_names=[document.input],
+        output_names=list(document.outputs),
         external_data=False,
         verbose=False,
     )
     assert made is not None
     model = made.model_proto
     if document.precision == "int8":
-        model = _quantised(model, path, calibration)
+        model = _quantised(model, path, document.input, calibration)
     _forget_origins(model)
     onnx.helper.set_model_props(model, {DOCUMENT_KEY: document.to_json(), "classes": "\n".join(document.classes)})
     onnx.save_model(model, path)
 
 
-def _quantised(model: Any, path: Path, calibration: Sequence[UInt8Array]) -> Any:
+def _quantised(model: Any, path: Path, name: str, calibration: Sequence[npt.NDArray[Any]]) -> Any:
     """Weights in 8 bits by channel and activations by tensor, as pairs of QuantizeLinear and DequantizeLinear."""
     onnx = extra("onnx", "export", PURPOSE)
     quantization = extra("onnxruntime.quantization", "export", PURPOSE)
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
-            self.pictures: Iterator[UInt8Array] = iter(calibration)
+            self.pictures: Iterator[npt.NDArray[Any]] = iter(calibration)
 
-        def get_next(self) -> dict[str, UInt8Array] | None:
+        def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
             picture = next(self.pictures, None)
-            return None if picture is None else {INPUT: picture}
+            return None if picture is None else {name: picture}
 
     names = [node.name for node in model.graph.node]
     first = next(place for place, node in enumerate(model.graph.node) if node.op_type == "Conv")

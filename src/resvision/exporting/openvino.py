@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
-from resvision.data.images import UInt8Array
 from resvision.deployed import Document
-from resvision.exporting.graphs import INPUT, OUTPUTS
 from resvision.runtime import DOCUMENT_KEY, extra
 
 PURPOSE = "an export to OpenVINO"
 
 
 def write(
-    path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[UInt8Array]
+    path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[npt.NDArray[Any]]
 ) -> None:
     """Writes a traced graph to `path` and the .bin file beside it, in the document's precision.
 
@@ -32,11 +31,11 @@ def write(
     """
     openvino = extra("openvino", "openvino", PURPOSE)
     model = openvino.convert_model(program)
-    model.inputs[0].get_tensor().set_names({INPUT})
-    for output, name in zip(model.outputs, OUTPUTS, strict=True):
+    model.inputs[0].get_tensor().set_names({document.input})
+    for output, name in zip(model.outputs, document.outputs, strict=True):
         output.get_tensor().set_names({name})
-    size, channels = document.preprocess.size, document.preprocess.channels
-    model.reshape([-1, size, size, channels] if document.contract == "A" else [1, -1, -1, channels])
+    [example], _ = program.example_inputs
+    model.reshape([-1, *example.shape[1:]] if document.contract == "A" else [1, -1, -1, document.preprocess.channels])
     if document.precision == "int8":
         model = _quantised(model, calibration)
     model.set_rt_info(document.to_json(), DOCUMENT_KEY)
@@ -46,7 +45,7 @@ def write(
     openvino.save_model(model, path, compress_to_fp16=document.precision == "bf16")
 
 
-def _quantised(model: Any, calibration: Sequence[UInt8Array]) -> Any:
+def _quantised(model: Any, calibration: Sequence[npt.NDArray[Any]]) -> Any:
     """Weights in 8 bits by channel, activations by tensor and with a zero point where they have two signs."""
     nncf = extra("nncf", "openvino", "int8 for OpenVINO")
     nodes = model.get_ordered_ops()

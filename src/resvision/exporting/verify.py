@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from resvision.adaptive import AdaptiveSession, Segment, all_exits
 from resvision.classifier import Classifier
 from resvision.data import images
 from resvision.data.images import UInt8Array
@@ -97,11 +98,52 @@ def compare(
     original = _batched(classifier.session, squares)
     given = squares if contract == "A" else taken(pictures, contract, classifier.preprocess)
     exported = _batched(session, given) if contract == "A" else _one_by_one(session, given)
-    first, second = original.argmax(axis=1), exported.argmax(axis=1)
+    difference = float(np.abs(original - exported).max())
+    return _verification(runtime, difference, original.argmax(axis=1), exported.argmax(axis=1), labels)
+
+
+def compare_segments(
+    classifier: Classifier,
+    segments: Sequence[Segment],
+    runtime: str,
+    pictures: Sequence[UInt8Array],
+    labels: npt.NDArray[np.int64] | None = None,
+) -> Verification:
+    """Like `compare`, of a network with early exits: the logits of every exit, and the classes of who leaves where.
+
+    Args:
+        classifier: the original, with early exits.
+        segments: of the exported files.
+        runtime: its name and version.
+        pictures: (H, W, C) each.
+        labels: true classes, as far as they are known.
+    """
+    assert classifier.adaptive is not None
+    squares = taken(pictures, "A", classifier.preprocess)
+    exported = AdaptiveSession(segments, classifier.adaptive.rule)
+    difference = 0.0
+    classes: list[list[Any]] = [[], []]
+    for start in range(0, len(squares), BATCH):
+        batch = torch.from_numpy(np.concatenate(squares[start : start + BATCH]))
+        pairs = zip(all_exits(classifier.adaptive.segments, batch), all_exits(segments, batch), strict=True)
+        difference = max(difference, *(float(np.abs(one - other).max()) for one, other in pairs))
+        for found, session in zip(classes, (classifier.adaptive, exported), strict=True):
+            found += session(batch).logits.argmax(axis=1).tolist()
+    return _verification(runtime, difference, np.array(classes[0]), np.array(classes[1]), labels)
+
+
+def _verification(
+    runtime: str,
+    difference: float,
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64] | None,
+) -> Verification:
+    """From the classes that the original and the export say."""
     return Verification(
         runtime=runtime,
-        pictures=len(pictures),
-        largest_difference=float(np.abs(original - exported).max()),
+        pictures=len(first),
+        largest_difference=difference,
         same_top1=float(np.mean(first == second)),
         accuracy=None if labels is None else float(np.mean(second == labels)),
         original_accuracy=None if labels is None else float(np.mean(first == labels)),
