@@ -136,10 +136,9 @@ class Predictor:
                 except PictureError as error:
                     results.append(Prediction(path=name, error=error.reason))
             if pixels:
-                logits = [
-                    self.logits(batch) for batch in ([p[None] for p in pixels] if self.whole else [np.stack(pixels)])
-                ]
-                scores = np.exp(log_softmax(np.concatenate(logits) / self.temperature))
+                batches = [one[None] for one in pixels] if self.whole else [np.stack(pixels)]
+                logits = np.concatenate([self.logits(batch) for batch in batches])
+                scores = np.exp(log_softmax(logits / self.temperature))
                 for place, row in zip(places, scores, strict=True):
                     results[place] = self._prediction(results[place].path, row, top)
             yield from results

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +105,9 @@ def write(
             program = trace(classifier, target.contract)
             inputs = taken(chosen, target.contract, preprocess)
             kind.write(made, program, Document.of(classifier, target), inputs)
-        runtime = f"{kind.package} {version(kind.package)}"
-        found = compare(classifier, kind.session(made), runtime, target.contract, pictures, labels)
+        session = kind.session(made)
+        runtime = f"{kind.package} {import_module(kind.package).__version__}"
+        found = compare(classifier, session, runtime, target.contract, pictures, labels)
         demand(found, target)
         files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
         for file in files:
