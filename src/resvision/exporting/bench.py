@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ import torch
 
 from resvision import measure
 from resvision.classifier import Classifier
-from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.loader import EvaluationBatches
 from resvision.data.pictures import Split
 from resvision.deployed import in_run, open_file
 from resvision.errors import MissingExtraError
@@ -55,11 +54,12 @@ def compare_runtimes(
     """
     with tempfile.TemporaryDirectory() as made:
         sessions = _sessions(classifier, folder, Path(made), compiled, note)
-        with _peer(classifier) as peer:
-            times = {batch: _timed(sessions | peer, classifier, batch) for batch in BATCHES}
+        timed = sessions | _peer(classifier)
+        times = {batch: _timed(timed, classifier, batch) for batch in BATCHES}
     accuracies = {}
     if split is not None:
-        batches = EvaluationBatches(split, classifier.preprocess, default_workers())
+        # Without worker processes: forking one beside several of these runtimes' threads has crashed the process later.
+        batches = EvaluationBatches(split, classifier.preprocess, workers=0)
         for name, session in sessions.items():
             evaluation = evaluate(session, batches, classifier.classes, classifier.temperature)
             accuracies[name] = evaluation.accuracy
@@ -126,14 +126,12 @@ class PeerSession:
             return self.network((pictures - self.mean) / self.std).numpy()  # type: ignore[no-any-return]
 
 
-@contextmanager
-def _peer(classifier: Classifier) -> Iterator[dict[str, Session]]:
+def _peer(classifier: Classifier) -> dict[str, Session]:
     """The peer, where one is installed and has a network of this name and size."""
     provenance, spec = classifier.provenance, classifier.network.spec
     name = provenance.get("model") or provenance.get("recipe", {}).get("model")
     size = sum(p.numel() for p in classifier.network.parameters())
-    found: dict[str, Session] = {}
-    library = _operators()
+    _operators()
     for package, build in (("torchvision", _torchvision), ("timm", _timm)):
         with quiet():
             try:
@@ -141,10 +139,8 @@ def _peer(classifier: Classifier) -> Iterator[dict[str, Session]]:
             except (ImportError, RuntimeError, AttributeError, ValueError):  # not installed, or knows no such network
                 continue
         if sum(p.numel() for p in network.parameters()) == size:
-            found[f"{package} eager"] = PeerSession(network, classifier)
-            break
-    yield found
-    del library  # until here it had to live
+            return {f"{package} eager": PeerSession(network, classifier)}
+    return {}
 
 
 def _torchvision(name: str, classes: int, channels: int) -> torch.nn.Module:
@@ -161,6 +157,7 @@ def _timm(name: str, classes: int, channels: int) -> torch.nn.Module:
     return timm.create_model(name, num_classes=classes, in_chans=channels)
 
 
+@cache  # what torchvision registers refers to them: they must live as long as the process
 def _operators() -> torch.library.Library | None:
     """Two operators that torchvision's wheel looks for and that do not load beside the CPU build of torch."""
     try:

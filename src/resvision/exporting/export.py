@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Kind:
     write: Callable[[Path, ExportedProgram, Document, Sequence[npt.NDArray[Any]]], None]
     session: Callable[[Path], Session]
     package: str
+
+    def version(self) -> str:
+        """The package and its version, once it is known to be installed."""
+        return f"{self.package} {import_module(self.package).__version__}"
 
 
 KINDS: dict[Format, Kind] = {
@@ -108,7 +112,6 @@ def write(
             found = keras_file.write(classifier, path, pictures, labels)
         return Export(file=path, files=(path,), verification=found)
     kind = KINDS[target.format]
-    runtime = f"{kind.package} {version(kind.package)}"
     document = Document.of(classifier, target)
     with _folder_beside(path) as folder:
         made = folder / path.name
@@ -116,10 +119,11 @@ def write(
         if classifier.exits is None:
             with quiet():
                 kind.write(made, trace(classifier, target.contract), document, inputs)
-            found = compare(classifier, kind.session(made), runtime, target.contract, pictures, labels)
+            session = kind.session(made)
+            found = compare(classifier, session, kind.version(), target.contract, pictures, labels)
         else:
-            sessions = _write_segments(made, classifier, document, kind, inputs)
-            found = compare_segments(classifier, [file_segment(s) for s in sessions], runtime, pictures, labels)
+            segments = [file_segment(one) for one in _write_segments(made, classifier, document, kind, inputs)]
+            found = compare_segments(classifier, segments, kind.version(), pictures, labels)
         if judged:
             demand(found, target)
         files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
