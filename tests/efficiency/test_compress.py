@@ -15,6 +15,7 @@ from resvision.cli import main
 from resvision.cost import cost
 from resvision.data.loader import EvaluationBatches
 from resvision.data.sources import load, prepare
+from resvision.efficiency import compress
 from resvision.efficiency.compress import Goal, Parts, paired_drop, run
 from resvision.errors import InputError
 from resvision.training import losses
@@ -87,28 +88,24 @@ def test_a_compressed_run_is_a_classifier(trained: Path, tmp_path: Path, capsys:
     assert after.provenance["compressed"]["from"] == str(trained)
 
 
-def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path) -> None:
-    """More is wanted than any runtime gives, with so many pictures at once that the network's size decides."""
+def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By PyTorch alone, with so many pictures at once that the network's size decides."""
+    monkeypatch.setattr(compress, "WAYS", ())
     classifier = Classifier.load(trained)
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     said: list[str] = []
-    first = run(
-        classifier, parts, Goal(speedup=1.01, max_drop=3, minutes=0.2, batch_size=64), tmp_path / "a", said.append
-    )
-    wanted = 1.5 * first[0].speedup
-    goal = Goal(speedup=wanted, max_drop=100, minutes=0.2, batch_size=64)
-    best, rungs, reported = run(classifier, parts, goal, tmp_path / "b", said.append)
+    goal = Goal(speedup=1.4, max_drop=100, minutes=0.2, batch_size=512)
+    best, rungs, reported = run(classifier, parts, goal, tmp_path, said.append)
     assert any("taught by the original" in line for line in said)
-    assert best.classifier.network.spec != classifier.network.spec
     small, large = (cost(c.network.spec, 8).macs for c in (best.classifier, classifier))
-    assert small < large
-    assert best.speedup > first[0].speedup
+    assert small < 0.8 * large
+    assert best.speedup > 1.1
     assert reported["accuracy"] > 0.8
-    assert {rung.network for rung in rungs} >= {"as it is", best.network}
+    assert [rung.network for rung in rungs] == ["as it is", best.network]
     batches = EvaluationBatches(parts.tuning, classifier.preprocess, 0)
     right = np.concatenate([best.classifier.session(b.squares).argmax(1) == b.labels.numpy() for b in batches])
-    assert right.mean() > 0.8
+    assert right.mean() == pytest.approx(best.accuracy)
 
 
 @pytest.mark.parametrize(

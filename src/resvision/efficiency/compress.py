@@ -157,7 +157,7 @@ def run(
             note(f"{said}: taught by the original for {goal.minutes / levels:.1f} minutes")
             taught = _taught(smaller, ladder, 60 * goal.minutes / levels)
             found = ladder.climb(said, replace(classifier, network=taught))
-            if found.seconds >= best.seconds:
+            if found.speedup <= best.speedup:
                 note("this rung does not keep the promise; the one before it is the best")
                 break
             best = found
@@ -214,7 +214,8 @@ class _Ladder:
                 f"{name}, {runtime}: {rung.speedup:.2f} times as fast, {1000 * rung.seconds:.2f} ms, accuracy "
                 f"{rung.accuracy:.2%} ({0 - rung.drop:+.2f} points){'' if rung.promised else ', too much'}"
             )
-        return min((rung for rung in self.rungs if rung.promised), key=lambda rung: rung.seconds)
+        # By the speedup, which is against the original in the same rounds: other rounds are of another moment.
+        return max((rung for rung in self.rungs if rung.promised), key=lambda rung: rung.speedup)
 
     def _call(self, session: Session) -> Callable[[], object]:
         return lambda: session(self.squares())
