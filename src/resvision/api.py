@@ -560,9 +560,7 @@ def evaluate(
     if chosen.whole:
         batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
     else:
-        # Other runtimes' threads do not stand being forked.
-        workers = default_workers() if isinstance(chosen, Classifier) else 0
-        batches = EvaluationBatches(part, chosen.preprocess, workers)
+        batches = EvaluationBatches(part, chosen.preprocess, default_workers())
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from importlib import import_module
@@ -134,13 +135,12 @@ class OpenVinoSession:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        openvino = extra("openvino", "openvino", "running an OpenVINO file")
+        core, openvino = _core(), extra("openvino", "openvino", PURPOSE)
         with storage(path):
             structure = path.read_bytes()
         weights = path.with_suffix(".bin")
         with storage(weights):
             data = np.frombuffer(weights.read_bytes(), dtype=np.uint8)
-        core = openvino.Core()
         try:
             model = core.read_model(structure, openvino.Tensor(data) if data.size else None)
             held = model.get_rt_info()
@@ -166,6 +166,20 @@ class OpenVinoSession:
         """What the file takes to all of its outputs, by name."""
         found = self.model(value)
         return {output.any_name: found[output].copy() for output in self.model.outputs}  # the next call overwrites them
+
+
+PURPOSE = "running an OpenVINO file"
+
+
+@functools.cache
+def _core() -> Any:
+    """The one OpenVINO core of this process, which lives as long as it does.
+
+    The processor plugin of a core installs a stack for signal handlers, and puts the earlier one back when it ends. Of
+    several cores that do not end in the reverse order of their beginning one puts back a stack that is gone, and the
+    next signal, such as that of a worker process that has ended, kills the process.
+    """
+    return extra("openvino", "openvino", PURPOSE).Core()
 
 
 def extra(module: str, name: str, purpose: str) -> Any:

@@ -1,6 +1,8 @@
 """Exports in every format and contract, compared with the original in their real runtimes, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +21,9 @@ from resvision.models import ResNet
 from resvision.preprocess import Interpolation
 from resvision.target import PRECISIONS, Contract, Format, Target
 
-EVERY = [(f, c, p) for f in get_args(Format) for c in get_args(Contract) for p in PRECISIONS[f]]
-RESIZED = [*((f, "bilinear") for f in get_args(Format)), *(("onnx", i) for i in ("nearest", "bicubic", "lanczos"))]
+LOGITS = ("onnx", "openvino", "torch")  # the formats that give them; Keras gives probabilities, and has its own tests
+EVERY = [(f, c, p) for f in LOGITS for c in get_args(Contract) for p in PRECISIONS[f]]
+RESIZED = [*((f, "bilinear") for f in LOGITS), *(("onnx", i) for i in ("nearest", "bicubic", "lanczos"))]
 
 
 @pytest.mark.parametrize(("kind", "contract", "precision"), EVERY)
@@ -73,7 +76,7 @@ def test_any_number_of_squares(tmp_path: Path, kind: Format) -> None:
 def test_what_the_files_say_of_themselves(tmp_path: Path) -> None:
     classifier = colourful()
     classifier.metrics["accuracy"] = 0.5
-    for kind in get_args(Format):
+    for kind in LOGITS:
         target = Target(format=kind)
         exporting.write(classifier, target, tmp_path / f"m{target.suffix}")
     model = onnx.load(tmp_path / "m.onnx")
@@ -104,7 +107,7 @@ def test_probabilities_have_the_temperature(tmp_path: Path) -> None:
     assert np.allclose(probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", get_args(Format))
+@pytest.mark.parametrize("kind", LOGITS)
 def test_what_does_not_answer_alike_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format) -> None:
     monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
     with pytest.raises(ExportError, match=r"its logits differ by .*, and -1\.0 is allowed; not kept"):
@@ -168,3 +171,20 @@ def test_networks_of_other_kinds(tmp_path: Path) -> None:
             assert made.verification.same_top1 == 1
     with pytest.raises(InputError, match="experts=2: such a network exports for one picture at a time"):
         exporting.write(classifier, Target(format="onnx"), tmp_path / "m.onnx")
+
+
+def test_to_keras(digits_run: Path, tmp_path: Path) -> None:
+    """In a process of its own, like a person's, since TensorFlow takes long to import."""
+    command = [sys.executable, "-m", "resvision", "export", str(digits_run), "--format", "keras", "--json"]
+    command += ["--out", str(tmp_path / "m.keras"), "--data", "digits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["files"] == [str(tmp_path / "m.keras")]
+    assert told["largest_difference"] < 1e-4
+    assert told["same_top1"] == 1
+    assert told["accuracy"] == told["original_accuracy"] > 0.9
+    assert (tmp_path / "m.keras").is_file()
+    with pytest.raises(InputError, match="its model takes squares"):
+        Target(format="keras", contract="B")
+    with pytest.raises(InputError, match="there is fp32"):
+        Target(format="keras", precision="int8")

@@ -22,7 +22,7 @@ from torch import nn
 from resvision import exporting, recipes
 from resvision.classifier import Classifier
 from resvision.data.images import to_input
-from resvision.data.loader import EvaluationBatches, TrainingBatches, screen
+from resvision.data.loader import EvaluationBatches, TrainingBatches, default_workers, screen
 from resvision.data.pictures import Split
 from resvision.deployed import open_file
 from resvision.efficiency import prune
@@ -57,7 +57,6 @@ ROUNDS = 40  # of a timing, which ends earlier after so many seconds
 ROUND_SECONDS, RACE_SECONDS = 20.0, 3.0
 DISTILLED = 0.8  # the part of the loss that is the distance to the original
 PROBE_STEPS = 4
-WORKERS = 0  # processes that read: the threads of other runtimes do not stand being forked
 
 Logits = npt.NDArray[np.float32]
 
@@ -169,7 +168,7 @@ class _Ladder:
 
     def __init__(self, classifier: Classifier, parts: Parts, goal: Goal, folder: Path, note: Note) -> None:
         self.classifier, self.parts, self.goal, self.folder, self.note = classifier, parts, goal, folder, note
-        self.batches = EvaluationBatches(parts.tuning, classifier.preprocess, WORKERS)
+        self.batches = EvaluationBatches(parts.tuning, classifier.preprocess, default_workers())
         self.right = _right(*collect(classifier.session, self.batches))
         self.rungs: list[Rung] = []
         looked_at = EvaluationBatches(balanced(parts.train, LOOKED_AT), classifier.preprocess, 0, None, GRADIENT_BATCH)
@@ -252,7 +251,7 @@ class _Ladder:
 
     def report(self, rung: Rung) -> dict[str, Any]:
         """The figures of a rung and of the original on pictures that chose nothing."""
-        batches = EvaluationBatches(self.parts.reported, self.classifier.preprocess, WORKERS)
+        batches = EvaluationBatches(self.parts.reported, self.classifier.preprocess, default_workers())
         session = rung.classifier.session if rung.file is None else open_file(rung.file).session
         before, after = (_right(*collect(s, batches)) for s in (self.classifier.session, session))
         drop, error = paired_drop(before, after)
@@ -269,7 +268,7 @@ class _Ladder:
 def calibrated(rung: Rung, parts: Parts) -> Classifier:
     """The rung's classifier with a temperature of its own, from the tuning part."""
     session = rung.classifier.session if rung.file is None else open_file(rung.file).session
-    batches = EvaluationBatches(parts.tuning, rung.classifier.preprocess, WORKERS)
+    batches = EvaluationBatches(parts.tuning, rung.classifier.preprocess, default_workers())
     return replace(rung.classifier, temperature=temperature(*collect(session, batches)))
 
 
@@ -408,5 +407,5 @@ def _lesson(classifier: Classifier, train: Split) -> Recipe:
         precision=None,
         channels_last=None,
         compile=None,
-        workers=WORKERS,
+        workers=default_workers(),
     )

@@ -14,7 +14,7 @@ import torch
 
 from resvision import measure
 from resvision.classifier import Classifier
-from resvision.data.loader import EvaluationBatches
+from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
 from resvision.deployed import in_run, open_file
 from resvision.errors import MissingExtraError
@@ -58,8 +58,7 @@ def compare_runtimes(
         times = {batch: _timed(timed, classifier, batch) for batch in BATCHES}
     accuracies = {}
     if split is not None:
-        # Without worker processes: forking one beside several of these runtimes' threads has crashed the process later.
-        batches = EvaluationBatches(split, classifier.preprocess, workers=0)
+        batches = EvaluationBatches(split, classifier.preprocess, default_workers())
         for name, session in sessions.items():
             evaluation = evaluate(session, batches, classifier.classes, classifier.temperature)
             accuracies[name] = evaluation.accuracy
