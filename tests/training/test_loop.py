@@ -125,7 +125,7 @@ class Notes(Reporter):
 MEASURED = {key: value for key, value in FIXED.items() if key not in ("model", "batch_size")}
 MAY_BE_OPEN = {
     *("epochs", "max_steps", "minutes", "pretrained", "target_accuracy", "target_loss", "patience"),
-    *("clip", "first_size", "holdout", "keep"),
+    *("clip", "exits", "gate_rate", "first_size", "holdout", "keep"),
 }
 
 
