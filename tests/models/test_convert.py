@@ -23,7 +23,9 @@ TORCHVISION = (
 TIMM = tuple(
     name
     for name in zoo.names()
-    if not name.endswith("_cifar") and not name.startswith(("plain", "wrn", "resnext29")) and name != "resnetv2_200"
+    if not name.endswith("_cifar")
+    and not name.startswith(("plain", "revnet", "wrn", "resnext29"))
+    and name != "resnetv2_200"
 )
 QUICK_TORCHVISION = ("resnet18", "resnet50", "resnext50_32x4d")
 QUICK_TIMM = ("resnet10t", "resnet26d", "seresnet18", "resnetrs50", "resnetv2_18", "resnetv2_50")
