@@ -742,6 +742,8 @@ def compress(
     if not (max_drop >= 0 and minutes > 0 and batch_size >= 1):
         raise InputError(f"max_drop={max_drop} must be at least 0, minutes={minutes} above 0, batch_size at least 1")
     original = Classifier.load(run)
+    if original.exits is not None:
+        raise ClassifierError(f"{run}: has early exits; compress the network without them, and add exits afterwards")
     goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
     dataset = _dataset(data, None, original.classes, columns, reporter)
     parts = _compression_parts(original, sources.prepare(dataset))

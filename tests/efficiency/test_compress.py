@@ -1,5 +1,6 @@
 """Compression: the ladder on a small network, from the command line to the classifier that comes out."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import resvision
+from resvision import zoo
 from resvision.classifier import Classifier
 from resvision.cli import main
 from resvision.cost import cost
@@ -17,7 +19,10 @@ from resvision.data.loader import EvaluationBatches
 from resvision.data.sources import load, prepare
 from resvision.efficiency import compress
 from resvision.efficiency.compress import Goal, Parts, paired_drop, run
-from resvision.errors import InputError
+from resvision.errors import ClassifierError, InputError
+from resvision.exits import ExitRule
+from resvision.models import ResNet
+from resvision.preprocess import Preprocess
 from resvision.training import losses
 
 FIELDS: dict[str, Any] = {
@@ -106,6 +111,15 @@ def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, mon
     batches = EvaluationBatches(parts.tuning, classifier.preprocess, 0)
     right = np.concatenate([best.classifier.session(b.squares).argmax(1) == b.labels.numpy() for b in batches])
     assert right.mean() == pytest.approx(best.accuracy)
+
+
+def test_early_exits_come_afterwards(tmp_path: Path) -> None:
+    network = ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), num_classes=2, exits=(1,)))
+    rule = ExitRule(temperatures=(1.0, 1.0), thresholds=(0.9,), seconds=(1e-3, 1e-3))
+    Classifier(network=network, preprocess=Preprocess(size=8), classes=("a", "b"), exits=rule).save(tmp_path)
+    with pytest.raises(ClassifierError, match="add exits afterwards"):
+        resvision.compress(tmp_path, "digits", out=tmp_path / "small")
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.parametrize(
