@@ -83,6 +83,15 @@ def _noise(percent: int) -> Columns:
 
 NOISY_DATA = "imagenette/noisy_imagenette.csv"
 SMALL_DATA = "imagenette-50"  # 50 pictures a class, made from imagenette/ for the run
+CIFAR_DATA = "cifar10-jpeg.tar.xz"
+COMMON = {  # what most training scripts for CIFAR-10 do
+    "model": "resnet18",
+    "spec": ("stem=cifar",),
+    "batch_size": 128,
+    "lr": 0.1,
+    "warmup": 0.0,
+    "shift": 4,
+}
 
 LINES: dict[str, Line] = {
     **{
@@ -114,6 +123,11 @@ LINES: dict[str, Line] = {
         goal=(0.967, "WRN-40-4, Zhong et al. 2017"),
         gpu=True,
     ),
+    "cifar10-quick": Line(data=CIFAR_DATA, recipe="quick", fields={"epochs": 12}),
+    **{
+        f"cifar10-common-{epochs}": Line(data=CIFAR_DATA, recipe="plain", fields=COMMON | {"epochs": epochs})
+        for epochs in (5, 10, 20, 30)
+    },
     "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 6.0}),
     "small-50-small": Line(data=SMALL_DATA, recipe="small", fields={"size": 128, "minutes": 6.0}),
 }
@@ -166,6 +180,11 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
     }
 
 
+def training_macs(row: dict[str, Any]) -> float:
+    """Multiply-adds of a run at its full picture size: the backward pass costs twice the forward pass (Kaplan et al. 2020, section 2.1)."""
+    return 3.0 * row["macs"] * row["steps"] * row["whole_recipe"]["batch_size"]
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """For each line mean, least and most of the accuracies, and seconds a run."""
     found = {}
@@ -183,6 +202,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "most": max(accuracies),
                 "sd": round(statistics.stdev(accuracies), 5) if len(mine) > 1 else None,
                 "minutes": round(statistics.fmean(row["seconds"] for row in mine) / 60, 2),
+                "training_teramacs": round(training_macs(mine[-1]) / 1e12, 1),
                 **({"goal": line.goal[0], "goal_of": line.goal[1]} if line.goal else {}),
             }
     return found
