@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import shlex
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -727,7 +727,8 @@ def compress(
         minutes: of teaching, if smaller networks are needed.
         batch_size: pictures at once whose time counts.
         columns: of a manifest.
-        out: the new classifier's folder; None takes the next number under runs/.
+        out: the new classifier's folder; None takes the next number under runs/. A compression that was stopped there
+            goes on with the networks that were taught.
         reporter: told what happens.
 
     Returns:
@@ -735,6 +736,7 @@ def compress(
 
     Raises:
         InputError: the classifier or the data cannot be used, or the goal makes no sense.
+        Interrupted: Ctrl-C; what was taught is kept.
     """
     reporter = reporter or Reporter()
     if not speedup > 1:
@@ -747,37 +749,39 @@ def compress(
     goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
     dataset = _dataset(data, None, original.classes, columns, reporter)
     parts = _compression_parts(original, sources.prepare(dataset))
-    folder = RunFolder.create(out, "compress")
+    settings = {
+        "compress": str(run),
+        "weights": hashlib.sha256(original.weights()).hexdigest(),
+        "data": dataset.name,
+        "pictures": {part.name: len(getattr(parts, part.name)) for part in dataclasses.fields(parts)},
+        "goal": dataclasses.asdict(goal),
+    }
+    folder = _folder("compress", out)
+    ledger = Ledger(folder / LEDGER_FILE, settings, "a compression")
     reporter.note(
-        f"{dataset.name}: {len(parts.tuning):,} pictures choose, {len(parts.reported):,} are reported; in {folder.path}"
+        f"{dataset.name}: {len(parts.tuning):,} pictures choose, {len(parts.reported):,} are reported; in {folder}"
     )
-    with folder.removed_if_empty(), tempfile.TemporaryDirectory() as exports:
-        best, rungs, reported = compression.run(original, parts, goal, Path(exports), reporter.note)
-        numbers = {
-            "run": str(run),
-            "data": dataset.name,
-            "goal": dataclasses.asdict(goal),
-            "reached": best.speedup >= speedup and reported["kept"],
-            "best": best.to_dict(),
-            "reported": reported,
-            "rungs": [rung.to_dict() for rung in rungs],
-            "spec": dataclasses.asdict(best.classifier.network.spec),
-            "params": cost(best.classifier.network.spec, original.preprocess.size).params,
-            "versions": versions(),
-        }
-        history = original.provenance | {"compressed": {"from": str(run), "goal": numbers["goal"]}}
-        metrics = {"split": "reported", "accuracy": reported["accuracy"]}
-        made = dataclasses.replace(compression.calibrated(best, parts), provenance=history, metrics=metrics)
-        made.save(folder.path)
-        if best.target is not None:
-            assert best.file is not None
-            place = folder.path / deployed.FOLDER
-            place.mkdir()
-            files = [Path(shutil.copy2(file, place)) for file in sorted(best.file.parent.glob(f"{best.file.stem}.*"))]
-            deployed.register(folder.path, best.target, files, reported)
-    write_json(folder.path / "compress.json", numbers)
-    plots.ladder(folder.path / "compress.png", numbers)
-    return numbers, folder.path
+    with _stopping(folder), tempfile.TemporaryDirectory() as exports:
+        best, rungs, reported = compression.run(original, parts, goal, Path(exports), ledger, reporter.note)
+        origin = {"from": str(run), "goal": settings["goal"]}
+        compression.save(best, parts, folder, origin, reported)
+    numbers = {
+        "run": str(run),
+        "data": dataset.name,
+        "goal": settings["goal"],
+        "reached": best.speedup >= speedup and reported["kept"],
+        "best": best.to_dict(),
+        "reported": reported,
+        "rungs": [rung.to_dict() for rung in rungs],
+        "spec": dataclasses.asdict(best.classifier.network.spec),
+        "params": cost(best.classifier.network.spec, original.preprocess.size).params,
+        "created": timestamp(),
+        "versions": versions(),
+    }
+    write_json(folder / "compress.json", numbers)
+    plots.ladder(folder / "compress.png", numbers)
+    compression.forget(ledger)
+    return numbers, folder
 
 
 def _compression_parts(classifier: Classifier, dataset: DataSet) -> compression.Parts:

@@ -19,11 +19,13 @@ from resvision.data.loader import EvaluationBatches
 from resvision.data.sources import load, prepare
 from resvision.efficiency import compress
 from resvision.efficiency.compress import Goal, Parts, paired_drop, run
-from resvision.errors import ClassifierError, InputError
+from resvision.errors import ClassifierError, InputError, Interrupted, RunError
 from resvision.exits import ExitRule
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
+from resvision.target import Target
 from resvision.training import losses
+from resvision.training.bench import LEDGER_FILE, Ledger
 
 FIELDS: dict[str, Any] = {
     "model": "resnet20_cifar",
@@ -101,7 +103,7 @@ def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, mon
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     said: list[str] = []
     goal = Goal(speedup=1.4, max_drop=100, minutes=0.2, batch_size=512)
-    best, rungs, reported = run(classifier, parts, goal, tmp_path, said.append)
+    best, rungs, reported = run(classifier, parts, goal, tmp_path / "exports", ledger(tmp_path), said.append)
     assert any("taught by the original" in line for line in said)
     small, large = (cost(c.network.spec, 8).macs for c in (best.classifier, classifier))
     assert small < 0.8 * large
@@ -111,6 +113,75 @@ def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, mon
     batches = EvaluationBatches(parts.tuning, classifier.preprocess, 0)
     right = np.concatenate([best.classifier.session(b.squares).argmax(1) == b.labels.numpy() for b in batches])
     assert right.mean() == pytest.approx(best.accuracy)
+
+
+def ledger(folder: Path) -> Ledger:
+    return Ledger(folder / LEDGER_FILE, {}, "a compression")
+
+
+def test_a_stopped_climb_goes_on_with_what_was_taught(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C behind the teaching: the same command teaches nothing again, and leaves an ordinary classifier."""
+    monkeypatch.setattr(compress, "WAYS", ())
+    out = tmp_path / "small"
+    goal = {"speedup": 1.4, "max_drop": 100, "minutes": 0.1, "batch_size": 512, "out": out}
+
+    def stop(before: ResNet, after: ResNet) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compress, "_taught", lambda network, *_: network)
+        patched.setattr(compress.prune, "said", lambda *_: "smaller")
+        patched.setattr(compress._Ladder, "report", stop)
+        with pytest.raises(Interrupted, match=f"--out {out} goes on"):
+            resvision.compress(trained, "digits", **goal)
+    weights = (out / "taught" / "1" / "model.safetensors").read_bytes()
+
+    def never(*_: Any) -> ResNet:
+        raise AssertionError("taught again")
+
+    monkeypatch.setattr(compress, "_taught", never)
+    with pytest.raises(RunError, match="another goal: give another --out"):
+        resvision.compress(trained, "digits", **goal | {"speedup": 1.5})
+    numbers, folder = resvision.compress(trained, "digits", **goal)
+    assert folder == out
+    assert next(rung["network"] for rung in numbers["rungs"]) == "as it is"
+    assert len(numbers["rungs"]) == 2
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("compress.json", "compress.png", "model.json", "model.safetensors")
+    ]
+    if numbers["best"] == numbers["rungs"][1]:
+        assert (out / "model.safetensors").read_bytes() == weights
+    with pytest.raises(RunError, match="exists already"):
+        resvision.compress(trained, "digits", **goal)
+
+
+def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an export in 8 bits loses is made up here, and the teaching is real."""
+    monkeypatch.setattr(compress, "WAYS", (Target(format="openvino", precision="int8"),))
+    classifier = Classifier.load(trained)
+    splits = prepare(load("digits")).splits
+    parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
+    drops = iter([(0.0, 0.1), (9.0, 0.1), (0.0, 0.1), (0.2, 0.1), (0.0, 0.1)])
+    monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
+    said: list[str] = []
+    goal = Goal(speedup=1.05, max_drop=1, minutes=0.4, batch_size=1)
+    (tmp_path / "exports").mkdir()
+    best, rungs, _ = run(classifier, parts, goal, tmp_path / "exports", ledger(tmp_path), said.append)
+    assert [(rung.network, rung.runtime, rung.promised) for rung in rungs] == [
+        ("as it is", "torch fp32", True),
+        ("as it is", "openvino int8", False),
+        ("as it is, taught in 8 bits", "torch fp32", True),
+        ("as it is, taught in 8 bits", "openvino int8", True),
+    ]
+    assert best is rungs[3]
+    assert any("rounded weights for 0.1 minutes" in line for line in said)
+    assert best.classifier.network.spec == classifier.network.spec
+    assert abs(rungs[2].accuracy - rungs[0].accuracy) < 0.03
+    assert rungs[3].accuracy > 0.9
+    before, after = (c.network.state_dict()["conv1.weight"] for c in (classifier, best.classifier))
+    assert not torch.equal(before, after)
 
 
 def test_early_exits_come_afterwards(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from resvision.classifier import Classifier
 from resvision.data.images import to_input
 from resvision.data.loader import EvaluationBatches, TrainingBatches, default_workers, screen
 from resvision.data.pictures import Split
-from resvision.deployed import open_file
-from resvision.efficiency import prune
+from resvision.deployed import FOLDER, open_file, register
+from resvision.efficiency import prune, rounding
 from resvision.errors import ExportError, MissingExtraError
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import temperature
@@ -37,7 +39,7 @@ from resvision.runtime import Session, TorchSession
 from resvision.target import Target
 from resvision.training import engine as engines
 from resvision.training import losses
-from resvision.training.bench import Note, balanced
+from resvision.training.bench import Ledger, Note, balanced
 from resvision.training.bench import train as train_steps
 
 WAYS = (
@@ -57,6 +59,11 @@ ROUNDS = 40  # of a timing, which ends earlier after so many seconds
 ROUND_SECONDS, RACE_SECONDS = 20.0, 3.0
 DISTILLED = 0.8  # the part of the loss that is the distance to the original
 PROBE_STEPS = 4
+SMALLER_RATE = 0.5  # of the learning rate, for a network that lost a part of itself
+ROUNDED_RATE = 0.1  # for one that only has to get used to 8 bits
+ROUNDED_PART = 0.25  # of the minutes, as long again, for each network that 8 bits lose too much of
+
+TAUGHT = "taught"  # a folder of smaller networks beside the ledger
 
 Logits = npt.NDArray[np.float32]
 
@@ -124,7 +131,7 @@ class Rung:
 
 
 def run(
-    classifier: Classifier, parts: Parts, goal: Goal, folder: Path, note: Note
+    classifier: Classifier, parts: Parts, goal: Goal, exports: Path, ledger: Ledger, note: Note
 ) -> tuple[Rung, list[Rung], dict[str, Any]]:
     """Climbs the ladder until the goal is reached or a rung breaks the promise.
 
@@ -132,7 +139,8 @@ def run(
         classifier: the original.
         parts: pictures.
         goal: what is wanted.
-        folder: an empty one for exports.
+        exports: an empty folder for them.
+        ledger: of what was taught; the networks lie beside it, so that a climb that was stopped goes on with them.
         note: told what happens.
 
     Returns:
@@ -141,21 +149,22 @@ def run(
     Raises:
         SpecError: more is wanted than runtimes give, and the network cannot be pruned.
     """
-    ladder = _Ladder(classifier, parts, goal, folder, note)
+    ladder = _Ladder(classifier, parts, goal, exports, ledger, note)
     best = ladder.climb("as it is", classifier)
+    if best.speedup < goal.speedup:
+        best = ladder.climb_in_eight_bits(best, 0)
     if best.speedup < goal.speedup:
         prune.check(classifier.network)
         levels = math.ceil(math.log(goal.speedup * MARGIN / best.speedup, MOST_AT_ONCE) - 1e-9)
-        for level in range(levels):
-            wanted = (goal.speedup * MARGIN / best.speedup) ** (1 / (levels - level))
-            smaller = _smaller(ladder, best, wanted)
+        levels = ledger.once("levels", lambda: levels)
+        for level in range(1, levels + 1):
+            wanted = (goal.speedup * MARGIN / best.speedup) ** (1 / (levels - level + 1))
+            smaller = ladder.once(f"{level}", partial(_smaller, ladder, best, wanted, goal.minutes / levels))
             if smaller is None:
                 note(f"nothing that can be taken out makes the network {wanted:.2f} times cheaper")
                 break
-            said = prune.said(classifier.network, smaller)
-            note(f"{said}: taught by the original for {goal.minutes / levels:.1f} minutes")
-            taught = _taught(smaller, ladder, 60 * goal.minutes / levels)
-            found = ladder.climb(said, replace(classifier, network=taught))
+            found = ladder.climb(prune.said(classifier.network, smaller.network), smaller)
+            found = ladder.climb_in_eight_bits(found, level)
             if found.speedup <= best.speedup:
                 note("this rung does not keep the promise; the one before it is the best")
                 break
@@ -166,8 +175,11 @@ def run(
 class _Ladder:
     """What is known of the original, and the rungs so far."""
 
-    def __init__(self, classifier: Classifier, parts: Parts, goal: Goal, folder: Path, note: Note) -> None:
+    def __init__(
+        self, classifier: Classifier, parts: Parts, goal: Goal, folder: Path, ledger: Ledger, note: Note
+    ) -> None:
         self.classifier, self.parts, self.goal, self.folder, self.note = classifier, parts, goal, folder, note
+        self.ledger = ledger
         self.batches = EvaluationBatches(parts.tuning, classifier.preprocess, default_workers())
         self.right = _right(*collect(classifier.session, self.batches))
         self.rungs: list[Rung] = []
@@ -215,6 +227,30 @@ class _Ladder:
             )
         # By the speedup, which is against the original in the same rounds: other rounds are of another moment.
         return max((rung for rung in self.rungs if rung.promised), key=lambda rung: rung.speedup)
+
+    def climb_in_eight_bits(self, best: Rung, level: int) -> Rung:
+        """Teaches the newest network in 8 bits, if these would be the fastest and lose too much, and measures again."""
+        name, newest = self.rungs[-1].network, self.rungs[-1].classifier
+        lost = [r for r in self.rungs if r.network == name and r.target and r.target.precision == "int8"]
+        if not any(rung.speedup > best.speedup and not rung.promised for rung in lost):
+            return best
+        teach = partial(_in_eight_bits, self, newest.network, self.goal.minutes * ROUNDED_PART)
+        taught = self.once(f"{level} in 8 bits", teach)
+        assert taught is not None
+        return self.climb(f"{name}, taught in 8 bits", taught)
+
+    def once(self, name: str, work: Callable[[], ResNet | None]) -> Classifier | None:
+        """What `work` makes, now or before the climb was stopped, as a classifier; None if there is nothing."""
+        folder = self.ledger.path.parent / TAUGHT / name
+
+        def make() -> bool:
+            network = work()
+            if network is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                replace(self.classifier, network=network).save(folder)
+            return network is not None
+
+        return Classifier.load(folder) if self.ledger.once(f"taught {name}", make) else None
 
     def _call(self, session: Session) -> Callable[[], object]:
         return lambda: session(self.squares())
@@ -265,11 +301,37 @@ class _Ladder:
         }
 
 
-def calibrated(rung: Rung, parts: Parts) -> Classifier:
-    """The rung's classifier with a temperature of its own, from the tuning part."""
-    session = rung.classifier.session if rung.file is None else open_file(rung.file).session
-    batches = EvaluationBatches(parts.tuning, rung.classifier.preprocess, default_workers())
-    return replace(rung.classifier, temperature=temperature(*collect(session, batches)))
+def save(best: Rung, parts: Parts, folder: Path, compressed: dict[str, Any], reported: dict[str, Any]) -> None:
+    """Writes a rung as a classifier, calibrated anew on the tuning part, with its export under `runtimes`.
+
+    Args:
+        best: the rung; its export is copied.
+        parts: pictures.
+        folder: of the new classifier.
+        compressed: what its provenance says of where it comes from.
+        reported: its figures on the reported part, as `run` returns them.
+    """
+    session = best.classifier.session if best.file is None else open_file(best.file).session
+    batches = EvaluationBatches(parts.tuning, best.classifier.preprocess, default_workers())
+    made = replace(
+        best.classifier,
+        temperature=temperature(*collect(session, batches)),
+        provenance=best.classifier.provenance | {"compressed": compressed},
+        metrics={"split": "reported", "accuracy": reported["accuracy"]},
+    )
+    made.save(folder)
+    if best.target is not None:
+        assert best.file is not None
+        place = folder / FOLDER
+        place.mkdir(exist_ok=True)
+        files = [Path(shutil.copy2(file, place)) for file in sorted(best.file.parent.glob(f"{best.file.stem}.*"))]
+        register(folder, best.target, files, reported)
+
+
+def forget(ledger: Ledger) -> None:
+    """Removes what was only kept in case of a stop."""
+    shutil.rmtree(ledger.path.parent / TAUGHT, ignore_errors=True)
+    ledger.path.unlink(missing_ok=True)
 
 
 def paired_drop(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -291,7 +353,25 @@ def _right(logits: Logits, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool
 # ---- smaller networks ----
 
 
-def _smaller(ladder: _Ladder, best: Rung, wanted: float) -> ResNet | None:
+def _smaller(ladder: _Ladder, best: Rung, wanted: float, minutes: float) -> ResNet | None:
+    """A network that is `wanted` times cheaper than a rung's and was taught; None if there is none."""
+    network = _cut(ladder, best, wanted)
+    if network is None:
+        return None
+    said = prune.said(ladder.classifier.network, network)
+    ladder.note(f"{said}: taught by the original for {minutes:.1f} minutes")
+    return _taught(network, ladder, 60 * minutes, SMALLER_RATE)
+
+
+def _in_eight_bits(ladder: _Ladder, network: ResNet, minutes: float) -> ResNet:
+    """A copy of a network that was taught while it computed with what 8 bits hold."""
+    ladder.note(f"8 bits lose too much: taught by the original with rounded weights for {minutes:.1f} minutes")
+    network = copy.deepcopy(network)
+    with rounding.rounded(network, ladder.looked_at):
+        return _taught(network, ladder, 60 * minutes, ROUNDED_RATE)
+
+
+def _cut(ladder: _Ladder, best: Rung, wanted: float) -> ResNet | None:
     """A network that is `wanted` times cheaper: without blocks, without channels, or half of each; what hurts least.
 
     They are compared by their loss with new norm statistics, before they learn anything. None where nothing that can
@@ -357,10 +437,17 @@ def _recalibrated(network: ResNet, batches: Sequence[tuple[torch.Tensor, torch.T
     return made.eval()
 
 
-def _taught(network: ResNet, ladder: _Ladder, seconds: float) -> ResNet:
-    """The network after it learned for so long from pictures and from what the original says of them."""
+def _taught(network: ResNet, ladder: _Ladder, seconds: float, rate: float) -> ResNet:
+    """The network after it learned for so long from pictures and from what the original says of them.
+
+    Args:
+        network: learns itself.
+        ladder: whose original teaches.
+        seconds: that this takes.
+        rate: the learning rate, as a part of the one that the original was trained with.
+    """
     preprocess, train = ladder.classifier.preprocess, ladder.parts.train
-    recipe = _lesson(ladder.classifier, train)
+    recipe = _lesson(ladder.classifier, train, rate)
     teacher = copy.deepcopy(ladder.classifier.network).eval().requires_grad_(False)
     counts = np.bincount(train.labels, minlength=len(ladder.classifier.classes))
     loss = losses.distilled(losses.build(recipe, counts.tolist()), teacher, DISTILLED)
@@ -376,8 +463,8 @@ def _taught(network: ResNet, ladder: _Ladder, seconds: float) -> ResNet:
     return network.eval()
 
 
-def _lesson(classifier: Classifier, train: Split) -> Recipe:
-    """The recipe that the original was trained with, at half its rate, or the plain one."""
+def _lesson(classifier: Classifier, train: Split, rate: float) -> Recipe:
+    """The recipe that the original was trained with, at a part of its rate, or the plain one."""
     recorded = classifier.provenance.get("recipe")
     size = classifier.preprocess.size
     if isinstance(recorded, dict):
@@ -399,8 +486,8 @@ def _lesson(classifier: Classifier, train: Split) -> Recipe:
         first_size=None,
         ema=0.0,
         drop_path=0.0,
-        lr=recipe.lr / 2,
-        rest_lr=recipe.rest_lr / 2,
+        lr=recipe.lr * rate,
+        rest_lr=recipe.rest_lr * rate,
         warmup=0.05,
         batch_size=min(recipe.batch_size, len(train)),
         memory="full",
