@@ -181,7 +181,7 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
 
 
 def training_macs(row: dict[str, Any]) -> float:
-    """Multiply-adds of a run at its full picture size: the backward pass costs twice the forward pass (Kaplan et al. 2020, section 2.1)."""
+    """Multiply-adds of a run at its full picture size; backward costs twice forward (Kaplan et al. 2020, 2.1)."""
     return 3.0 * row["macs"] * row["steps"] * row["whole_recipe"]["batch_size"]
 
 

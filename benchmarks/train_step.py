@@ -4,8 +4,9 @@
 
 Synthetic pictures, SGD with momentum. The plain way is float32, channels first, eager, with torchvision's own resnet18
 and resnet50; the peer is timm's networks with the flags that its training script has for speed: bfloat16, channels
-last, torch.compile. For resnet20_cifar both are the twin below. Each round times one after the other, so that a machine
-whose speed drifts slows all; a ratio is the median over the rounds. Prints one JSON document.
+last, torch.compile. For resnet20_cifar both are the twin below. Every way has a process of its own, since resvision
+changes how its process allocates memory. Each round times one after the other, so that a machine whose speed drifts
+slows all; a ratio is the median over the rounds. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import json
 import sys
 from collections.abc import Callable
 from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -28,13 +31,15 @@ from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
-from resvision.training import engine, optim
+from resvision.training import engine, memory, optim
 from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
 
 CASES = {"resnet18": (128, 64), "resnet50": (128, 64), "resnet20_cifar": (32, 128)}  # picture size, batch
 CLASSES = 10
 LR = 0.01
+
+Step = Callable[[], Any]
 
 
 class PlainBlock(nn.Module):
@@ -92,7 +97,7 @@ def plain_network(name: str) -> nn.Module:
     return torchvision.models.get_model(name, num_classes=CLASSES)
 
 
-def peer_step(name: str, batch: Batch) -> Callable[[], None]:
+def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     """A training step of timm's network in bfloat16, channels last, compiled, on pictures that are float already."""
     if name == "resnet20_cifar":
         network: nn.Module = PlainResNet20()
@@ -116,10 +121,10 @@ def peer_step(name: str, batch: Batch) -> Callable[[], None]:
         optimizer.zero_grad()
         loss.item()
 
-    return step
+    return step, {}
 
 
-def plain_step(name: str, batch: Batch) -> Callable[[], None]:
+def plain_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     """A training step of the plain way, on pictures that are float already."""
     network = plain_network(name).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -131,19 +136,38 @@ def plain_step(name: str, batch: Batch) -> Callable[[], None]:
         loss.backward()
         optimizer.step()
 
-    return step
+    return step, {}
 
 
-def our_step(name: str, size: int, batch: Batch) -> tuple[Callable[[], None], Recipe, str]:
+def our_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     """A training step as `resvision train` does it, with what it measures and chooses on this machine."""
+    memory.keep_freed()
+    size = CASES[name][0]
     recipe = Recipe(model=name, size=size, channels=3, batch_size=len(batch.labels), lr=LR, steps=1000, memory="full")
     network = ResNet(dataclasses.replace(zoo.get(name), num_classes=CLASSES)).train()
     preprocess = Preprocess(size=size)
     recipe, measured = engine.choose(network, recipe, cross_entropy(), preprocess, lambda seconds: 3600 / seconds)
+    print(f"{name}: {measured}", file=sys.stderr)
     built = engine.build(network, recipe, cross_entropy(), preprocess)
     optimizer = optim.build(network, recipe)
     network.train()
-    return lambda: built.step(batch, optimizer).loss.item(), recipe, measured
+    chosen = {"precision": recipe.precision, "channels_last": recipe.channels_last, "compiled": recipe.compile}
+    return lambda: built.step(batch, optimizer).loss.item(), chosen
+
+
+WAYS = {"plain": plain_step, "peer": peer_step, "ours": our_step}
+
+
+def work(way: str, name: str, told: Connection) -> None:
+    """A process that times as many steps as it is told, until it is told none."""
+    size, count = CASES[name]
+    torch.manual_seed(0)
+    squares = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
+    step, chosen = WAYS[way](name, Batch(squares, torch.arange(count) % CLASSES))
+    seconds_of(step, 3)
+    told.send(chosen)
+    while steps := told.recv():
+        told.send(seconds_of(step, steps))
 
 
 def seconds_of(step: Callable[[], Any], steps: int) -> float:
@@ -156,25 +180,30 @@ def seconds_of(step: Callable[[], Any], steps: int) -> float:
 def compare(name: str, rounds: int, steps: int) -> dict[str, Any]:
     """Times rounds of (plain, peer, ours) and takes medians."""
     size, count = CASES[name]
-    torch.manual_seed(0)
-    squares = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
-    batch = Batch(squares, torch.arange(count) % CLASSES)
-    ours, recipe, measured = our_step(name, size, batch)
-    print(f"{name}: {measured}", file=sys.stderr)
-    ways = {"plain": plain_step(name, batch), "peer": peer_step(name, batch), "ours": ours}
-    for step in ways.values():
-        seconds_of(step, 2)
-    times = [{way: seconds_of(step, steps) for way, step in ways.items()} for _ in range(rounds)]
+    context = get_context("spawn")
+    chosen: dict[str, Any] = {}
+    ends: dict[str, Connection] = {}
+    for way in WAYS:
+        ends[way], other = context.Pipe()
+        context.Process(target=work, args=(way, name, other), daemon=True).start()
+        chosen |= ends[way].recv()
+    times = []
+    for _ in range(rounds):
+        row = {}
+        for way, end in ends.items():
+            end.send(steps)
+            row[way] = end.recv()
+        times.append(row)
+    for end in ends.values():
+        end.send(0)
     return {
         "network": name,
         "size": size,
         "batch": count,
-        "pictures_per_second": {way: round(count / median([row[way] for row in times]), 1) for way in ways},
+        "pictures_per_second": {way: round(count / median([row[way] for row in times]), 1) for way in WAYS},
         "over_plain": _ratio([row["plain"] / row["ours"] for row in times]),
         "over_peer": _ratio([row["peer"] / row["ours"] for row in times]),
-        "precision": recipe.precision,
-        "channels_last": recipe.channels_last,
-        "compiled": recipe.compile,
+        **chosen,
     }
 
 
