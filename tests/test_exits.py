@@ -329,6 +329,29 @@ def test_thresholds_are_chosen_anew(trained: Path, tmp_path: Path, capsys: pytes
     assert "The thresholds are saved in" in capsys.readouterr().out
 
 
+def test_thresholds_are_chosen_by_the_answers_of_an_export(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    Classifier.load(trained).save(folder)
+    with pytest.raises(ClassifierError, match="holds nothing for onnx"):
+        resvision.tune_exits(folder, "digits", runtime="onnx")
+    exact, _ = resvision.tune_exits(folder, "digits")
+    resvision.export(folder, "onnx", precision="int8", data="digits")
+    rounded, told = resvision.tune_exits(folder, "digits", runtime="onnx")
+    assert exact.exits is not None
+    assert rounded.exits is not None
+    assert rounded.exits.temperatures != exact.exits.temperatures
+    assert rounded.exits.temperatures == pytest.approx(exact.exits.temperatures, rel=0.3)
+    assert Classifier.load(folder).exits == rounded.exits
+    measured = resvision.evaluate(folder, "digits", split="val", runtime="onnx")
+    both = (
+        [row["threshold"] for row in measured["adaptive"]["exits"]],
+        [r["threshold"] for r in told["adaptive"]["exits"]],
+    )
+    assert both[0] == both[1]
+    with pytest.raises(InputError, match="a classifier in memory has its own"):
+        resvision.tune_exits(rounded, "digits", runtime="onnx")
+
+
 def test_exits_are_added_to_a_network_that_stays_as_it_is(tmp_path: Path) -> None:
     base = resvision.train("digits", out=tmp_path / "base", **FIELDS)
     added = resvision.train(

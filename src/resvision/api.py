@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from resvision import deployed, exporting, recipes, zoo
-from resvision.adaptive import torch_segments
+from resvision.adaptive import AdaptiveSession, torch_segments
 from resvision.classifier import Classifier, Picture, Prediction, Predictor
-from resvision.cost import cost
+from resvision.cost import cost, exit_macs
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
@@ -581,6 +581,8 @@ def tune_exits(
     latency_ms: float | None = None,
     split: str | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
 ) -> tuple[Classifier, dict[str, Any]]:
     """Chooses anew when pictures leave a network with early exits: on half of a split, measured on the other half.
 
@@ -592,6 +594,9 @@ def tune_exits(
         latency_ms: milliseconds a picture that may be taken in the mean, one picture at a time.
         split: as in `evaluate`; pictures that did not train.
         columns: of a manifest.
+        runtime: of a folder, as in `deployed.load`: whose answers and times are judged; None is PyTorch. The thresholds
+            hold for all runtimes, so choose by the one that will be used.
+        reporter: told what "auto" took.
 
     Returns:
         The classifier with its new rule, and what `evaluate` returns, for the half that chose nothing.
@@ -605,6 +610,8 @@ def tune_exits(
     if not loaded.network.spec.exits:
         advice = f"resvision train DATA --pretrained {folder or 'RUN'} --exits auto --freeze-trunk"
         raise ClassifierError(f"the network has no early exits; add some with: {advice}")
+    judged = _opened(classifier, runtime, 1, reporter)
+    segments = judged.adaptive.segments if judged.adaptive else torch_segments(loaded.network, loaded.preprocess)
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
     source, name, chosen = _measured_split(loaded, data, split, columns, first="val")
@@ -612,10 +619,11 @@ def tune_exits(
         EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
     )
     limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
-    rule = exits.tune(torch_segments(loaded.network, loaded.preprocess), loaded.preprocess, choosing, **limit)
+    rule = exits.tune(segments, loaded.preprocess, choosing, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
-    assert tuned.adaptive is not None
-    evaluation, leaving = exits.evaluate(tuned.adaptive, loaded.preprocess, reported, loaded.classes)
+    macs = exit_macs(loaded.network.spec, loaded.preprocess.size)
+    told = AdaptiveSession(segments, rule, macs)
+    evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
     if folder is not None:
         tuned.save(folder)
         plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")

@@ -583,6 +583,7 @@ def tune_exits(
     budget: float | None = None,
     latency_ms: float | None = None,
     split: str | None = None,
+    runtime: RuntimeChoice | None = None,
     path_column: str = "path",
     label_column: str = "label",
     split_column: str | None = None,
@@ -604,6 +605,8 @@ def tune_exits(
         Milliseconds a picture that may be taken in the mean, one picture at a time.
     split
         train, val, test, or all; without it val, else test. Its pictures must not have trained.
+    runtime
+        Whose answers and times are judged: torch; onnx or openvino, exported into the run before; or auto.
     path_column
         Manifest column of the picture files.
     label_column
@@ -613,10 +616,12 @@ def tune_exits(
     """
     from resvision import api
     from resvision.data.sources import Columns
+    from resvision.progress import ConsoleReporter
 
     columns = Columns(path=path_column, label=label_column, split=split_column)
     limits = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
-    _, result = api.tune_exits(run, data, **limits, split=split, columns=columns)
+    reporter = ConsoleReporter()
+    _, result = api.tune_exits(run, data, **limits, split=split, columns=columns, runtime=runtime, reporter=reporter)
     if as_json:
         _print_json(result)
         return

@@ -1,0 +1,343 @@
+"""How much cheaper the same network answers, in 8 bits, smaller, with early exits, and what that costs in accuracy.
+
+    python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits promises exports] [--epochs 10] [--minutes 20]
+        [--seeds 0 1] [--exits-of resnet56_cifar]
+
+DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
+on Imagenette at 128 px, resnet56_cifar on CIFAR-10, resnet20_cifar on Fashion-MNIST. Each part leaves FOLDER/PART.json
+and is not run again while that is there; trainings and compressions that were stopped go on. Prints one JSON document
+of all parts that are there.
+
+Times are of real pictures, in groups that every way goes through in turn; a ratio is the median over the groups.
+Accuracies are of pictures that chose nothing: of the test part, or of the half of the validation part that `compress`
+and `exits` only report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from train_step import plain_network
+
+import resvision
+from resvision import deployed
+from resvision.classifier import Classifier, Predictor
+from resvision.data import sources
+from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.pictures import DataSet, FilePictures, Split, divide
+from resvision.efficiency.compress import paired_drop
+from resvision.exporting.bench import PeerSession
+from resvision.files import write_json
+from resvision.measure import median, now
+from resvision.progress import ConsoleReporter
+from resvision.training.loop import versions
+
+# network: (data, fields of the recipe)
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet50": ("imagenette", {"size": 128}),
+    "resnet56_cifar": ("cifar10-jpeg.tar.xz", {}),
+    "resnet20_cifar": ("fashion-mnist", {}),
+}
+GROUPS = {1: (25, 12), 32: (128, 8), 64: (256, 8)}  # batch: (pictures in a group, groups)
+PARITY = 1000  # pictures that go through exports
+
+Way = Callable[[torch.Tensor], Any]
+
+
+class Bench:
+    """The networks, their data and what is asked for."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.root, self.folder = arguments.data, arguments.folder.resolve()
+        self.arguments = arguments
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def data(self, name: str) -> str:
+        """Where a network's pictures are."""
+        place = self.root / NETWORKS[name][0]
+        return str(place) if place.exists() else NETWORKS[name][0]
+
+    def run(self, name: str, label: str | None = None, **fields: Any) -> Path:
+        """The folder of a training, which is made, gone on with, or there."""
+        folder: Path = self.folder / (label or name)
+        if (folder / "result.json").exists():
+            return folder
+        print(f"training: {folder.name}", file=sys.stderr)
+        if (folder / "checkpoints" / "last.safetensors").exists():
+            resvision.train(resume=folder, reporter=ConsoleReporter())
+        else:
+            length = {} if {"epochs", "minutes"} & set(fields) else {"epochs": self.arguments.epochs}
+            own = {} if "pretrained" in fields else {"model": name} | NETWORKS[name][1]
+            fields = own | length | fields
+            resvision.train(self.data(name), recipe="quick", out=folder, reporter=ConsoleReporter(), **fields)
+        return folder
+
+    def compressed(self, run: Path, name: str, label: str, **goal: Any) -> dict[str, Any]:
+        """What compress.json holds of a compression, which is made, gone on with, or there."""
+        folder = self.folder / label
+        if not (folder / "compress.json").exists():
+            print(f"compressing: {folder.name}", file=sys.stderr)
+            resvision.compress(run, self.data(name), out=folder, reporter=ConsoleReporter(), **goal)
+        numbers: dict[str, Any] = json.loads((folder / "compress.json").read_text())
+        return numbers
+
+
+def untouched(dataset: DataSet) -> Split:
+    """Pictures that chose nothing: the test part where val could choose, else the half that is only reported."""
+    if "test" in dataset.splits and "val" in dataset.splits:
+        return dataset.splits["test"]
+    return divide(dataset.splits.get("val", dataset.splits.get("test")), 0.5, dataset.name)[0]
+
+
+def squares_of(split: Split, classifier: Predictor) -> tuple[torch.Tensor, np.ndarray]:
+    """All pictures as uint8 squares (N, S, S, C), and their labels (N,)."""
+    batches = list(EvaluationBatches(split, classifier.preprocess, default_workers()))
+    return torch.cat([b.squares for b in batches]), torch.cat([b.labels for b in batches]).numpy()
+
+
+def logits_of(session: Way, squares: torch.Tensor, batch: int = 64) -> np.ndarray:
+    """The logits (N, K) of all squares; of a network with early exits those with which pictures leave."""
+    found = [session(part) for part in squares.split(batch)]
+    return np.concatenate([getattr(answer, "logits", answer) for answer in found])
+
+
+def raced(ways: Mapping[str, Way], squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
+    """Seconds of each way for each group of pictures; all ways take a group in turn."""
+    size, count = GROUPS[batch]
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        for part in squares[: 2 * batch].split(batch):
+            way(part)
+    for group in squares[: size * count].split(size):
+        for name, way in ways.items():
+            start = now()
+            for part in group.split(batch):
+                way(part)
+            times[name].append(now() - start)
+    return times
+
+
+def ratios(times: Mapping[str, list[float]], slower: str, faster: str) -> dict[str, float]:
+    """How many times as fast one way is as another, by groups."""
+    values = [a / b for a, b in zip(times[slower], times[faster], strict=True)]
+    return {"median": round(median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+
+
+def compared(
+    ways: Mapping[str, Way], reference: str, peers: tuple[str, ...], squares: torch.Tensor, labels: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row for each way: accuracy, paired drop against `reference`, and speedups over the peers at batch 1 and 32."""
+    times = {batch: raced(ways, squares, batch) for batch in (1, 32)}
+    right = {name: logits_of(way, squares).argmax(1) == labels for name, way in ways.items()}
+    rows = []
+    for name in ways:
+        drop, error = paired_drop(right[reference], right[name])
+        row: dict[str, Any] = {"way": name}
+        if name not in peers[:1]:  # the first has random weights
+            row |= {
+                "accuracy": round(float(right[name].mean()), 4),
+                "drop": round(drop, 3),
+                "error": round(error, 3),
+            }
+        for batch, taken in times.items():
+            row[f"ms_a_picture_batch_{batch}"] = round(1000 * median(taken[name]) / GROUPS[batch][0], 3)
+            row |= {f"over_{peer}_batch_{batch}": ratios(taken, peer, name) for peer in peers}
+        rows.append(row)
+    return rows
+
+
+PEERS = ("torchvision eager fp32", "onnx fp32")
+
+
+def usual_ways(run: Path, classifier: Classifier, data: str) -> dict[str, Way]:
+    """The peer's network, PyTorch, and every export of a run, which are made if they are missing."""
+    wanted = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
+    there = deployed.in_run(run, classifier)
+    for runtime, precision in wanted:
+        if f"{runtime} {precision}" not in there:
+            resvision.export(run, runtime, precision=precision, data=data)
+    exported = {name: predictor.session for name, predictor in deployed.in_run(run, classifier).items()}
+    peer = PeerSession(plain_network("resnet50"), classifier)
+    return {PEERS[0]: peer, "torch fp32": classifier.session, **exported}
+
+
+def eight(bench: Bench) -> dict[str, Any]:
+    """resnet50 in 8 bits, as it is."""
+    run = bench.run("resnet50")
+    classifier = Classifier.load(run)
+    dataset = sources.prepare(sources.load(bench.data("resnet50")))
+    squares, labels = squares_of(untouched(dataset), classifier)
+    rows = compared(usual_ways(run, classifier, bench.data("resnet50")), "torch fp32", PEERS, squares, labels)
+    whole = json.loads((run / "result.json").read_text())
+    return {"trained_to": whole["accuracy"], "pictures": len(labels), "rows": rows}
+
+
+def smaller(bench: Bench) -> dict[str, Any]:
+    """resnet50 pruned, taught, with early exits and in 8 bits."""
+    name, data = "resnet50", bench.data("resnet50")
+    run = bench.run(name)
+    numbers = bench.compressed(
+        run, name, "resnet50-smaller", speedup=bench.arguments.speedup, max_drop=1.0, minutes=bench.arguments.minutes
+    )
+    made = bench.run(
+        name,
+        "resnet50-smaller-exits",
+        pretrained=str(bench.folder / "resnet50-smaller"),
+        exits="auto",
+        freeze_trunk=True,
+        minutes=bench.arguments.minutes / 4,
+    )
+    if not deployed.read_index(made).exports:
+        resvision.export(made, "openvino", precision="int8", data=data)
+        resvision.tune_exits(made, data, max_drop=0.3, runtime="openvino")
+    original, classifier = Classifier.load(run), Classifier.load(made)
+    ways = usual_ways(run, original, data)
+    kept = {way: ways[way] for way in (*PEERS, "torch fp32", "openvino int8")}
+    [left] = deployed.in_run(made, classifier).values()
+    assert left.adaptive is not None
+    kept |= {"smaller, int8": left.session, "smaller, int8, exits": left.adaptive}
+    dataset = sources.prepare(sources.load(data))
+    squares, labels = squares_of(untouched(dataset), original)
+    rows = compared(kept, "torch fp32", PEERS, squares, labels)
+    shares = np.bincount(np.concatenate([left.adaptive(s).exits for s in squares.split(64)]), minlength=4)
+    return {
+        "compressed": {key: numbers[key] for key in ("best", "reported", "reached", "goal")},
+        "left_at": (shares / len(labels)).round(4).tolist(),
+        "pictures": len(labels),
+        "rows": rows,
+    }
+
+
+def exits(bench: Bench) -> dict[str, Any]:
+    """A network with early exits against a twin without, trained alike, over the whole test part."""
+    name = bench.arguments.exits_of
+    rows = []
+    for seed in bench.arguments.seeds:
+        alike = {"seed": seed, "epochs": bench.arguments.epochs, "holdout": 0.04}
+        twin = Classifier.load(bench.run(name, f"{name}-twin-{seed}", **alike))
+        leaving = Classifier.load(bench.run(name, f"{name}-exits-{seed}", **alike, exits="auto", max_drop=0.2))
+        assert leaving.adaptive is not None
+        dataset = sources.prepare(sources.load(bench.data(name)))
+        squares, labels = squares_of(dataset.splits.get("test", dataset.splits["val"]), twin)
+        ways = {"twin": twin.session, "exits": leaving.adaptive}
+        right = {way: logits_of(session, squares).argmax(1) == labels for way, session in ways.items()}
+        full = logits_of(leaving.adaptive.in_full, squares).argmax(1) == labels
+        row: dict[str, Any] = {"seed": seed, "pictures": len(labels)}
+        for batch in (1, 64):
+            times = whole(ways, squares, batch)
+            row[f"seconds_batch_{batch}"] = {way: round(sum(t), 2) for way, t in times.items()}
+            row[f"times_as_fast_batch_{batch}"] = round(sum(times["twin"]) / sum(times["exits"]), 3)
+            if batch == 1:
+                row["p99_ms"] = {way: round(1000 * float(np.quantile(t, 0.99)), 3) for way, t in times.items()}
+        row |= {
+            "accuracy": {way: round(float(r.mean()), 4) for way, r in right.items()} | {"in_full": float(full.mean())},
+            "points_below_twin": round(100 * float(right["twin"].mean() - right["exits"].mean()), 3),
+            "points_in_full_below_twin": round(100 * float(right["twin"].mean() - full.mean()), 3),
+        }
+        rows.append(row)
+    keys = ("times_as_fast_batch_1", "times_as_fast_batch_64", "points_below_twin", "points_in_full_below_twin")
+    return {
+        "network": name,
+        "mean": {key: round(statistics.fmean(r[key] for r in rows), 3) for key in keys},
+        "rows": rows,
+    }
+
+
+def whole(ways: Mapping[str, Way], squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
+    """Seconds of every batch of all pictures; the ways take turns, batch by batch."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(squares[:batch])
+    for part in squares.split(batch):
+        for name, way in ways.items():
+            start = now()
+            way(part)
+            times[name].append(now() - start)
+    return times
+
+
+def promises(bench: Bench) -> dict[str, Any]:
+    """Whether `compress --speedup 2 --max-drop 0.5` keeps its promise on pictures that chose nothing."""
+    rows = []
+    for name in NETWORKS:
+        goal = {"speedup": 2.0, "max_drop": 0.5, "minutes": bench.arguments.minutes / 4}
+        numbers = bench.compressed(bench.run(name), name, f"{name}-promise", **goal)
+        kept = ("speedup", "network", "runtime")
+        rows.append({"run": name, "reached": numbers["reached"], **numbers["reported"]})
+        rows[-1] |= {key: numbers["best"][key] for key in kept}
+    return {"rows": rows}
+
+
+def exports(bench: Bench) -> dict[str, Any]:
+    """The answers of exports against those of the original, on many pictures."""
+    run, data = bench.run("resnet50"), bench.data("resnet50")
+    classifier = Classifier.load(run)
+    split = sources.prepare(sources.load(data)).splits["val"]
+    split = split.take(np.linspace(0, len(split) - 1, PARITY).astype(np.int64))
+    assert isinstance(split.pictures, FilePictures)
+    squares, labels = squares_of(split, classifier)
+    before = logits_of(classifier.session, squares)
+    paths = [file.path for file in split.pictures.files]
+    said = [prediction.label for prediction in classifier.predict(paths, top=1)]
+    rows = []
+    for runtime, precision, contract in (
+        *(("onnx", "fp32", "A"), ("openvino", "fp32", "A"), ("onnx", "fp32", "B"), ("openvino", "fp32", "B")),
+        *(("onnx", "int8", "A"), ("openvino", "int8", "A"), ("openvino", "bf16", "A")),
+    ):
+        out = bench.folder / "exports" / f"{runtime}-{precision}-{contract}"
+        made = resvision.export(run, runtime, precision=precision, contract=contract, data=data, out=out)
+        opened = deployed.open_file(made.file)
+        row: dict[str, Any] = {"runtime": runtime, "precision": precision, "contract": contract, "pictures": PARITY}
+        if contract == "A":
+            after = logits_of(opened.session, squares)
+            drop, error = paired_drop(before.argmax(1) == labels, after.argmax(1) == labels)
+            row |= {
+                "largest_difference": float(np.abs(before - after).max()),
+                "same_top1": float((before.argmax(1) == after.argmax(1)).mean()),
+                "drop": round(drop, 3),
+                "error": round(error, 3),
+            }
+        else:
+            there = [prediction.label for prediction in opened.predict(paths, top=1)]
+            row["same_top1"] = float(np.mean([a == b for a, b in zip(said, there, strict=True)]))
+        rows.append(row)
+    return {"rows": rows}
+
+
+PARTS = {"eight": eight, "smaller": smaller, "exits": exits, "promises": promises, "exports": exports}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How much cheaper the same network answers.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--epochs", type=int, default=10, help="of every training")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of teaching smaller networks")
+    parser.add_argument("--speedup", type=float, default=10.0, help="that is asked of compress")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")
+    parser.add_argument("--exits-of", choices=list(NETWORKS), default="resnet56_cifar")
+    bench = Bench(parser.parse_args())
+    for part in bench.arguments.parts:
+        file = bench.folder / f"{part}.json"
+        if not file.exists():
+            print(part, file=sys.stderr)
+            write_json(file, PARTS[part](bench) | {"versions": versions()})
+    found = {
+        part: json.loads((bench.folder / f"{part}.json").read_text())
+        for part in PARTS
+        if (bench.folder / f"{part}.json").exists()
+    }
+    print(json.dumps({"benchmark": "cheaper", "threads": torch.get_num_threads(), "parts": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
