@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -20,6 +20,7 @@ from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice
 
 if TYPE_CHECKING:
     from resvision.api import TrainingResult
+    from resvision.data.sources import Columns
 
 app = App(
     name="resvision",
@@ -63,6 +64,36 @@ else:
 NO_CHANGES = Hyperparameters()
 NOT_CHANGED = Examined()
 LEFT_ALONE = Searched()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ManifestColumns:
+    """The columns of a CSV manifest.
+
+    Args:
+        path_column: Manifest column of the picture files.
+        label_column: Manifest column of the class names.
+        split_column: Manifest column of the splits.
+    """
+
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str | None = None
+
+    def parsed(self) -> Columns:
+        """As the library takes them."""
+        from resvision.data.sources import Columns
+
+        return Columns(path=self.path_column, label=self.label_column, split=self.split_column)
+
+    def named(self) -> str:
+        """The options that were given, for a command that is printed."""
+        given = {name: value for name, value in vars(self).items() if value != getattr(USUAL_COLUMNS, name)}
+        return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
+
+
+USUAL_COLUMNS = ManifestColumns()
 
 JSON = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -152,9 +183,7 @@ def train(
     *,
     recipe: str = "auto",
     hyperparameters: Annotated[Hyperparameters, Parameter(name="*")] = NO_CHANGES,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     out: Path | None = None,
     resume: Path | None = None,
     tensorboard: Flag = False,
@@ -170,12 +199,6 @@ def train(
     recipe
         auto, quick, strong, noisy, small, paper, plain; or the recipe.yaml of an earlier run, to repeat it. Other
         options replace single fields.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column with train, val or test, or with true where a row is for validation.
     out
         Folder for the run; without it runs/train-001, runs/train-002, ...
     resume
@@ -184,13 +207,11 @@ def train(
         Also write TensorBoard's event files.
     """
     from resvision import api
-    from resvision.data.sources import DEFAULT_COLUMNS, Columns
     from resvision.progress import ConsoleReporter
 
-    columns = Columns(path=path_column, label=label_column, split=split_column)
     made = api.train(
         data,
-        columns=columns,
+        columns=columns.parsed(),
         recipe=recipe,
         out=out,
         resume=resume,
@@ -198,8 +219,7 @@ def train(
         reporter=ConsoleReporter(),
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
-    named = [f" --{n}-column {v}" for n, v in vars(columns).items() if v != getattr(DEFAULT_COLUMNS, n)]
-    _print_training(made, as_json, "".join(named))
+    _print_training(made, as_json, columns.named())
 
 
 @app.command(name="import", help_epilogue="Example: resvision import resnet50.pth --model resnet50 --classes names.txt")
@@ -356,9 +376,7 @@ def overfit(
     minutes: float = 10.0,
     recipe: str = "auto",
     hyperparameters: Annotated[Examined, Parameter(name="*")] = NOT_CHANGED,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     out: Path | None = None,
     as_json: JSON = False,
 ) -> None:
@@ -372,23 +390,16 @@ def overfit(
         That it may take; smaller networks, pictures and sets stand in for those that would take longer.
     recipe
         As in `resvision train`, like the options below: what is examined.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     out
         Folder; one that holds the same examination, stopped before its end, goes on. Without it runs/overfit-001, ...
     """
     from resvision import api
-    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
     numbers, folder = api.overfit(
         data,
         minutes=minutes,
-        columns=Columns(path=path_column, label=label_column, split=split_column),
+        columns=columns.parsed(),
         recipe=recipe,
         out=out,
         reporter=ConsoleReporter(),
@@ -438,9 +449,7 @@ def depth(
     widths: str | None = None,
     recipe: str = "auto",
     hyperparameters: Annotated[Searched, Parameter(name="*")] = LEFT_ALONE,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     out: Path | None = None,
     as_json: JSON = False,
 ) -> None:
@@ -466,17 +475,10 @@ def depth(
         Factors of the models' widths, with commas between them.
     recipe
         As in `resvision train`, like the options below: what all candidates follow.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     out
         Folder; one that holds the same search, stopped before its end, goes on. Without it runs/depth-001, ...
     """
     from resvision import api
-    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
     numbers, folder = api.depth(
@@ -488,7 +490,7 @@ def depth(
         models=None if models is None else models.split(","),
         sizes=_whole_numbers("--sizes", sizes),
         widths=_numbers("--widths", widths),
-        columns=Columns(path=path_column, label=label_column, split=split_column),
+        columns=columns.parsed(),
         recipe=recipe,
         out=out,
         reporter=ConsoleReporter(),
@@ -523,9 +525,7 @@ def evaluate(
     *,
     split: str | None = None,
     runtime: RuntimeChoice | None = None,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     as_json: JSON = False,
 ) -> None:
     """Measure a trained network on a split of DATA.
@@ -540,19 +540,11 @@ def evaluate(
         train, val, test, or all; without it test, else val.
     runtime
         Of a run folder: torch; onnx or openvino, exported into it before; or auto, the fastest of them here.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     """
     from resvision import api
-    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
-    columns = Columns(path=path_column, label=label_column, split=split_column)
-    result = api.evaluate(run, data, split=split, columns=columns, runtime=runtime, reporter=ConsoleReporter())
+    result = api.evaluate(run, data, split=split, columns=columns.parsed(), runtime=runtime, reporter=ConsoleReporter())
     if as_json:
         _print_json(result)
         return
@@ -584,9 +576,7 @@ def tune_exits(
     latency_ms: float | None = None,
     split: str | None = None,
     runtime: RuntimeChoice | None = None,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     as_json: JSON = False,
 ) -> None:
     """Choose anew when pictures leave a network with early exits: on half of a split, measured on the other half.
@@ -607,21 +597,15 @@ def tune_exits(
         train, val, test, or all; without it val, else test. Its pictures must not have trained.
     runtime
         Whose answers and times are judged: torch; onnx or openvino, exported into the run before; or auto.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     """
     from resvision import api
-    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
-    columns = Columns(path=path_column, label=label_column, split=split_column)
     limits = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
     reporter = ConsoleReporter()
-    _, result = api.tune_exits(run, data, **limits, split=split, columns=columns, runtime=runtime, reporter=reporter)
+    _, result = api.tune_exits(
+        run, data, **limits, split=split, columns=columns.parsed(), runtime=runtime, reporter=reporter
+    )
     if as_json:
         _print_json(result)
         return
@@ -689,9 +673,7 @@ def export(
     contract: Contract = "A",
     precision: ExportPrecision = "fp32",
     data: str | None = None,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     out: Path | None = None,
     as_json: JSON = False,
 ) -> None:
@@ -709,20 +691,12 @@ def export(
         fp32; bf16, of OpenVINO; or int8, of ONNX and OpenVINO, which needs --data.
     data
         As in `resvision train`: its training part calibrates int8, its test or validation part is compared on.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     out
         The file, or a folder for it; without it RUN/runtimes, where the other verbs find it.
     """
     from resvision import api
-    from resvision.data.sources import Columns
 
-    columns = Columns(path=path_column, label=label_column, split=split_column)
-    made = api.export(run, to, contract=contract, precision=precision, data=data, columns=columns, out=out)
+    made = api.export(run, to, contract=contract, precision=precision, data=data, columns=columns.parsed(), out=out)
     found = made.verification
     if as_json:
         _print_json({"file": str(made.file), "files": [str(file) for file in made.files], **found.to_dict()})
@@ -743,9 +717,7 @@ def benchmark(
     *,
     data: str | None = None,
     split: str | None = None,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     threads: int | None = None,
     compiled: Flag = False,
     as_json: JSON = False,
@@ -760,24 +732,16 @@ def benchmark(
         As in `resvision train`: also measure the accuracy of each on it.
     split
         train, val, test, or all; without it test, else val.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     threads
         Of every runtime.
     compiled
         Also try torch.compile, which takes a minute or so.
     """
     from resvision import api
-    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
-    columns = Columns(path=path_column, label=label_column, split=split_column)
     result = api.benchmark(
-        run, data, split=split, columns=columns, threads=threads, compiled=compiled, reporter=ConsoleReporter()
+        run, data, split=split, columns=columns.parsed(), threads=threads, compiled=compiled, reporter=ConsoleReporter()
     )
     if as_json:
         _print_json(result)
@@ -807,9 +771,7 @@ def compress(
     max_drop: float = 0.5,
     minutes: float = 10.0,
     batch_size: int = 1,
-    path_column: str = "path",
-    label_column: str = "label",
-    split_column: str | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     out: Path | None = None,
     as_json: JSON = False,
 ) -> None:
@@ -829,17 +791,10 @@ def compress(
         Minutes of teaching smaller networks, if runtimes alone are not fast enough.
     batch_size
         Pictures at once whose time counts.
-    path_column
-        Manifest column of the picture files.
-    label_column
-        Manifest column of the class names.
-    split_column
-        Manifest column of the splits.
     out
         Folder for the new classifier; without it runs/compress-001, runs/compress-002, ...
     """
     from resvision import api
-    from resvision.data.sources import Columns
     from resvision.progress import ConsoleReporter
 
     numbers, folder = api.compress(
@@ -849,7 +804,7 @@ def compress(
         max_drop=max_drop,
         minutes=minutes,
         batch_size=batch_size,
-        columns=Columns(path=path_column, label=label_column, split=split_column),
+        columns=columns.parsed(),
         out=out,
         reporter=ConsoleReporter(),
     )
