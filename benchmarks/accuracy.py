@@ -128,8 +128,8 @@ LINES: dict[str, Line] = {
         f"cifar10-common-{epochs}": Line(data=CIFAR_DATA, recipe="plain", fields=COMMON | {"epochs": epochs})
         for epochs in (5, 10, 20, 30)
     },
-    "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 4.0}),
-    "small-50-small": Line(data=SMALL_DATA, recipe="small", fields={"size": 128, "minutes": 4.0}),
+    "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 5.0}),
+    "small-50-small": Line(data=SMALL_DATA, recipe="small", fields={"size": 128, "minutes": 5.0}),
 }
 
 

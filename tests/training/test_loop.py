@@ -309,6 +309,15 @@ def test_with_train_and_test_a_part_of_train_chooses() -> None:
     assert (len(whole.train), whole.chooser, whole.watched) == (80, None, None)
 
 
+def test_looking_at_pictures_takes_a_tenth_of_the_time() -> None:
+    data = three_splits()
+    for train, val, most in (("train", "val", 24), ("val", "train", 12)):  # 80 and 40 pictures
+        splits = {"train": data.splits[train], "val": data.splits[val]}
+        watched = roles.assign(dataclasses.replace(data, splits=splits), Recipe(model="resnet8_cifar", size=8)).watched
+        assert watched is not None
+        assert (watched[0], len(watched[1])) == ("val", most)
+
+
 def test_with_train_and_validation_nothing_is_held_back_unless_it_must_choose() -> None:
     data = three_splits()
     data = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "test"})

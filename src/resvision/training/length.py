@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from resvision.data.loader import TrainingBatches
-from resvision.measure import now
+from resvision.measure import now, seconds
 from resvision.recipe import Recipe
+from resvision.runtime import TorchSession
 from resvision.training import optim, phases
 from resvision.training.engine import Engine
 from resvision.training.roles import Roles
@@ -14,6 +17,7 @@ from resvision.training.roles import Roles
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
+LOOKED_AT = 16  # pictures whose evaluation is timed
 FORWARD = 1 / 3  # part of a training step that its forward pass takes
 
 
@@ -43,8 +47,7 @@ class Pace:
 def pace(recipe: Recipe, batches: TrainingBatches, engine: Engine, roles: Roles) -> Pace:
     """Times a few real steps; the network is left as it was."""
     step_seconds = _probe(recipe, batches, engine, PROBE_SECONDS if recipe.minutes is not None else PREFLIGHT_SECONDS)
-    # Evaluations are forward passes; the last one, in float32, takes about twice as long.
-    picture_seconds = FORWARD * step_seconds / batches.batch_size
+    picture_seconds = _seconds_to_look_at_one(engine)
     watched = len(roles.watched[1]) if roles.watched is not None else 0
     # Steps of the last layer alone are hardly more than a forward pass.
     planned = planned_pictures(recipe, batches, step_seconds / batches.batch_size) / batches.batch_size
@@ -52,7 +55,7 @@ def pace(recipe: Recipe, batches: TrainingBatches, engine: Engine, roles: Roles)
     mean_seconds = step_seconds * (1 - recipe.head_first * (1 - FORWARD)) * growth
     return Pace(
         step=mean_seconds + watched * picture_seconds / batches.steps,
-        last_evaluation=2 * len(roles.report) * picture_seconds,
+        last_evaluation=2 * len(roles.report) * picture_seconds,  # in float32
     )
 
 
@@ -65,6 +68,15 @@ def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) ->
         return recipe.epochs * batches.steps
     left = recipe.minutes * 60 - (now() - begin) - pace.last_evaluation
     return max(1, int(left / pace.step))
+
+
+def _seconds_to_look_at_one(engine: Engine) -> float:
+    """Seconds that a picture takes in an evaluation, in the run's own precision."""
+    preprocess = engine.preprocess
+    session = TorchSession(engine.network, preprocess, engine.precision)
+    squares = torch.zeros(LOOKED_AT, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
+    [taken] = seconds(lambda: session(squares), repeats=1)
+    return taken / LOOKED_AT
 
 
 def _growth(recipe: Recipe, steps_an_epoch: int) -> float:
