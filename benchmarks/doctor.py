@@ -126,7 +126,7 @@ def row(folder: Path, kind: str, minutes: float, seeds: int) -> dict[str, Any]:
     }
     by_seed = [a - b for a, b in zip(arms["recommended"], arms["baseline"], strict=True)]
     variance = float(np.var([d.mean() for d in by_seed], ddof=1)) if seeds > 1 else 0.0
-    difference = compare(by_seed, variance, max(1, seeds - 1), same_pictures=True)
+    difference = compare(by_seed, variance, max(1, seeds - 1), judged=[np.arange(len(by_seed[0]))] * seeds)
     wrong = set(json.loads((folder / f"{kind}-wrong.json").read_text()))
     suspects = [suspect["picture"] for suspect in numbers["labels"]["suspects"]]
     found = {f["cause"]: f for f in numbers["findings"]}

@@ -114,8 +114,8 @@ def noisy(size: int) -> Values:
 
 
 def small(size: int) -> Values:
-    """Tens of pictures a class: many presentations, each of them another view."""
-    values = quick(size) | {"mixup": 0.2, "trivial_augment": True, "ema": 0.99, "batch_size": 32}
+    """Tens of pictures a class: many small steps, each picture cut otherwise every time, and averaged weights."""
+    values = quick(size) | {"ema": 0.99, "batch_size": 32}
     return values if _small_picture(size) else values | {"crop_scale": 0.25}
 
 

@@ -21,7 +21,9 @@ from resvision.errors import DataError, InputError, Interrupted, RecipeError, Ru
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.search import compare, curve, findings, noise, overfit, plan, remedies, trials
+from resvision.search.clock import Clock
 from resvision.search.trials import Arm, Trials
+from resvision.training.bench import Ledger
 
 # ---- wrong labels ----
 
@@ -210,7 +212,7 @@ def test_a_difference_counts_pictures_and_trainings() -> None:
     by_trainings = compare.compare([better, better], 0.04, 2)
     assert by_trainings.error == pytest.approx(np.sqrt(better.var() / 200 + 0.02))
     assert 0.75 < by_trainings.sure < 0.95
-    same = compare.compare([better, better], 0.0, 2, same_pictures=True)
+    same = compare.compare([better, better], 0.0, 2, judged=[np.arange(len(better))] * 2)
     assert same.error == pytest.approx(better.std() / 10)  # the same pictures twice are not twice as many
 
 
@@ -224,6 +226,19 @@ def test_the_best_of_many_is_believed_less() -> None:
     real = compare.shrunk([arm(mean) for mean in (0.05, 0.0, -0.03, -0.01)])
     assert real[0].sure > 0.99
     assert 0.04 < real[0].mean < 0.05
+
+
+def test_arms_that_are_surer_count_more() -> None:
+    """Three arms with small errors are clearly better; what seven others leave open does not hide it."""
+
+    def arm(mean: float, error: float) -> compare.Difference:
+        return compare.Difference(mean=mean, error=error, sure=compare.student(mean / error, 100), seeds=(mean,))
+
+    open_ones = [arm(mean, 0.026) for mean in (0.007, 0.003, 0.0, 0.0, 0.0, -0.01, 0.002)]
+    believed = compare.shrunk([arm(mean, 0.008) for mean in (0.027, 0.023, 0.02)] + open_ones)
+    assert believed[0].sure > 0.95
+    assert believed[0].mean > 0.015
+    assert max(d.sure for d in believed[3:]) < 0.75
 
 
 def test_the_variance_of_trainings_is_what_pictures_do_not_explain() -> None:
@@ -401,7 +416,7 @@ def bench(count: int = 120) -> Trials:
     array, labels = digits(count)
     pool = Split(ArrayPictures(array[:count], "digits"), labels[:count])
     recipe = replace(BASE, model="resnet8_cifar", channels_last=True, compile=False, memory="full")
-    return Trials(pool, trials.folds(pool.labels, np.arange(count)), recipe, plan.preprocess_of(pool, recipe), 10)
+    return Trials(pool, np.arange(count), recipe, plan.preprocess_of(pool, recipe), 10)
 
 
 def test_a_trial_repeats_and_judges_on_its_own_fold() -> None:
@@ -409,9 +424,55 @@ def test_a_trial_repeats_and_judges_on_its_own_fold() -> None:
     once, again = made.judge(trials.BASELINE, 1), made.judge(trials.BASELINE, 1)
     assert once["right"] == again["right"]
     assert once["loss"] == again["loss"]
-    assert len(once["right"]) == once["judged"] == (made.fold == 1).sum()
-    assert once["trained"] == (made.fold != 1).sum()
+    assert len(once["right"]) == once["judged"] == len(made.judging(1))
+    assert once["trained"] == 120 - len(made.judging(1))
     assert trials.bits(once["right"]).mean() == pytest.approx(once["accuracy"])
+
+
+def test_time_that_is_left_makes_the_best_arms_surer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, arm = bench(), Arm(name="smoothed", fields={"label_smoothing": 0.1})
+    ledger = Ledger(tmp_path / "finished.jsonl", {})
+    said: list[str] = []
+
+    def judge(seconds: float) -> overfit._Judge:
+        rows = [ledger.once(f"baseline {seed}", lambda: made.judge(trials.BASELINE, seed)) for seed in range(3)]  # noqa: B023
+        clock, sizes = Clock(seconds, ledger), overfit.Sizes(training=1.0, test=1.0)
+        found = overfit._Judge(made, rows, ledger, said.append, clock, sizes, "")
+        assert found.tries(arm, 3)
+        return found
+
+    monkeypatch.setattr(overfit, "MOST_TURNS", 3)
+    first = judge(1000.0)
+    once = first.differences()["smoothed"]
+    first.repeat([arm])
+    assert len(first.rows["smoothed"]) == len(first.baseline) == 9
+    assert [line[:39] for line in said[-2:]] == [
+        "with pictures divided anew, turn 2: poi",
+        "with pictures divided anew, turn 3: poi",
+    ]
+    divided = [[made.judging(seed) for seed in range(3 * turn, 3 * turn + 3)] for turn in range(3)]
+    for parts in divided:
+        assert sorted(np.concatenate(parts)) == list(range(120))
+    assert not np.array_equal(divided[0][0], divided[1][0])
+    assert not np.array_equal(divided[1][0], divided[2][0])
+    surer = first.differences()["smoothed"]
+    assert len(surer.seeds) == 9
+    assert surer.seeds[:3] == once.seeds
+    differences = np.zeros(120)
+    for seed in range(9):
+        differences[made.judging(seed)] += first.by_picture("smoothed")[seed] / 3
+    assert surer.mean == pytest.approx(differences.mean())
+    assert surer.error**2 >= differences.var() / 120 - 1e-12
+    # What the ledger holds is not trained again; without time nothing is.
+    monkeypatch.setattr(made, "judge", None)
+    again = judge(1000.0)
+    again.repeat([arm])
+    assert again.differences()["smoothed"] == surer
+    for key in [key for key in ledger.done if key.split()[-1] in "345678"]:
+        del ledger.done[key]
+    late = judge(1.0)
+    late.repeat([arm])
+    assert len(late.rows["smoothed"]) == 3
 
 
 def test_a_watched_trial_keeps_probabilities_of_pictures_that_it_has_not_seen() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resvision.data.pictures import Indices
+
 FloatArray = npt.NDArray[np.float64]
 
 MOST_FREEDOM = 1000.0  # from here on Student's t is the normal distribution
@@ -52,17 +54,26 @@ def variance_of_trainings(arms: Sequence[Sequence[FloatArray]]) -> tuple[float, 
     return max(0.0, statistics.fmean(variances)) if variances else 0.0, max(1, freedom)
 
 
-def compare(seeds: Sequence[FloatArray], variance: float, freedom: int, *, same_pictures: bool = False) -> Difference:
+def compare(
+    seeds: Sequence[FloatArray], variance: float, freedom: int, *, judged: Sequence[Indices] | None = None
+) -> Difference:
     """The mean difference with its standard error, and Student's probability that it is above 0.
 
     Args:
         seeds: for each seed the differences by picture: right (1) or wrong (0), less that of the baseline.
         variance: of trainings, as `variance_of_trainings` finds it.
         freedom: its degrees of freedom.
-        same_pictures: whether all seeds were judged on the same pictures, or each on its own.
+        judged: for each seed the numbers of its pictures, of which some may be in several; without it each seed was
+            judged on pictures of its own.
     """
     means = tuple(float(seed.mean()) for seed in seeds)
-    pictures = np.mean(np.stack(seeds), axis=0) if same_pictures else np.concatenate(seeds)
+    values = np.concatenate(seeds)
+    if judged is None:
+        pictures = values
+    else:  # what several seeds say of a picture is one observation
+        number = np.concatenate(judged)
+        times = np.bincount(number)
+        pictures = np.bincount(number, values)[times > 0] / times[times > 0]
     mean = float(pictures.mean())
     of_trainings = variance / len(seeds)
     error = math.sqrt(float(pictures.var()) / len(pictures) + of_trainings)
@@ -77,11 +88,14 @@ def shrunk(differences: Sequence[Difference]) -> list[Difference]:
     """The differences as they are believed when there are many: the best of many is best by luck, too.
 
     Their true values are taken to be normal about 0, as far apart as the measured ones are beyond their errors
-    (empirical Bayes, Efron & Morris 1975); each is drawn towards 0 by how unsure it is.
+    (empirical Bayes, Efron & Morris 1975; each counts by its precision, DerSimonian & Laird 1986); each is drawn
+    towards 0 by how unsure it is.
     """
     if len(differences) < 2:
         return list(differences)
-    apart = statistics.fmean(d.mean**2 for d in differences) - statistics.fmean(d.error**2 for d in differences)
+    unsure = [d for d in differences if d.error]
+    weight = sum(1 / d.error**2 for d in unsure)
+    apart = (sum((d.mean / d.error) ** 2 for d in unsure) - len(unsure)) / weight if unsure else 0.0
     believed = []
     for difference in differences:
         total = max(0.0, apart) + difference.error**2

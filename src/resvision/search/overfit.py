@@ -22,7 +22,7 @@ from resvision.search import curve, findings, noise, plan, remedies
 from resvision.search.clock import Clock
 from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
 from resvision.search.remedies import Remedy
-from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, folds, read, unpacked
+from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, read, unpacked
 from resvision.training.bench import Ledger, Note, spread
 
 PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
@@ -34,6 +34,7 @@ MOST_TESTS = 3  # trainings of each network for the untouched part, where time i
 OFF = 1.7  # a training that takes so many times longer or shorter than planned is a reason to plan anew
 WATCHED = 1.25  # what looking at it adds to a training, as a factor
 PROMISING = 3  # arms that get further seeds where time is left
+MOST_TURNS = 8  # times that all pictures judge, where time is left
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
 
 
@@ -108,10 +109,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         note(f"training takes {took:.2f} times as long as planned, so anew:")
         note(planned.describe(recipe, len(train), asked))
         bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
-    trials, trial, chosen, others, pool, fold = (
-        *(bench.trials, bench.recipe, bench.chosen),
-        *(bench.others, bench.trials.pool, bench.trials.fold),
-    )
+    trials, trial, chosen, others, pool = bench.trials, bench.recipe, bench.chosen, bench.others, bench.trials.pool
 
     # ---- the baseline ----
     baseline = []
@@ -126,7 +124,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     judge = _Judge(trials, baseline, ledger, note, clock, sizes, prefix)
 
     # ---- wrong labels ----
-    where, probabilities, given = _out_of_fold(baseline, fold, chosen, others, train, len(dataset.classes))
+    where, probabilities, given = _out_of_fold(baseline, trials, chosen, others, train, len(dataset.classes))
     labels = noise.estimate(probabilities, given)
     accused = findings.labels(labels, len(given))
     note(accused.says)
@@ -152,7 +150,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     # ---- remedies, those first that the causes suggest ----
     turning = findings.turning([row["points"] for row in baseline])
     predicted = np.concatenate([row["predicted"] for row in baseline])
-    truth = np.concatenate([pool.labels[fold == number] for number in range(FOLDS)])
+    truth = np.concatenate([pool.labels[trials.judging(number)] for number in range(FOLDS)])
     uneven = findings.imbalance(counts.tolist(), truth, predicted, dataset.classes)
     known = [findings.copies(found, report), accused, sparse, uneven]
 
@@ -168,10 +166,10 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
         if remedy.name not in arms and judge.tries(remedy.arm, planned.seeds):
             arms[remedy.name] = remedy
-    promising = sorted(arms, key=lambda name: -judge.differences()[name].mean)[:PROMISING]
-    for name in promising if planned.seeds < FOLDS else []:
+    for name in judge.best(list(arms), PROMISING) if planned.seeds < FOLDS else []:
         judge.tries(arms[name].arm, FOLDS)
     _two_together(judge, trial, arms)
+    judge.repeat([arms[name].arm for name in judge.best(list(arms), PROMISING)])
 
     # ---- the recommendation, checked once ----
     differences, believed = judge.differences(), judge.believed()
@@ -306,8 +304,7 @@ class _Bench:
         chosen = evenly(train.labels, planned.pictures)
         pool, readable = self._read(chosen)
         self.chosen = chosen[readable]
-        fold = folds(pool.labels, groups[self.chosen])
-        self.trials = Trials(pool, fold, self.recipe, plan.preprocess_of(pool, self.recipe), classes)
+        self.trials = Trials(pool, groups[self.chosen], self.recipe, plan.preprocess_of(pool, self.recipe), classes)
         others = np.setdiff1d(np.arange(len(train)), self.chosen)
         self.others = others[evenly(train.labels[others], planned.examined, 0)] if len(others) else others
 
@@ -335,7 +332,7 @@ class _Judge:
         sizes: Sizes,
         prefix: str,
     ) -> None:
-        self.trials, self.baseline, self.ledger = trials, baseline, ledger
+        self.trials, self.baseline, self.ledger = trials, list(baseline), ledger
         self.note, self.clock, self.sizes, self.prefix = note, clock, sizes, prefix
         self.rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -355,6 +352,35 @@ class _Judge:
         self.rows[arm.name] = rows
         return True
 
+    def repeat(self, arms: Sequence[Arm]) -> None:
+        """Makes the differences of a few arms surer, with pictures divided anew, as long as there is time.
+
+        Of a small set hundreds of pictures judge, and one turn tells little.
+        """
+        arms = [arm for arm in arms if len(self.rows[arm.name]) == FOLDS]
+        needed = self.sizes.training * FOLDS * (1 + sum(arm.length for arm in arms))
+        for turn in range(1, MOST_TURNS if arms else 0):
+            seeds = range(turn * FOLDS, (turn + 1) * FOLDS)
+            keys = {f"{self.prefix}{arm.name} {seed}" for arm in (BASELINE, *arms) for seed in seeds}
+            if not keys <= set(self.ledger.done) and self.clock.left() - MOST_TESTS * self.sizes.test < needed:
+                return
+            for arm, rows in [(BASELINE, self.baseline), *((arm, self.rows[arm.name]) for arm in arms)]:
+                for seed in seeds:
+                    key = f"{self.prefix}{arm.name} {seed}"
+                    rows.append(self.ledger.once(key, lambda: self.trials.judge(arm, seed)))  # noqa: B023
+            found = self.differences()
+            said = ", ".join(
+                f"{a.name} {100 * found[a.name].mean:+.1f} ({100 * found[a.name].error:.1f})" for a in arms
+            )
+            self.note(
+                f"with pictures divided anew, turn {turn + 1}: points against the baseline (standard error): {said}"
+            )
+
+    def best(self, names: Sequence[str], count: int) -> list[str]:
+        """The arms with the greatest differences."""
+        found = self.differences()
+        return sorted(names, key=lambda name: -found[name].mean)[:count]
+
     def by_picture(self, name: str) -> list[npt.NDArray[np.float64]]:
         """The differences to the baseline, for each seed."""
         return [
@@ -366,7 +392,11 @@ class _Judge:
         names = [name for name in self.rows if name not in PARTS]
         arms = [self.by_picture(name) for name in names]
         variance, freedom = variance_of_trainings(arms)
-        return {name: compare(arm, variance, freedom) for name, arm in zip(names, arms, strict=True)}
+        judged = [[self.trials.judging(seed) for seed in range(len(arm))] for arm in arms]
+        return {
+            name: compare(arm, variance, freedom, judged=pictures)
+            for name, arm, pictures in zip(names, arms, judged, strict=True)
+        }
 
     def believed(self) -> dict[str, Difference]:
         """The same, in view of how many there are."""
@@ -391,12 +421,12 @@ class _Judge:
 
 
 def _out_of_fold(
-    baseline: list[dict[str, Any]], fold: Indices, chosen: Indices, others: Indices, train: Split, classes: int
+    baseline: list[dict[str, Any]], trials: Trials, chosen: Indices, others: Indices, train: Split, classes: int
 ) -> tuple[Indices, npt.NDArray[np.float64], Indices]:
     """Probabilities by networks that have not seen the pictures: (index in train (N,), (N, K), labels (N,))."""
     where, rows = [], []
     for number, row in enumerate(baseline):
-        mine = chosen[fold == number]
+        mine = chosen[trials.judging(number)]
         where.append(mine)
         rows.append(unpacked(row["best"], len(mine), classes))
         further = others[number::FOLDS]
@@ -497,7 +527,7 @@ def _check(
     if winner is not None:
         differences = [a[clean] - b[clean] for a, b in zip(right[winner.name], right[BASELINE.name], strict=True)]
         variance, freedom = variance_of_trainings([judge.by_picture(name) for name in judge.rows if name not in PARTS])
-        difference = compare(differences, variance, freedom, same_pictures=True)
+        difference = compare(differences, variance, freedom, judged=[np.arange(int(clean.sum()))] * len(differences))
         result |= {"difference": difference.mean, "error": difference.error, "sure": difference.sure}
     return result
 

@@ -94,13 +94,14 @@ def evenly(labels: Indices, most: int, least: int = 2 * FOLDS) -> Indices:
     return np.sort(np.concatenate(chosen))
 
 
-def folds(labels: Indices, groups: Indices, count: int = FOLDS) -> Indices:
+def folds(labels: Indices, groups: Indices, count: int = FOLDS, turn: int = 0) -> Indices:
     """Which of `count` parts each picture belongs to, alike in classes; copies of a picture stay in one part.
 
     Args:
         labels: (N,).
         groups: (N,) equal for copies.
         count: of parts.
+        turn: the pictures are divided otherwise in each.
     """
     _, of = np.unique(groups, return_inverse=True)
     first = np.full(of.max() + 1, len(labels), dtype=np.int64)
@@ -108,15 +109,16 @@ def folds(labels: Indices, groups: Indices, count: int = FOLDS) -> Indices:
     fold = np.zeros(len(first), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels[first] == label)
-        members = members[np.argsort(_shuffled(first[members]), kind="stable")]
+        members = members[np.argsort(_shuffled(first[members], turn), kind="stable")]
         fold[members] = (np.arange(len(members)) + label) % count
     return fold[of]
 
 
-def _shuffled(indices: Indices) -> npt.NDArray[np.uint64]:
+def _shuffled(indices: Indices, turn: int) -> npt.NDArray[np.uint64]:
     """A number for each index that looks random and is always the same (Knuth's multiplicative hash)."""
     with np.errstate(over="ignore"):
-        return (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)
+        factor = np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * turn + 1)
+        return (indices.astype(np.uint64) + np.uint64(1)) * factor >> np.uint64(11)
 
 
 class Trials:
@@ -124,35 +126,41 @@ class Trials:
 
     Args:
         pool: squares in memory, of which FOLDS - 1 parts train and one judges.
-        fold: (N,) the part of each.
+        groups: (N,) equal for copies, which stay in one part.
         recipe: of the baseline, with everything decided.
         preprocess: of all.
         classes: how many.
     """
 
-    def __init__(self, pool: Split, fold: Indices, recipe: Recipe, preprocess: Preprocess, classes: int) -> None:
+    def __init__(self, pool: Split, groups: Indices, recipe: Recipe, preprocess: Preprocess, classes: int) -> None:
         self.pool = pool
-        self.fold = fold
+        self.groups = groups
         self.recipe = recipe
         self.preprocess = preprocess
         self.classes = classes
 
-    def judge(self, arm: Arm, fold: int, *, watched: bool = False, further: Split | None = None) -> dict[str, Any]:
-        """Trains an arm on all folds but one, with the fold's number as the seed, and judges it on that one.
+    def judging(self, seed: int) -> Indices:
+        """The pictures that judge: of FOLDS seeds each another part, of the next ones parts that are divided anew."""
+        turn, part = divmod(seed, FOLDS)
+        return np.flatnonzero(folds(self.pool.labels, self.groups, turn=turn) == part)
+
+    def judge(self, arm: Arm, seed: int, *, watched: bool = False, further: Split | None = None) -> dict[str, Any]:
+        """Trains an arm on all pictures but those that judge, and judges it on these.
 
         Args:
             arm: what is done otherwise.
-            fold: that judges.
+            seed: of the training, and which pictures judge.
             watched: also look at it along the training, and keep the probabilities of the moment with the least loss.
             further: other pictures in memory, whose probabilities are wanted, too.
 
         Returns:
-            For the ledger: accuracy, loss (nats) and right or wrong by picture, on the fold; accuracy and loss on
+            For the ledger: accuracy, loss (nats) and right or wrong by picture that judges; accuracy and loss on
             training pictures, not augmented; the predicted classes; seconds; and what was watched.
         """
         begin = now()
-        train = self.trained_on(arm, np.flatnonzero(self.fold != fold), fold)
-        held = self.pool.take(np.flatnonzero(self.fold == fold))
+        judging = self.judging(seed)
+        train = self.trained_on(arm, np.setdiff1d(np.arange(len(self.pool)), judging), seed)
+        held = self.pool.take(judging)
         looked = EvaluationBatches(self._looked_at(train), self.preprocess, 0)
         judged = EvaluationBatches(held, self.preprocess, 0)
         steps = max(1, round(arm.length * (self.recipe.steps or 1)))
@@ -160,7 +168,7 @@ class Trials:
         points, best = [], math.inf
         kept: dict[str, Any] = {}
         weights: dict[str, torch.Tensor] = {}
-        for step, network in self._train(arm, train, fold, steps):
+        for step, network in self._train(arm, train, seed, steps):
             if step not in at:
                 continue
             log_p = self._log_probabilities(network, judged)
