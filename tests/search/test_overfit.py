@@ -532,6 +532,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         )
 
     monkeypatch.setattr(plan, "make", make)
+    monkeypatch.setattr(overfit, "MOST_TURNS", 2)
     monkeypatch.setattr(overfit, "OFF", float("inf"))
     return sizes
 
@@ -551,7 +552,9 @@ def test_an_examination_names_planted_noise_and_goes_on_after_a_stop(
     trained = []
     judge = Trials.judge
     monkeypatch.setattr(
-        Trials, "judge", lambda self, arm, *a, **k: trained.append(arm.name) or judge(self, arm, *a, **k)
+        Trials,
+        "judge",
+        lambda self, arm, seed, **k: trained.extend([arm.name] * (seed < trials.FOLDS)) or judge(self, arm, seed, **k),
     )
     found, folder = resvision.overfit(**data, **PATIENT, out=tmp_path / "a", reporter=Notes())
     assert folder == tmp_path / "a"
