@@ -311,8 +311,8 @@ def test_with_train_and_test_a_part_of_train_chooses() -> None:
 
 def test_looking_at_pictures_takes_a_tenth_of_the_time() -> None:
     data = three_splits()
-    for train, val, most in (("train", "val", 24), ("val", "train", 12)):  # 80 and 40 pictures
-        splits = {"train": data.splits[train], "val": data.splits[val]}
+    for train, val, most in ((400, 300, 120), (80, 300, 100), (400, 40, 40), (8000, 4000, 1000)):
+        splits = {name: data.splits[name].take(np.arange(n) % 40) for name, n in (("train", train), ("val", val))}
         watched = roles.assign(dataclasses.replace(data, splits=splits), Recipe(model="resnet8_cifar", size=8)).watched
         assert watched is not None
         assert (watched[0], len(watched[1])) == ("val", most)

@@ -15,7 +15,8 @@ from resvision.recipe import Recipe
 HOLDOUT = 0.1  # part of the training split that is held back for choosing ...
 HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs
 WATCHED_MOST = 1000  # pictures that are evaluated every epoch where nothing is chosen by them ...
-WATCHED_PART = 0.3  # ... and at most this many times the training pictures, which takes a tenth of an epoch's time
+WATCHED_PART = 0.3  # ... and at most this many times the training pictures, which takes a tenth of an epoch's time ...
+WATCHED_LEAST = 100  # ... unless these would be too few to tell anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Roles:
             return self.chooser_name, self.chooser
         if self.report_name == "test":
             return None
-        most = min(WATCHED_MOST, max(1, round(WATCHED_PART * len(self.train))))
+        most = min(WATCHED_MOST, max(WATCHED_LEAST, round(WATCHED_PART * len(self.train))))
         if len(self.report) <= most:
             return self.report_name, self.report
         part = np.linspace(0, len(self.report) - 1, most).astype(np.int64)
