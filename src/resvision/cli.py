@@ -74,7 +74,7 @@ class ManifestColumns:
     Args:
         path_column: Manifest column of the picture files.
         label_column: Manifest column of the class names.
-        split_column: Manifest column of the splits.
+        split_column: Manifest column with train, val or test, or with true where a row is for validation.
     """
 
     path_column: str = "path"

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from resvision.efficiency.prune import Batches
 from resvision.models import ResNet
 
 WEIGHT_LEVELS = 127  # on either side of zero
 INPUT_LEVELS = 255  # between the least and the greatest
 TINY = 1e-12
-
-Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]  # inputs (N, C, S, S) and labels (N,)
 
 
 @contextlib.contextmanager
