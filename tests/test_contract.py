@@ -22,11 +22,11 @@ GOLDEN = Path(__file__).parent / "golden"
 FLOORS = [
     ["errors", "files", "spec", "zoo", "cost", "listing", "preprocess", "recipe", "recipes", "target", "exits"],
     ["measure", "progress", "models", "data"],
-    ["runtime", "adaptive", "evaluation", "classifier", "deployed"],
+    ["runtime", "adaptive", "evaluation", "classifier", "deployed", "importing"],
     ["training", "keras", "exporting"],
     ["efficiency", "search", "explain"],
     ["report"],
-    ["api", "cli", "__main__"],
+    ["inputs", "api", "printing", "cli", "__main__"],
 ]
 NEVER_KNOW_EACH_OTHER = [
     *permutations(("models", "data"), 2),

@@ -352,6 +352,14 @@ def test_thresholds_are_chosen_by_the_answers_of_an_export(trained: Path, tmp_pa
         resvision.tune_exits(rounded, "digits", runtime="onnx")
 
 
+def test_an_export_of_the_whole_network_chooses_no_thresholds(trained: Path, tmp_path: Path) -> None:
+    dataclasses.replace(Classifier.load(trained), exits=None).save(tmp_path)
+    resvision.export(tmp_path, "onnx")
+    with pytest.raises(ClassifierError, match=f"without early exits; .* again: resvision export {tmp_path}"):
+        resvision.tune_exits(tmp_path, "digits", runtime="onnx")
+    assert Classifier.load(tmp_path).exits is None
+
+
 def test_exits_are_added_to_a_network_that_stays_as_it_is(tmp_path: Path) -> None:
     base = resvision.train("digits", out=tmp_path / "base", **FIELDS)
     added = resvision.train(

@@ -3,59 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
-import io
 import json
-import shlex
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from resvision import deployed, exporting, recipes, zoo
+from resvision import deployed, exporting, importing, inputs, recipes, zoo
 from resvision.adaptive import AdaptiveSession, torch_segments
 from resvision.classifier import Classifier, Picture, Prediction, Predictor
 from resvision.cost import cost, exit_macs
 from resvision.data import sources
-from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
-from resvision.data.pictures import DataSet, FilePictures, Split, divide, listed
+from resvision.data.pictures import DataSet, divide
 from resvision.data.statistics import facts
 from resvision.efficiency import compress as compression
-from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError, SpecError
+from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, SpecError
 from resvision.evaluation import Evaluation, exits, gates
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.exits import adaptive as adaptive_spec
 from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
-from resvision.files import parse, write_json, write_text
+from resvision.files import write_json
+from resvision.inputs import Data
 from resvision.measure import timestamp
-from resvision.models import ResNet, convert
-from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
-from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
-from resvision.report import card, doctor, frontier, pages, plots
+from resvision.recipe import Recipe
+from resvision.report import card, doctor, frontier, pages, plots, suspects
 from resvision.runtime import using_threads
 from resvision.search import depth as searching
 from resvision.search import overfit as examination
-from resvision.search import remedies
 from resvision.search.candidates import Candidate, enumerate_all
 from resvision.search.costs import Limits
-from resvision.spec import ResNetSpec
 from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice, Target
-from resvision.training import RunFolder, pretrained
+from resvision.training import RunFolder
 from resvision.training import train as run_training
 from resvision.training.bench import LEDGER_FILE, Ledger
 from resvision.training.loop import versions
-from resvision.training.run import read_recipe
-
-Data = str | Path | sources.Arrays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,11 +98,11 @@ def train(
             raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
         run = RunFolder.open(resume)
         if data is None:
-            data, columns = _recorded_data(run)
+            data, columns = inputs.recorded_data(run)
     if data is None:
         raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
     if isinstance(data, (str, Path)):
-        dataset, source = sources.load(data, columns, reporter.download), _source(data, columns)
+        dataset, source = sources.load(data, columns, reporter.download), inputs.source_of(data, columns)
     else:
         dataset, source = sources.from_arrays(data, validation, classes), {}
 
@@ -121,7 +110,7 @@ def train(
     if run is not None:
         chosen = run.read_recipe()
     else:
-        chosen, weights, reasons = _recipe(dataset, recipe, fields)
+        chosen, weights, reasons = inputs.recipe_of(dataset, recipe, fields)
         for reason in reasons:
             reporter.note(reason)
         # Refuses what cannot be, before there is a folder.
@@ -180,45 +169,10 @@ def import_weights(
     elif model is None:
         raise SpecError(f"{path}: weights do not tell their network: give its name with --model")
     else:
-        classifier = _from_weights(path, model, spec, classes, dict(preprocess or {}))
+        classifier = importing.from_weights(path, model, spec, classes, preprocess or {})
     run = RunFolder.create(out, "import")
     classifier.save(run.path)
     return classifier, run.path
-
-
-def _from_weights(
-    path: Path, model: str, spec: Sequence[str], classes: Sequence[str] | None, preprocess: dict[str, Any]
-) -> Classifier:
-    """A classifier of the weights in a checkpoint of PyTorch."""
-    state = convert.read(path)
-    wanted = convert.sized(state, zoo.variant(model, spec))
-    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(wanted.num_classes))
-    given = _imagenet_preprocess(wanted) | preprocess
-    if missing := [field for field in ("mean", "std") if field not in given]:
-        raise ClassifierError(
-            f"{model} has no common {' and '.join(missing)}: give those that the weights were trained with"
-        )
-    network = ResNet(wanted)
-    network.load_state_dict(convert.convert(state, wanted))
-    return Classifier(
-        network=network.eval(),
-        preprocess=parse(Preprocess, given, "preprocess"),
-        classes=names,
-        provenance={
-            "imported": path.name,
-            "model": model,
-            "spec": list(zoo.differences(model, wanted)),
-            "named": classes is not None,
-            "created": timestamp(),
-        },
-    )
-
-
-def _imagenet_preprocess(spec: ResNetSpec) -> dict[str, Any]:
-    """What torchvision's weights were trained with, as far as it is common to networks like this one."""
-    if spec.stem == "cifar" or spec.in_channels != 3:
-        return {"size": spec.natural_size, "channels": spec.in_channels}
-    return {"size": 224, "crop": 0.875, "channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> TrainingResult:
@@ -227,7 +181,7 @@ def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> 
     run = RunFolder.create(out, "demo")
     dataset = sources.load("digits")
     reporter.note(f"digits: 1,797 handwritten digits of 8 x 8 pixels; training in {run.path}")
-    source = _source("digits", sources.DEFAULT_COLUMNS)
+    source = inputs.source_of("digits", sources.DEFAULT_COLUMNS)
     classifier, result, evaluation = run_training(dataset, recipes.demo(), run, reporter, source=source)
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
@@ -314,9 +268,9 @@ def overfit(
     reporter = reporter or Reporter()
     if not minutes > 0:
         raise InputError(f"minutes={minutes} must be a number above 0")
-    dataset = _dataset(data, validation, classes, columns, reporter)
-    chosen, _, reasons = _recipe(dataset, recipe, fields)
-    _refuse_adaptive(chosen)
+    dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
+    chosen, _, reasons = inputs.recipe_of(dataset, recipe, fields)
+    inputs.refuse_adaptive(chosen)
     for reason in reasons:
         reporter.note(reason)
     settings = {
@@ -332,13 +286,13 @@ def overfit(
         found = examination.run(dataset, chosen, minutes, ledger, reporter.note)
     left_out = found.pop("left_out")
     numbers = {"settings": settings | {"data": dataset.name}, **found}
-    cleaned = _write_lists(folder, dataset, numbers, left_out)
+    cleaned = suspects.write(folder, dataset, numbers, left_out)
     mended = cleaned if numbers["recommended"]["cleaned"] else None
     own = ({} if recipe == "auto" else {"recipe": recipe}) | fields
     numbers["commands"] = {
-        "overfit": _command("overfit", data, columns, {"minutes": f"{minutes:g}"}, own),
-        "baseline": _command("train", data, columns, own),
-        "recommended": _command(
+        "overfit": inputs.command("overfit", data, columns, {"minutes": f"{minutes:g}"}, own),
+        "baseline": inputs.command("train", data, columns, own),
+        "recommended": inputs.command(
             "train",
             data if mended is None else mended,
             columns if mended is None else sources.DEFAULT_COLUMNS,
@@ -404,16 +358,16 @@ def depth(
             f"{' and '.join(searched)}: are searched for; say which with {' and '.join(s + 's' for s in searched)}"
         )
     limits = Limits(latency_ms=latency_ms, train_minutes=train_minutes, memory_gb=memory_gb)
-    dataset = _dataset(data, validation, classes, columns, reporter)
+    dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     lasting = fields if train_minutes is None else fields | {"minutes": train_minutes}
-    base, _, reasons = _recipe(dataset, recipe, lasting)
-    _refuse_adaptive(base)
+    base, _, reasons = inputs.recipe_of(dataset, recipe, lasting)
+    inputs.refuse_adaptive(base)
     for reason in reasons:
         reporter.note(reason)
     candidates = enumerate_all(base.size, facts(dataset).side, base.spec, models, sizes, widths)
 
     def recipe_of(candidate: Candidate) -> Recipe:
-        return _recipe(dataset, recipe, lasting | _options_of(candidate))[0]
+        return inputs.recipe_of(dataset, recipe, lasting | inputs.options_of(candidate))[0]
 
     settings = {
         "depth": dataset.name,
@@ -440,46 +394,14 @@ def depth(
     length = {} if train_minutes is None else {"minutes": f"{train_minutes:g}"}
     within = {name: f"{limit:g}" for name, limit in dataclasses.asdict(limits).items() if limit is not None}
     numbers["commands"] = {
-        "depth": _command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
-        "recommended": _command("train", data, columns, own | length | _options_of(best)),
+        "depth": inputs.command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
+        "recommended": inputs.command("train", data, columns, own | length | inputs.options_of(best)),
     }
     numbers |= {"description": searching.describe(numbers), "created": timestamp(), "versions": versions()}
     numbers = json.loads(json.dumps(numbers, allow_nan=False))
     write_json(folder / "numbers.json", numbers)
     frontier.write(folder, numbers)
     return numbers, folder
-
-
-def _options_of(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as fields of a recipe."""
-    return {"model": candidate.model, "spec": candidate.spec, "size": candidate.size}
-
-
-def _command(verb: str, data: Data, columns: sources.Columns, *options: Mapping[str, Any]) -> str:
-    """A command line, with the data's place, the columns that differ from the usual ones, and options."""
-    words = [str(data) if isinstance(data, (str, Path)) else "DATA"]
-    for name, value in vars(columns).items():
-        words += [f"--{name}-column", value] if value != getattr(sources.DEFAULT_COLUMNS, name) else []
-    words += [word for some in options for word in remedies.flags(some)]
-    return " ".join(map(shlex.quote, ["resvision", verb, *words]))
-
-
-def _dataset(
-    data: Data,
-    validation: sources.Arrays | None,
-    classes: Sequence[str] | None,
-    columns: sources.Columns,
-    reporter: Reporter,
-) -> DataSet:
-    if isinstance(data, (str, Path)):
-        return sources.load(data, columns, reporter.download)
-    return sources.from_arrays(data, validation, classes)
-
-
-def _refuse_adaptive(recipe: Recipe) -> None:
-    """Examinations and searches train the network alone."""
-    if recipe.exits is not None or recipe.gate_rate is not None:
-        raise RecipeError("networks are compared without early exits and gates: leave out exits and gate_rate")
 
 
 @contextlib.contextmanager
@@ -491,34 +413,6 @@ def _stopping(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         message = f"stopped; the same command with --out {folder} goes on"
         raise Interrupted(message, signal.SIGINT) from None
-
-
-def _write_lists(
-    folder: Path, dataset: DataSet, numbers: dict[str, Any], left_out: dict[str, list[int]]
-) -> Path | None:
-    """Writes suspects.csv and, of files on disk, cleaned.csv: a manifest without what a run should leave out."""
-    rows = [[s["picture"], s["label"], s["seems"], s["margin"]] for s in numbers["labels"]["suspects"]]
-    _write_csv(folder / "suspects.csv", ["picture", "label", "seems", "margin"], rows)
-    without = {index for indices in left_out.values() for index in indices}
-    prepared = sources.prepare(dataset)
-    if not without or not all(isinstance(split.pictures, FilePictures) for split in prepared.splits.values()):
-        return None
-    rows = []
-    for name, split in prepared.splits.items():
-        assert isinstance(split.pictures, FilePictures)
-        for index, (file, label) in enumerate(zip(split.pictures.files, split.labels.tolist(), strict=True)):
-            if file.path is None:  # in an archive
-                return None
-            if name != "train" or index not in without:
-                rows.append([str(file.path.resolve()), prepared.classes[label], name])
-    _write_csv(folder / "cleaned.csv", ["path", "label", "split"], rows)
-    return folder / "cleaned.csv"
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
 
 
 def _folder(verb: str, out: str | Path | None) -> Path:
@@ -556,7 +450,7 @@ def evaluate(
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
     """
     chosen = _opened(classifier, runtime, CHUNK, reporter)
-    source, name, part = _measured_split(chosen, data, split, columns)
+    source, name, part = inputs.measured_split(chosen, data, split, columns)
     if chosen.whole:
         batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
     else:
@@ -611,10 +505,18 @@ def tune_exits(
         advice = f"resvision train DATA --pretrained {folder or 'RUN'} --exits auto --freeze-trunk"
         raise ClassifierError(f"the network has no early exits; add some with: {advice}")
     judged = _opened(classifier, runtime, 1, reporter)
-    segments = judged.adaptive.segments if judged.adaptive else torch_segments(loaded.network, loaded.preprocess)
+    if judged.adaptive is not None:
+        segments = judged.adaptive.segments
+    elif isinstance(judged, Classifier):
+        segments = torch_segments(loaded.network, loaded.preprocess)
+    else:
+        raise ClassifierError(
+            f"{folder}: its export for {runtime} is of the whole network, without early exits; choose with torch, and "
+            f"export it again: resvision export {folder} --format {runtime}"
+        )
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
-    source, name, chosen = _measured_split(loaded, data, split, columns, first="val")
+    source, name, chosen = inputs.measured_split(loaded, data, split, columns, first="val")
     reported, choosing = (
         EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
     )
@@ -695,7 +597,7 @@ def export(
         else:
             dataset = sources.prepare(sources.from_arrays(data, classes=classifier.classes))
         calibration = dataset.splits["train"]
-        checked = _with_labels_of(classifier, dataset, _choose_split(dataset, None)[1])
+        checked = inputs.with_labels_of(classifier, dataset, inputs.choose_split(dataset, None)[1])
     made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
     if out is None and run is not None:
         deployed.register(run, target, made.files, made.verification.to_dict())
@@ -755,7 +657,7 @@ def compress(
     if original.exits is not None:
         raise ClassifierError(f"{run}: has early exits; compress the network without them, and add exits afterwards")
     goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
-    dataset = _dataset(data, None, original.classes, columns, reporter)
+    dataset = inputs.dataset_of(data, None, original.classes, columns, reporter)
     parts = _compression_parts(original, sources.prepare(dataset))
     settings = {
         "compress": str(run),
@@ -794,7 +696,7 @@ def compress(
 
 def _compression_parts(classifier: Classifier, dataset: DataSet) -> compression.Parts:
     """Who teaches, who chooses and who is reported; nobody is two of these."""
-    splits = {name: _with_labels_of(classifier, dataset, split) for name, split in dataset.splits.items()}
+    splits = {name: inputs.with_labels_of(classifier, dataset, split) for name, split in dataset.splits.items()}
     if "test" in splits and "val" in splits:
         tuning, reported = splits["val"], splits["test"]
     else:
@@ -834,7 +736,7 @@ def benchmark(
     reporter = reporter or Reporter()
     folder = Path(run)
     classifier = Classifier.load(folder)
-    source, name, part = (None, None, None) if data is None else _measured_split(classifier, data, split, columns)
+    source, name, part = (None, None, None) if data is None else inputs.measured_split(classifier, data, split, columns)
     with using_threads(threads):
         rows = exporting.compare_runtimes(classifier, folder, part, compiled=compiled, note=reporter.note)
         used = torch.get_num_threads()
@@ -851,85 +753,6 @@ def _opened(
     return classifier
 
 
-def _measured_split(
-    classifier: Predictor, data: Data, split: str | None, columns: sources.Columns, first: str = "test"
-) -> tuple[str, str, Split]:
-    """The data's name, the split's name, and the split with labels that index the classifier's classes.
-
-    Where no split is asked for it is `first`, if there is one.
-    """
-    if not isinstance(data, (str, Path)):
-        return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
-    dataset = sources.load(data, columns)
-    if split is None and first in dataset.splits:
-        split = first
-    name, chosen = _choose_split(dataset, split)
-    return dataset.name, name, _with_labels_of(classifier, dataset, chosen)
-
-
-def _source(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
-    """How to find the data again from any working directory."""
-    place = str(data) if str(data) in BUILTIN_NAMES else str(Path(data).expanduser().resolve())
-    return {"data": place, "columns": dataclasses.asdict(columns)}
-
-
-def _recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
-    """The data and columns that a run recorded."""
-    source = run.read_data()["source"]
-    if not source:
-        raise RunError(f"{run.path}: was trained on arrays in memory; give the same arrays again")
-    return source["data"], sources.Columns(**source["columns"])
-
-
-def _recipe(
-    dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any]
-) -> tuple[Recipe, pretrained.Pretrained | None, tuple[str, ...]]:
-    """The recipe of a run, by name or given, with single fields replaced; the weights it begins with; and why."""
-    by_name = isinstance(base, str) and base in recipes.NAMES
-    given = dict(fields) if by_name else _replaced(base, fields)
-    weights, usual = _weights(given), {}
-    if weights is not None:
-        given |= weights.decided()
-        usual = weights.usual()
-    found = facts(dataset)
-    reasons: tuple[str, ...] = ()
-    if by_name:
-        choice = recipes.choose(str(base), found, given, usual, hub=pretrained.hub_can_be_reached())
-        chosen, reasons = choice.recipe, choice.reasons
-        workers = 0 if found.side <= SMALL_PICTURE else default_workers()
-    else:
-        chosen = make(given)
-        workers = default_workers()
-    chosen = dataclasses.replace(
-        chosen,
-        workers=workers if chosen.workers is None else chosen.workers,
-        channels=usual.get("channels", found.channels) if chosen.channels is None else chosen.channels,
-    )
-    return chosen, weights, reasons
-
-
-def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an earlier recipe, some of them replaced.
-
-    Raises:
-        InputError: there is no such file, or it is no recipe.
-    """
-    if isinstance(base, str) and not Path(base).exists() and Path(base).name == base and not Path(base).suffix:
-        raise RecipeError(f"there is no recipe {base!r}: there are {', '.join(recipes.NAMES)}, or give a recipe.yaml")
-    recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
-    if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
-        recorded |= dict.fromkeys((*LENGTHS, "steps"))
-    return recorded | fields
-
-
-def _weights(given: dict[str, Any]) -> pretrained.Pretrained | None:
-    """The weights that the fields of a recipe ask for."""
-    if given.get("pretrained") is None:
-        return None
-    wanted = {name: given[name] for name in ("model", "spec", "channels") if name in given}
-    return pretrained.read(given["pretrained"], **wanted)
-
-
 def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation) -> None:
     plots.curves(run.path / "curves.png", run.read_metrics(), f"{result['model']} on {result['data']}")
     title = f"{result['model']} on {result['data']}, {result['split']}: {evaluation.accuracy:.2%}"
@@ -937,30 +760,3 @@ def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], eval
     if "adaptive" in result:
         plots.exits(run.path / "exits.png", result["adaptive"], title)
     card.write(run.path / "README.md", result, classifier, str(run.path))
-
-
-def _choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
-    splits = dict(dataset.splits)
-    if split == "all":
-        parts = list(splits.values())
-        if len(parts) > 1:
-            raise DataError(f"{dataset.name}: is divided into {', '.join(splits)}; name one of these with --split")
-        return "all", parts[0]
-    if len(splits) == 1:
-        splits |= sources.prepare(dataset).splits
-    if split is None:
-        split = "test" if "test" in splits else "val"
-    if split not in splits:
-        raise DataError(f"{dataset.name}: there is no split {split!r}; there are {', '.join(sorted(splits))}")
-    return split, splits[split]
-
-
-def _with_labels_of(classifier: Predictor, dataset: DataSet, split: Split) -> Split:
-    """The split with labels that index the classifier's classes, matched by name."""
-    if unknown := sorted(set(dataset.classes) - set(classifier.classes)):
-        raise DataError(
-            f"{dataset.name}: has classes that the classifier does not know: {listed(unknown)}; "
-            f"it knows {listed(list(classifier.classes))}"
-        )
-    index = np.array([classifier.classes.index(name) for name in dataset.classes], dtype=np.int64)
-    return Split(split.pictures, index[split.labels])

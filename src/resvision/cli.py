@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
@@ -15,11 +14,21 @@ from cyclopts import App, CycloptsError, Parameter
 from resvision import __version__
 from resvision.errors import InputError, ResvisionError
 from resvision.preprocess import Interpolation
+from resvision.printing import (
+    count,
+    mistakes,
+    percent,
+    print_exits,
+    print_json,
+    print_table,
+    print_training,
+    runners_up,
+    spread,
+)
 from resvision.recipe import ADAPTIVE, Recipe
 from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice
 
 if TYPE_CHECKING:
-    from resvision.api import TrainingResult
     from resvision.data.sources import Columns
 
 app = App(
@@ -133,7 +142,7 @@ def demo(*, out: Path | None = None, as_json: JSON = False) -> None:
     from resvision.progress import ConsoleReporter
 
     made = api.demo(out=out, reporter=ConsoleReporter())
-    _print_training(made, as_json)
+    print_training(made, as_json)
 
 
 @app.command(help_epilogue="Example: resvision models resnet50 --classes 10 --size 128")
@@ -163,7 +172,7 @@ def models(
 
     rows = list_models(name, classes=classes, size=size, channels=channels)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     titles = ["network", "layers", "classes", "px", "parameters", "MACs (M)", "activations (MB)"]
     cells: list[list[Any]] = [
@@ -173,7 +182,7 @@ def models(
         ]
         for r in rows
     ]
-    _print_table(titles, cells, f"one picture of {channels} channels; activations in float32, kept for training")
+    print_table(titles, cells, f"one picture of {channels} channels; activations in float32, kept for training")
 
 
 @app.command(help_epilogue="Example: resvision train photos/ --model resnet18 --size 128 --epochs 5")
@@ -219,7 +228,7 @@ def train(
         reporter=ConsoleReporter(),
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
-    _print_training(made, as_json, columns.named())
+    print_training(made, as_json, columns.named())
 
 
 @app.command(name="import", help_epilogue="Example: resvision import resnet50.pth --model resnet50 --classes names.txt")
@@ -284,11 +293,11 @@ def import_weights(
         out=out,
     )
     if as_json:
-        _print_json({"run": str(folder), "model": model, "classes": list(classifier.classes)})
+        print_json({"run": str(folder), "model": model, "classes": list(classifier.classes)})
         return
     if classifier.provenance.get("named") is False:
         print("the classes are numbered: give their names with --classes", file=sys.stderr)
-    classes_here = _count(len(classifier.classes), "class", "classes")
+    classes_here = count(len(classifier.classes), "class", "classes")
     print(f"{model or file.name} with {classes_here} is saved in {folder}. Next:")
     print(f"  resvision predict {folder} PICTURE.jpg")
 
@@ -362,7 +371,7 @@ def study(
     options = {option: value for option, value in given.items() if value is not None}
     numbers, folder = api.study(name, data, out=out, reporter=ConsoleReporter(), **options)
     if as_json:
-        _print_json({"folder": str(folder), **numbers})
+        print_json({"folder": str(folder), **numbers})
         return
     print(numbers["description"])
     print(f"Look at {folder / 'README.md'}, {folder / name}.png and {folder / name}.svg.")
@@ -406,20 +415,20 @@ def overfit(
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
     if as_json:
-        _print_json({"folder": str(folder), **numbers})
+        print_json({"folder": str(folder), **numbers})
         return
     rows: list[list[Any]] = [
         [
-            *(row["name"], _percent(row["accuracy"]["mean"]), f"{100 * row['difference']:+.1f}"),
+            *(row["name"], percent(row["accuracy"]["mean"]), f"{100 * row['difference']:+.1f}"),
             *(f"{100 * row['error']:.1f}", f"{row['sure']:.0%}", f"{100 * row['gap']:.1f}"),
         ]
         for row in numbers["remedies"]
     ]
     rows.append(
-        ["baseline", _percent(numbers["gap"]["held_accuracy"]), "", "", "", f"{100 * numbers['gap']['gap']:.1f}"]
+        ["baseline", percent(numbers["gap"]["held_accuracy"]), "", "", "", f"{100 * numbers['gap']['gap']:.1f}"]
     )
     titles = ["arm", "held-out accuracy", "points", "standard error", "how sure", "gap"]
-    _print_table(titles, rows, f"{numbers['settings']['data']}: trials of equal length against the baseline")
+    print_table(titles, rows, f"{numbers['settings']['data']}: trials of equal length against the baseline")
     for line in numbers["description"]:
         print(line)
     print(f"Look at {folder / 'README.md'} and {folder / 'overfit.png'}. Next:")
@@ -497,12 +506,12 @@ def depth(
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
     if as_json:
-        _print_json({"folder": str(folder), **numbers})
+        print_json({"folder": str(folder), **numbers})
         return
     candidates = {row["name"]: row for row in numbers["candidates"]}
     rows: list[list[Any]] = [_frontier_row(candidates[name]) for name in numbers["frontier"]]
     titles = ["frontier", "answer (ms)", "step (GB)", "training (min)", "accuracy", "95% interval", "near the best"]
-    _print_table(titles, rows, f"{numbers['settings']['data']}: none that costs less is expected to be more accurate")
+    print_table(titles, rows, f"{numbers['settings']['data']}: none that costs less is expected to be more accurate")
     for line in numbers["description"]:
         print(line)
     print(f"Look at {folder / 'README.md'} and {folder / 'depth.png'}. Next:")
@@ -513,7 +522,7 @@ def _frontier_row(row: dict[str, Any]) -> list[Any]:
     low, high = row["interval"]
     return [
         *(row["name"], f"{row['costs']['latency_ms']:.1f}", f"{row['costs']['memory_gb']:.3g}"),
-        *(f"{row['train_minutes']:.1f}", _percent(row["accuracy"]), f"{low:.1%} to {high:.1%}", f"{row['near']:.0%}"),
+        *(f"{row['train_minutes']:.1f}", percent(row["accuracy"]), f"{low:.1%} to {high:.1%}", f"{row['near']:.0%}"),
     ]
 
 
@@ -546,19 +555,19 @@ def evaluate(
 
     result = api.evaluate(run, data, split=split, columns=columns.parsed(), runtime=runtime, reporter=ConsoleReporter())
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     low, high = result["accuracy_ci95"]
-    _print_table(
+    print_table(
         ["class", "precision", "recall", "pictures"],
-        [[n, _percent(c["precision"]), _percent(c["recall"]), c["pictures"]] for n, c in result["per_class"].items()],
+        [[n, percent(c["precision"]), percent(c["recall"]), c["pictures"]] for n, c in result["per_class"].items()],
         f"{result['data']}, split {result['split']}, {result['pictures']:,} pictures",
     )
     print(f"accuracy {result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"NLL {result['nll']:.4f}, ECE {result['ece']:.4f}")
-    print(_mistakes(result["confusion"], list(result["per_class"])))
+    print(mistakes(result["confusion"], list(result["per_class"])))
     if "adaptive" in result:
-        _print_exits(result["adaptive"])
+        print_exits(result["adaptive"])
     if "gates" in result:
         told = result["gates"]
         part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
@@ -607,9 +616,9 @@ def tune_exits(
         run, data, **limits, split=split, columns=columns.parsed(), runtime=runtime, reporter=reporter
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
-    _print_exits(result["adaptive"], f"{result['data']}, {result['split']}, {result['pictures']:,} pictures")
+    print_exits(result["adaptive"], f"{result['data']}, {result['split']}, {result['pictures']:,} pictures")
     print(f"The thresholds are saved in {run}. Look at {run / 'exits.png'}.")
 
 
@@ -650,7 +659,7 @@ def predict(
     predictions = api.predict(run, found, top=top, deadline_ms=deadline_ms, runtime=runtime, reporter=ConsoleReporter())
     results = [r.to_dict() for r in predictions]
     if as_json:
-        _print_json(results)
+        print_json(results)
     elif as_csv:
         columns = ["path", "label", "score", "error"]
         writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
@@ -658,10 +667,10 @@ def predict(
         writer.writerows(results)
     else:
         cells: list[list[Any]] = [
-            [r["path"], r.get("label", "-"), _percent(r.get("score")), r.get("error") or _runners_up(r["top"])]
+            [r["path"], r.get("label", "-"), percent(r.get("score")), r.get("error") or runners_up(r["top"])]
             for r in results
         ]
-        _print_table(["picture", "label", "score", "then"], cells)
+        print_table(["picture", "label", "score", "then"], cells)
 
 
 @app.command(help_epilogue="Example: resvision export runs/train-001 --format onnx --out model.onnx")
@@ -699,15 +708,15 @@ def export(
     made = api.export(run, to, contract=contract, precision=precision, data=data, columns=columns.parsed(), out=out)
     found = made.verification
     if as_json:
-        _print_json({"file": str(made.file), "files": [str(file) for file in made.files], **found.to_dict()})
+        print_json({"file": str(made.file), "files": [str(file) for file in made.files], **found.to_dict()})
         return
     print(f"{', '.join(str(file) for file in made.files)}: answers as the original in {found.runtime}")
     print(
-        f"{_count(found.pictures, 'picture')}: the same first class on {found.same_top1:.2%}, "
+        f"{count(found.pictures, 'picture')}: the same first class on {found.same_top1:.2%}, "
         f"{'probabilities' if to == 'keras' else 'logits'} differ by at most {found.largest_difference:.2g}"
     )
     if found.accuracy is not None:
-        print(f"accuracy {found.accuracy:.2%}, of the original {_percent(found.original_accuracy)}")
+        print(f"accuracy {found.accuracy:.2%}, of the original {percent(found.original_accuracy)}")
 
 
 @app.command(help_epilogue="Example: resvision benchmark runs/train-001 --data photos/")
@@ -744,21 +753,21 @@ def benchmark(
         run, data, split=split, columns=columns.parsed(), threads=threads, compiled=compiled, reporter=ConsoleReporter()
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     rows: list[list[Any]] = [
         [
             row["runtime"],
-            _spread(row["latency_ms"], ",.2f"),
-            _spread(row["pictures_per_second"], ",.0f"),
-            *([_percent(row["accuracy"])] if data is not None else []),
+            spread(row["latency_ms"], ",.2f"),
+            spread(row["pictures_per_second"], ",.0f"),
+            *([percent(row["accuracy"])] if data is not None else []),
         ]
         for row in result["rows"]
     ]
     titles = ["runtime", "ms, one picture", "pictures/s, 32 at once"]
     if data is not None:
         titles.append(f"accuracy on {result['data']}, {result['split']}")
-    _print_table(titles, rows, f"{_count(result['threads'], 'thread')}; median (least to most) of interleaved rounds")
+    print_table(titles, rows, f"{count(result['threads'], 'thread')}; median (least to most) of interleaved rounds")
 
 
 @app.command(help_epilogue="Example: resvision compress runs/train-001 photos/ --speedup 3 --max-drop 0.5")
@@ -809,18 +818,18 @@ def compress(
         reporter=ConsoleReporter(),
     )
     if as_json:
-        _print_json({"folder": str(folder), **numbers})
+        print_json({"folder": str(folder), **numbers})
         return
     rows: list[list[Any]] = [
         [
             *(rung["network"], rung["runtime"], f"{rung['milliseconds']:.2f}", f"{rung['speedup']:.2f}"),
-            *(_percent(rung["accuracy"]), f"{0 - rung['drop']:+.2f}", f"{rung['error']:.2f}"),
+            *(percent(rung["accuracy"]), f"{0 - rung['drop']:+.2f}", f"{rung['error']:.2f}"),
             "taken" if rung == numbers["best"] else "" if rung["promised"] else "too much",
         ]
         for rung in numbers["rungs"]
     ]
     titles = ["network", "runtime", "ms", "times as fast", "accuracy", "points", "standard error", ""]
-    _print_table(titles, rows, f"{numbers['data']}, the pictures that choose; {batch_size} at once")
+    print_table(titles, rows, f"{numbers['data']}, the pictures that choose; {batch_size} at once")
     told, best = numbers["reported"], numbers["best"]
     print(
         f"On {told['pictures']:,} other pictures: accuracy {told['accuracy']:.2%} instead of "
@@ -832,103 +841,3 @@ def compress(
     print(f"Saved in {folder}. Look at {folder / 'compress.png'}. Next:")
     runtime = "" if best["runtime"].startswith("torch") else f" --runtime {best['runtime'].split()[0]}"
     print(f"  resvision predict {folder} PICTURE.jpg{runtime}")
-
-
-# ---- printing: the document or table on stdout, everything else on stderr ----
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _print_exits(adaptive: dict[str, Any], caption: str | None = None) -> None:
-    """What early exits do with the pictures of an evaluation."""
-    rows = adaptive["exits"]
-    cells: list[list[Any]] = [
-        [
-            "end" if row is rows[-1] else place,
-            "" if row["threshold"] is None else f"{row['threshold']:.3f}" if row["threshold"] <= 1 else "never",
-            *(_percent(row[key]) for key in ("share", "accuracy_of_leaving", "accuracy_of_all")),
-            *(f"{row['milliseconds']:.2f}", "" if row["macs"] is None else f"{row['macs'] / 1e6:,.1f}"),
-        ]
-        for place, row in enumerate(rows, start=1)
-    ]
-    titles = ["exit", "threshold", "pictures that leave", "their accuracy", "accuracy of all", "ms", "MACs (M)"]
-    _print_table(titles, cells, caption)
-    print(
-        f"leaving early: accuracy {adaptive['accuracy']:.2%} in {adaptive['milliseconds']:.2f} ms a picture; in full: "
-        f"{adaptive['accuracy_in_full']:.2%} in {adaptive['milliseconds_in_full']:.2f} ms "
-        f"({adaptive['milliseconds_in_full'] / adaptive['milliseconds']:.2f} times as long)"
-    )
-
-
-def _print_table(titles: list[str], rows: list[list[Any]], caption: str | None = None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*titles, title=caption, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(titles))
-    for row, column in enumerate(table.columns):
-        if rows and all(str(cells[row])[:1].isdigit() for cells in rows):
-            column.justify = "right"
-    for cells in rows:
-        table.add_row(*map(str, cells))
-    # A pipe has no width: then nothing is cut or wrapped.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 10_000)
-    console.print(table, soft_wrap=not sys.stdout.isatty())
-
-
-def _print_training(made: TrainingResult, as_json: bool, columns: str = "") -> None:
-    """The figures of a run and what to do next; `columns` are the options that its manifest needs."""
-    result = made.result
-    if as_json:
-        _print_json({"run": str(made.folder), **result})
-        return
-    low, high = result["accuracy_ci95"]
-    rows: list[list[Any]] = [
-        ["network", f"{result['model']}, {result['params']:,} parameters"],
-        [f"{result['split']} accuracy", f"{result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"],
-        ["NLL, ECE", f"{result['loss']:.4f}, {result['ece']:.4f}"],
-        [
-            "trained",
-            f"{_count(result['epochs'], 'epoch')} in {result['seconds']:.0f} s, stopped by {result['stopped']}",
-        ],
-        ["speed", f"{result['images_per_second']:,.0f} pictures/s, {result['precision']}"],
-        ["saved in", str(made.folder)],
-    ]
-    _print_table(["", ""], rows, f"{result['data']}, {_count(len(result['classes']), 'class', 'classes')}")
-    print(f"Look at {made.folder / 'curves.png'} and {made.folder / 'confusion.png'}. Next:")
-    print(f"  resvision evaluate {made.folder} {result['data']}{columns}")
-    print(f"  resvision predict {made.folder} PICTURE.jpg")
-    if result["data"] == "digits":
-        print("  resvision train YOUR_PICTURES/   (one folder a class)")
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _spread(values: dict[str, float], digits: str) -> str:
-    return f"{values['median']:{digits}} ({values['least']:{digits}} to {values['most']:{digits}})"
-
-
-def _runners_up(top: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{t['label']} {t['score']:.1%}" for t in top[1:3])
-
-
-def _mistakes(confusion: list[list[int]], classes: list[str]) -> str:
-    """The most frequent confusions, in words."""
-    pairs = [
-        (count, classes[i], classes[j])
-        for i, row in enumerate(confusion)
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
-    worst = sorted(pairs, reverse=True)[:3]
-    if not worst:
-        return "no mistakes"
-    return "most frequent mistakes: " + ", ".join(f"{true} taken for {other} ({n})" for n, true, other in worst)

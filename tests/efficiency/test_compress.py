@@ -158,8 +158,10 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
 
 
 def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an export in 8 bits loses is made up here, and the teaching is real."""
+    """What an export in 8 bits loses and how long it takes is made up here, and the teaching is real."""
     monkeypatch.setattr(compress, "WAYS", (Target(format="openvino", precision="int8"),))
+    taken = {"original": [1.0], "torch fp32": [1.0], "openvino int8": [0.5]}
+    monkeypatch.setattr(compress, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
     classifier = Classifier.load(trained)
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
@@ -176,6 +178,7 @@ def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, mo
         ("as it is, taught in 8 bits", "openvino int8", True),
     ]
     assert best is rungs[3]
+    assert best.speedup == 2.0
     assert any("rounded weights for 0.1 minutes" in line for line in said)
     assert best.classifier.network.spec == classifier.network.spec
     assert abs(rungs[2].accuracy - rungs[0].accuracy) < 0.03

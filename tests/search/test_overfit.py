@@ -20,7 +20,7 @@ from resvision.data.pictures import ArrayPictures, Split
 from resvision.errors import DataError, InputError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
-from resvision.search import compare, curve, findings, noise, overfit, plan, remedies, trials
+from resvision.search import compare, curve, findings, judge, noise, overfit, plan, remedies, trials
 from resvision.search.clock import Clock
 from resvision.search.trials import Arm, Trials
 from resvision.training.bench import Ledger
@@ -434,15 +434,15 @@ def test_time_that_is_left_makes_the_best_arms_surer(tmp_path: Path, monkeypatch
     ledger = Ledger(tmp_path / "finished.jsonl", {})
     said: list[str] = []
 
-    def judge(seconds: float) -> overfit._Judge:
+    def judged(seconds: float) -> judge.Judge:
         rows = [ledger.once(f"baseline {seed}", lambda: made.judge(trials.BASELINE, seed)) for seed in range(3)]  # noqa: B023
-        clock, sizes = Clock(seconds, ledger), overfit.Sizes(training=1.0, test=1.0)
-        found = overfit._Judge(made, rows, ledger, said.append, clock, sizes, "")
+        clock, sizes = Clock(seconds, ledger), judge.Sizes(training=1.0, test=1.0)
+        found = judge.Judge(made, rows, ledger, said.append, clock, sizes, "")
         assert found.tries(arm, 3)
         return found
 
-    monkeypatch.setattr(overfit, "MOST_TURNS", 3)
-    first = judge(1000.0)
+    monkeypatch.setattr(judge, "MOST_TURNS", 3)
+    first = judged(1000.0)
     once = first.differences()["smoothed"]
     first.repeat([arm])
     assert len(first.rows["smoothed"]) == len(first.baseline) == 9
@@ -465,12 +465,12 @@ def test_time_that_is_left_makes_the_best_arms_surer(tmp_path: Path, monkeypatch
     assert surer.error**2 >= differences.var() / 120 - 1e-12
     # What the ledger holds is not trained again; without time nothing is.
     monkeypatch.setattr(made, "judge", None)
-    again = judge(1000.0)
+    again = judged(1000.0)
     again.repeat([arm])
     assert again.differences()["smoothed"] == surer
     for key in [key for key in ledger.done if key.split()[-1] in "345678"]:
         del ledger.done[key]
-    late = judge(1.0)
+    late = judged(1.0)
     late.repeat([arm])
     assert len(late.rows["smoothed"]) == 3
 
@@ -532,7 +532,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         )
 
     monkeypatch.setattr(plan, "make", make)
-    monkeypatch.setattr(overfit, "MOST_TURNS", 2)
+    monkeypatch.setattr(judge, "MOST_TURNS", 2)
     monkeypatch.setattr(overfit, "OFF", float("inf"))
     return sizes
 

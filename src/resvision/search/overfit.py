@@ -4,46 +4,33 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resvision.data import audit
 from resvision.data.pictures import DataSet, FilePictures, Indices, Split
 from resvision.data.sources import prepare
 from resvision.errors import DataError, RecipeError
 from resvision.evaluation.metrics import wilson_interval
-from resvision.measure import now
 from resvision.recipe import Recipe
-from resvision.search import curve, findings, noise, plan, remedies
+from resvision.search import copies, curve, findings, noise, plan, remedies
 from resvision.search.clock import Clock
-from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
+from resvision.search.compare import compare, variance_of_trainings
+from resvision.search.judge import MOST_TESTS, PARTS, Judge, Sizes, say
 from resvision.search.remedies import Remedy
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, read, unpacked
-from resvision.training.bench import Ledger, Note, spread
+from resvision.training.bench import Ledger, Note
 
-PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
 CURVE_SEEDS = 2
 COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take
-LEAST_LOOKED_AT, MOST_LOOKED_AT = 2000, 150_000  # pictures that are compared with each other
-LISTED = 1000  # pairs and suspects that the numbers name
-MOST_TESTS = 3  # trainings of each network for the untouched part, where time is left
+LISTED = 1000  # suspects that the numbers name
 OFF = 1.7  # a training that takes so many times longer or shorter than planned is a reason to plan anew
 WATCHED = 1.25  # what looking at it adds to a training, as a factor
 PROMISING = 3  # arms that get further seeds where time is left
-MOST_TURNS = 8  # times that all pictures judge, where time is left
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Seconds that one training takes, and that two networks for the untouched part take, with looking at it."""
-
-    training: float
-    test: float
 
 
 def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: Note) -> dict[str, Any]:
@@ -82,7 +69,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         )
 
     # ---- copies ----
-    found = ledger.once("copies", lambda: find_copies(dataset, report, COPIES_PART * clock.left()))
+    found = ledger.once("copies", lambda: copies.find(dataset, report, COPIES_PART * clock.left()))
     note(findings.copies(found, report).says)
 
     # ---- plan, and once more if the first training shows that it is far off ----
@@ -116,12 +103,12 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     for number in range(FOLDS):
         key = f"{prefix}{BASELINE.name} {number}"
         baseline.append(ledger.once(key, lambda: bench.baseline(number)))  # noqa: B023
-        note(_said(BASELINE.name, number, baseline[-1]))
+        note(say(BASELINE.name, number, baseline[-1]))
     seconds = statistics.median(row["seconds"] for row in baseline) / WATCHED
     sizes = Sizes(training=seconds, test=2 * seconds * (FOLDS / (FOLDS - 1) + 0.3))
     gap = findings.gap(baseline)
     note(findings.say_gap(gap))
-    judge = _Judge(trials, baseline, ledger, note, clock, sizes, prefix)
+    judge = Judge(trials, baseline, ledger, note, clock, sizes, prefix)
 
     # ---- wrong labels ----
     where, probabilities, given = _out_of_fold(baseline, trials, chosen, others, train, len(dataset.classes))
@@ -212,77 +199,6 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     }
 
 
-# ---- copies ----
-
-
-def find_copies(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
-    """The copies within the training split and between it and the others.
-
-    Args:
-        dataset: with its splits.
-        report: the split whose accuracy is told.
-        seconds: that reading the pictures may take; where they do not suffice an even part of them is looked at.
-    """
-    begin = now()
-    names = list(dataset.splits)
-    total = sum(len(split) for split in dataset.splits.values())
-    some = dataset.splits["train"]
-    probe = some.take(np.arange(min(64, len(some))))
-    start = now()
-    audit.look(probe)
-    pace = (now() - start) / len(probe)
-    share = min(1.0, max(seconds / pace, LEAST_LOOKED_AT) / total, MOST_LOOKED_AT / total)
-    hashes, squares, origin, index = [], [], [], []
-    for place, name in enumerate(names):
-        split = dataset.splits[name]
-        which = np.arange(len(split)) if share == 1 else evenly(split.labels, max(1, round(share * len(split))))
-        looked = audit.look(split.take(which))
-        hashes.append(looked[0])
-        squares.append(looked[1])
-        origin.append(np.full(len(which), place))
-        index.append(which)
-    of, at = np.concatenate(origin), np.concatenate(index)
-    copies = audit.find(np.concatenate(hashes), np.concatenate(squares))
-    trains, reports = of == names.index("train"), of == names.index(report)
-    leaks = copies.across(reports, trains)
-    exact = {tuple(pair) for pair, same in zip(copies.pairs.tolist(), copies.exact.tolist(), strict=True) if same}
-    equal = np.concatenate(hashes)
-    groups = _members(copies.group, trains)
-    redundant = [int(at[member]) for members in groups for member in members[1:]]
-    labels = some.labels
-    different = [m for m in groups if len(set(labels[at[m]].tolist())) > 1]
-
-    def called(place: int) -> str:
-        return f"{names[of[place]]}: {dataset.splits[names[of[place]]].pictures.name(int(at[place]))}"
-
-    return {
-        "seconds": now() - begin,
-        "complete": share == 1,
-        "pictures": {name: int((of == place).sum()) for place, name in enumerate(names)},
-        "pairs": len(copies.pairs),
-        "exact_pairs": len(exact),
-        "leaked": len(leaks),
-        "leaked_exact": sum(bool(equal[one] == equal[other]) for one, other in leaks.items()),
-        "leaked_part": len(leaks) / max(1, int(reports.sum())),
-        "redundant": len(redundant),
-        "redundant_part": len(redundant) / max(1, int(trains.sum())),
-        "contradictions": len(different),
-        "listed": [[called(one), called(other)] for one, other in list(leaks.items())[:LISTED]]
-        + [[called(m[0]), called(m[1])] for m in groups[:LISTED]],
-        "leaks": [[int(at[one]), int(at[other])] for one, other in leaks.items()],
-        "groups": [at[members].tolist() for members in groups],
-        "redundant_names": redundant,
-    }
-
-
-def _members(group: Indices, which: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """The members of each group that has several among those of the mask."""
-    found: dict[int, list[int]] = {}
-    for place in np.flatnonzero(which).tolist():
-        found.setdefault(int(group[place]), []).append(place)
-    return [members for members in found.values() if len(members) > 1]
-
-
 # ---- trials ----
 
 
@@ -319,107 +235,6 @@ class _Bench:
         return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels, self.recipe.max_bad)
 
 
-class _Judge:
-    """Tries arms against the baseline while there is time."""
-
-    def __init__(
-        self,
-        trials: Trials,
-        baseline: list[dict[str, Any]],
-        ledger: Ledger,
-        note: Note,
-        clock: Clock,
-        sizes: Sizes,
-        prefix: str,
-    ) -> None:
-        self.trials, self.baseline, self.ledger = trials, list(baseline), ledger
-        self.note, self.clock, self.sizes, self.prefix = note, clock, sizes, prefix
-        self.rows: dict[str, list[dict[str, Any]]] = {}
-
-    def tries(self, arm: Arm, seeds: int) -> bool:
-        """Trains an arm with each seed, unless the time does not suffice; whether it is done."""
-        rows = []
-        for seed in range(seeds):
-            key = f"{self.prefix}{arm.name} {seed}"
-            needed = self.sizes.training * arm.length * (seeds - seed)
-            if key not in self.ledger.done and self.clock.left() - self.sizes.test < needed:
-                self.note(f"{arm.name}: not tried, the time does not suffice")
-                return False
-            is_new = seed >= len(self.rows.get(arm.name, []))
-            rows.append(self.ledger.once(key, lambda: self.trials.judge(arm, seed)))  # noqa: B023
-            if is_new:
-                self.note(_said(arm.name, seed, rows[-1]))
-        self.rows[arm.name] = rows
-        return True
-
-    def repeat(self, arms: Sequence[Arm]) -> None:
-        """Makes the differences of a few arms surer, with pictures divided anew, as long as there is time.
-
-        Of a small set hundreds of pictures judge, and one turn tells little.
-        """
-        arms = [arm for arm in arms if len(self.rows[arm.name]) == FOLDS]
-        needed = self.sizes.training * FOLDS * (1 + sum(arm.length for arm in arms))
-        for turn in range(1, MOST_TURNS if arms else 0):
-            seeds = range(turn * FOLDS, (turn + 1) * FOLDS)
-            keys = {f"{self.prefix}{arm.name} {seed}" for arm in (BASELINE, *arms) for seed in seeds}
-            if not keys <= set(self.ledger.done) and self.clock.left() - MOST_TESTS * self.sizes.test < needed:
-                return
-            for arm, rows in [(BASELINE, self.baseline), *((arm, self.rows[arm.name]) for arm in arms)]:
-                for seed in seeds:
-                    key = f"{self.prefix}{arm.name} {seed}"
-                    rows.append(self.ledger.once(key, lambda: self.trials.judge(arm, seed)))  # noqa: B023
-            found = self.differences()
-            said = ", ".join(
-                f"{a.name} {100 * found[a.name].mean:+.1f} ({100 * found[a.name].error:.1f})" for a in arms
-            )
-            self.note(
-                f"with pictures divided anew, turn {turn + 1}: points against the baseline (standard error): {said}"
-            )
-
-    def best(self, names: Sequence[str], count: int) -> list[str]:
-        """The arms with the greatest differences."""
-        found = self.differences()
-        return sorted(names, key=lambda name: -found[name].mean)[:count]
-
-    def by_picture(self, name: str) -> list[npt.NDArray[np.float64]]:
-        """The differences to the baseline, for each seed."""
-        return [
-            bits(row["right"]) - bits(own["right"]) for row, own in zip(self.rows[name], self.baseline, strict=False)
-        ]
-
-    def differences(self) -> dict[str, Difference]:
-        """Of all arms that train on all pictures."""
-        names = [name for name in self.rows if name not in PARTS]
-        arms = [self.by_picture(name) for name in names]
-        variance, freedom = variance_of_trainings(arms)
-        judged = [[self.trials.judging(seed) for seed in range(len(arm))] for arm in arms]
-        return {
-            name: compare(arm, variance, freedom, judged=pictures)
-            for name, arm, pictures in zip(names, arms, judged, strict=True)
-        }
-
-    def believed(self) -> dict[str, Difference]:
-        """The same, in view of how many there are."""
-        found = self.differences()
-        return dict(zip(found, shrunk(list(found.values())), strict=True))
-
-    def row(self, name: str) -> dict[str, Any]:
-        """An arm for numbers.json."""
-        difference, rows = self.differences()[name], self.rows[name]
-        return {
-            "name": name,
-            "difference": difference.mean,
-            "error": difference.error,
-            "sure": difference.sure,
-            "sure_of_many": self.believed()[name].sure,
-            "seeds": list(difference.seeds),
-            "accuracy": spread([row["accuracy"] for row in rows]),
-            "loss": spread([row["loss"] for row in rows]),
-            "gap": findings.gap(rows)["gap"],
-            "seconds": sum(row["seconds"] for row in rows),
-        }
-
-
 def _out_of_fold(
     baseline: list[dict[str, Any]], trials: Trials, chosen: Indices, others: Indices, train: Split, classes: int
 ) -> tuple[Indices, npt.NDArray[np.float64], Indices]:
@@ -437,7 +252,7 @@ def _out_of_fold(
     return index, np.concatenate(rows), train.labels[index]
 
 
-def _learning_curve(judge: _Judge, floor: float) -> tuple[curve.PowerLaw | None, list[dict[str, Any]]]:
+def _learning_curve(judge: Judge, floor: float) -> tuple[curve.PowerLaw | None, list[dict[str, Any]]]:
     """The power law through the errors of trainings on parts of the pictures, and these."""
     for name, part in PARTS.items():
         judge.tries(Arm(name=name, part=part), CURVE_SEEDS)
@@ -455,7 +270,7 @@ def _learning_curve(judge: _Judge, floor: float) -> tuple[curve.PowerLaw | None,
 
 
 def _by_trials(
-    judge: _Judge, model: str, shallow: str | None, stronger: Remedy | None, gap: float, turning: dict[str, Any]
+    judge: Judge, model: str, shallow: str | None, stronger: Remedy | None, gap: float, turning: dict[str, Any]
 ) -> list[findings.Finding]:
     """The findings that trials make, by those that are done."""
     differences = judge.differences()
@@ -468,7 +283,7 @@ def _by_trials(
     ]
 
 
-def _two_together(judge: _Judge, trial: Recipe, arms: dict[str, Remedy]) -> None:
+def _two_together(judge: Judge, trial: Recipe, arms: dict[str, Remedy]) -> None:
     """Tries the best two remedies that go together at once, where both are likely to help."""
     differences = judge.differences()
     likely = [name for name in arms if differences[name].mean > 0 and differences[name].sure >= findings.LIKELY]
@@ -485,7 +300,7 @@ def _two_together(judge: _Judge, trial: Recipe, arms: dict[str, Remedy]) -> None
 
 
 def _check(
-    judge: _Judge,
+    judge: Judge,
     winner: Remedy | None,
     untouched: Split,
     leaks: list[list[int]],
@@ -533,13 +348,6 @@ def _check(
 
 
 # ---- records ----
-
-
-def _said(name: str, seed: int, row: dict[str, Any]) -> str:
-    return (
-        f"{name}, seed {seed}: {row['train_accuracy']:.1%} on training pictures, {row['accuracy']:.1%} held out "
-        f"({row['seconds']:.0f} s)"
-    )
 
 
 def _labels_recorded(

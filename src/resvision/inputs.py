@@ -1,0 +1,176 @@
+"""What a person gives a verb, as the rooms below take it: data, a split of them, a recipe; and as a command again."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resvision import recipes
+from resvision.classifier import Predictor
+from resvision.data import sources
+from resvision.data.builtin import NAMES as BUILTIN_NAMES
+from resvision.data.loader import default_workers
+from resvision.data.pictures import DataSet, Split, listed
+from resvision.data.statistics import facts
+from resvision.errors import DataError, RecipeError, RunError
+from resvision.progress import Reporter
+from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
+from resvision.search import remedies
+from resvision.search.candidates import Candidate
+from resvision.training import RunFolder, pretrained
+from resvision.training.run import read_recipe
+
+Data = str | Path | sources.Arrays
+
+
+def dataset_of(
+    data: Data,
+    validation: sources.Arrays | None,
+    classes: Sequence[str] | None,
+    columns: sources.Columns,
+    reporter: Reporter,
+) -> DataSet:
+    """The data, from a place or from arrays in memory."""
+    if isinstance(data, (str, Path)):
+        return sources.load(data, columns, reporter.download)
+    return sources.from_arrays(data, validation, classes)
+
+
+def source_of(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
+    """How to find the data again from any working directory."""
+    place = str(data) if str(data) in BUILTIN_NAMES else str(Path(data).expanduser().resolve())
+    return {"data": place, "columns": dataclasses.asdict(columns)}
+
+
+def recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
+    """The data and columns that a run recorded."""
+    source = run.read_data()["source"]
+    if not source:
+        raise RunError(f"{run.path}: was trained on arrays in memory; give the same arrays again")
+    return source["data"], sources.Columns(**source["columns"])
+
+
+def choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
+    """A split and its name; of a set that is not divided, as training divides it. None takes test, else val.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    splits = dict(dataset.splits)
+    if split == "all":
+        parts = list(splits.values())
+        if len(parts) > 1:
+            raise DataError(f"{dataset.name}: is divided into {', '.join(splits)}; name one of these with --split")
+        return "all", parts[0]
+    if len(splits) == 1:
+        splits |= sources.prepare(dataset).splits
+    if split is None:
+        split = "test" if "test" in splits else "val"
+    if split not in splits:
+        raise DataError(f"{dataset.name}: there is no split {split!r}; there are {', '.join(sorted(splits))}")
+    return split, splits[split]
+
+
+def with_labels_of(classifier: Predictor, dataset: DataSet, split: Split) -> Split:
+    """The split with labels that index the classifier's classes, matched by name.
+
+    Raises:
+        DataError: the data have a class that the classifier does not know.
+    """
+    if unknown := sorted(set(dataset.classes) - set(classifier.classes)):
+        raise DataError(
+            f"{dataset.name}: has classes that the classifier does not know: {listed(unknown)}; "
+            f"it knows {listed(list(classifier.classes))}"
+        )
+    index = np.array([classifier.classes.index(name) for name in dataset.classes], dtype=np.int64)
+    return Split(split.pictures, index[split.labels])
+
+
+def measured_split(
+    classifier: Predictor, data: Data, split: str | None, columns: sources.Columns, first: str = "test"
+) -> tuple[str, str, Split]:
+    """The data's name, the split's name, and the split with labels that index the classifier's classes.
+
+    Where no split is asked for it is `first`, if there is one.
+    """
+    if not isinstance(data, (str, Path)):
+        return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
+    dataset = sources.load(data, columns)
+    if split is None and first in dataset.splits:
+        split = first
+    name, chosen = choose_split(dataset, split)
+    return dataset.name, name, with_labels_of(classifier, dataset, chosen)
+
+
+def recipe_of(
+    dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any]
+) -> tuple[Recipe, pretrained.Pretrained | None, tuple[str, ...]]:
+    """The recipe of a run, by name or given, with single fields replaced; the weights it begins with; and why."""
+    by_name = isinstance(base, str) and base in recipes.NAMES
+    given = dict(fields) if by_name else _replaced(base, fields)
+    weights, usual = _weights(given), {}
+    if weights is not None:
+        given |= weights.decided()
+        usual = weights.usual()
+    found = facts(dataset)
+    reasons: tuple[str, ...] = ()
+    if by_name:
+        choice = recipes.choose(str(base), found, given, usual, hub=pretrained.hub_can_be_reached())
+        chosen, reasons = choice.recipe, choice.reasons
+        workers = 0 if found.side <= SMALL_PICTURE else default_workers()
+    else:
+        chosen = make(given)
+        workers = default_workers()
+    chosen = dataclasses.replace(
+        chosen,
+        workers=workers if chosen.workers is None else chosen.workers,
+        channels=usual.get("channels", found.channels) if chosen.channels is None else chosen.channels,
+    )
+    return chosen, weights, reasons
+
+
+def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an earlier recipe, some of them replaced.
+
+    Raises:
+        InputError: there is no such file, or it is no recipe.
+    """
+    if isinstance(base, str) and not Path(base).exists() and Path(base).name == base and not Path(base).suffix:
+        raise RecipeError(f"there is no recipe {base!r}: there are {', '.join(recipes.NAMES)}, or give a recipe.yaml")
+    recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
+    if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
+        recorded |= dict.fromkeys((*LENGTHS, "steps"))
+    return recorded | fields
+
+
+def _weights(given: dict[str, Any]) -> pretrained.Pretrained | None:
+    """The weights that the fields of a recipe ask for."""
+    if given.get("pretrained") is None:
+        return None
+    wanted = {name: given[name] for name in ("model", "spec", "channels") if name in given}
+    return pretrained.read(given["pretrained"], **wanted)
+
+
+def refuse_adaptive(recipe: Recipe) -> None:
+    """Examinations and searches train the network alone."""
+    if recipe.exits is not None or recipe.gate_rate is not None:
+        raise RecipeError("networks are compared without early exits and gates: leave out exits and gate_rate")
+
+
+def options_of(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as fields of a recipe."""
+    return {"model": candidate.model, "spec": candidate.spec, "size": candidate.size}
+
+
+def command(verb: str, data: Data, columns: sources.Columns, *options: Mapping[str, Any]) -> str:
+    """A command line, with the data's place, the columns that differ from the usual ones, and options."""
+    words = [str(data) if isinstance(data, (str, Path)) else "DATA"]
+    for name, value in vars(columns).items():
+        words += [f"--{name}-column", value] if value != getattr(sources.DEFAULT_COLUMNS, name) else []
+    words += [word for some in options for word in remedies.flags(some)]
+    return " ".join(map(shlex.quote, ["resvision", verb, *words]))
