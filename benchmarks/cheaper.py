@@ -5,8 +5,9 @@
 
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
 on Imagenette at 128 px, resnet56_cifar on CIFAR-10, resnet20_cifar on Fashion-MNIST. Each part leaves FOLDER/PART.json
-and is not run again while that is there; trainings and compressions that were stopped go on. Prints one JSON document
-of all parts that are there.
+and is not run again while that is there and was asked for alike; trainings and compressions that were stopped go on.
+They run in processes of their own, so that nothing of them is left in the one that measures. Prints one JSON document of
+all parts that are there.
 
 Times are of real pictures, in groups that every way goes through in turn; a ratio is the median over the groups.
 Accuracies are of pictures that chose nothing: of the test part, or of the half of the validation part that `compress`
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -34,6 +37,7 @@ from resvision.data import sources
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import DataSet, FilePictures, Split, divide
 from resvision.efficiency.compress import paired_drop
+from resvision.errors import ExportError, ResvisionError
 from resvision.exporting.bench import PeerSession
 from resvision.files import write_json
 from resvision.measure import median, now
@@ -72,12 +76,12 @@ class Bench:
             return folder
         print(f"training: {folder.name}", file=sys.stderr)
         if (folder / "checkpoints" / "last.safetensors").exists():
-            resvision.train(resume=folder, reporter=ConsoleReporter())
+            apart("train", resume=folder)
         else:
+            shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to go on with
             length = {} if {"epochs", "minutes"} & set(fields) else {"epochs": self.arguments.epochs}
             own = {} if "pretrained" in fields else {"model": name} | NETWORKS[name][1]
-            fields = own | length | fields
-            resvision.train(self.data(name), recipe="quick", out=folder, reporter=ConsoleReporter(), **fields)
+            apart("train", self.data(name), recipe="quick", out=folder, **(own | length | fields))
         return folder
 
     def compressed(self, run: Path, name: str, label: str, **goal: Any) -> dict[str, Any]:
@@ -85,9 +89,25 @@ class Bench:
         folder = self.folder / label
         if not (folder / "compress.json").exists():
             print(f"compressing: {folder.name}", file=sys.stderr)
-            resvision.compress(run, self.data(name), out=folder, reporter=ConsoleReporter(), **goal)
+            apart("compress", run, self.data(name), out=folder, **goal)
         numbers: dict[str, Any] = json.loads((folder / "compress.json").read_text())
         return numbers
+
+
+def apart(verb: str, *given: Any, **options: Any) -> None:
+    """Runs a verb of the library in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(verb, given, options))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        sys.exit(f"{verb} ended with {process.exitcode}")
+
+
+def _run(verb: str, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+    try:
+        getattr(resvision, verb)(*given, reporter=ConsoleReporter(), **options)
+    except ResvisionError as error:
+        sys.exit(str(error))
 
 
 def untouched(dataset: DataSet) -> Split:
@@ -163,7 +183,10 @@ def usual_ways(run: Path, classifier: Classifier, data: str) -> dict[str, Way]:
     there = deployed.in_run(run, classifier)
     for runtime, precision in wanted:
         if f"{runtime} {precision}" not in there:
-            resvision.export(run, runtime, precision=precision, data=data)
+            try:
+                resvision.export(run, runtime, precision=precision, data=data)
+            except ExportError as reason:  # it loses too much, and is no way to answer
+                print(reason, file=sys.stderr)
     exported = {name: predictor.session for name, predictor in deployed.in_run(run, classifier).items()}
     peer = PeerSession(plain_network("resnet50"), classifier)
     return {PEERS[0]: peer, "torch fp32": classifier.session, **exported}
@@ -197,13 +220,15 @@ def smaller(bench: Bench) -> dict[str, Any]:
     )
     if not deployed.read_index(made).exports:
         resvision.export(made, "openvino", precision="int8", data=data)
-        resvision.tune_exits(made, data, max_drop=0.3, runtime="openvino")
+    resvision.tune_exits(made, data, max_drop=0.3, runtime="openvino")
     original, classifier = Classifier.load(run), Classifier.load(made)
     ways = usual_ways(run, original, data)
-    kept = {way: ways[way] for way in (*PEERS, "torch fp32", "openvino int8")}
+    kept = {way: ways[way] for way in (*PEERS, "torch fp32", "openvino int8") if way in ways}
     [left] = deployed.in_run(made, classifier).values()
     assert left.adaptive is not None
-    kept |= {"smaller, int8": left.session, "smaller, int8, exits": left.adaptive}
+    folder = bench.folder / "resnet50-smaller"
+    kept |= {f"smaller, {way}": p.session for way, p in deployed.in_run(folder, Classifier.load(folder)).items()}
+    kept |= {"smaller, openvino int8, exits": left.adaptive}
     dataset = sources.prepare(sources.load(data))
     squares, labels = squares_of(untouched(dataset), original)
     rows = compared(kept, "torch fp32", PEERS, squares, labels)
@@ -226,7 +251,7 @@ def exits(bench: Bench) -> dict[str, Any]:
         leaving = Classifier.load(bench.run(name, f"{name}-exits-{seed}", **alike, exits="auto", max_drop=0.2))
         assert leaving.adaptive is not None
         dataset = sources.prepare(sources.load(bench.data(name)))
-        squares, labels = squares_of(dataset.splits.get("test", dataset.splits["val"]), twin)
+        squares, labels = squares_of(dataset.splits["test" if "test" in dataset.splits else "val"], twin)
         ways = {"twin": twin.session, "exits": leaving.adaptive}
         right = {way: logits_of(session, squares).argmax(1) == labels for way, session in ways.items()}
         full = logits_of(leaving.adaptive.in_full, squares).argmax(1) == labels
@@ -326,11 +351,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")
     parser.add_argument("--exits-of", choices=list(NETWORKS), default="resnet56_cifar")
     bench = Bench(parser.parse_args())
+    asked = {key: value for key, value in vars(bench.arguments).items() if key not in ("data", "folder", "parts")}
     for part in bench.arguments.parts:
         file = bench.folder / f"{part}.json"
-        if not file.exists():
+        if not file.exists() or json.loads(file.read_text())["asked"] != asked:
             print(part, file=sys.stderr)
-            write_json(file, PARTS[part](bench) | {"versions": versions()})
+            write_json(file, PARTS[part](bench) | {"asked": asked, "versions": versions()})
     found = {
         part: json.loads((bench.folder / f"{part}.json").read_text())
         for part in PARTS

@@ -1,6 +1,8 @@
 """Early exits, from the spec to the command line: where they stand, who leaves there, and what it gives."""
 
+import csv
 import dataclasses
+import io
 import itertools
 import json
 import math
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import resvision
 from resvision import zoo
@@ -308,6 +311,9 @@ def test_a_deadline_asks_for_exits(trained: Path, tmp_path: Path, capsys: pytest
     classifier = Classifier.load(trained)
     picture = np.zeros((8, 8), np.uint8)
     assert classifier.predict(picture, deadline_ms=1e-6)[0].exit == 1
+    # What is believed of another machine or runtime does not matter.
+    slow = ExitRule(temperatures=(1.0,) * 4, thresholds=(NEVER,) * 3, seconds=(3600.0,) * 4)
+    assert dataclasses.replace(classifier, exits=slow).predict(picture, deadline_ms=60_000)[0].exit == 4
     without = dataclasses.replace(classifier, exits=None)
     assert without.predict(picture)[0].exit is None
     with pytest.raises(ClassifierError, match="--exits auto"):
@@ -323,8 +329,27 @@ def test_thresholds_are_chosen_anew(trained: Path, tmp_path: Path, capsys: pytes
     rule = Classifier.load(folder).exits
     assert rule is not None
     assert [row["threshold"] for row in told["adaptive"]["exits"]][:-1] == list(rule.thresholds)
+    (folder / "exits.png").unlink()
     run("evaluate", folder, "digits")
-    assert "leaving early: accuracy" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "leaving early: accuracy" in told
+    assert f"Look at {folder / 'exits.png'}" in told
+    assert (folder / "exits.png").stat().st_size > 10_000
+    Image.new("L", (8, 8)).save(folder / "black.png")
+    run("predict", folder, folder / "black.png", "--csv")
+    header, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["path", "label", "score", "exit", "error"]
+    assert 1 <= int(row[3]) <= 4
+    run("predict", folder, folder / "black.png")
+    assert "exit" in capsys.readouterr().out
+    for limit, message in (
+        (("--max-drop", "-1"), "max_drop=-1.0 must be points of accuracy"),
+        (("--budget", "1.5"), "budget=1.5 must be a part"),
+        (("--latency-ms", "nan"), "latency_ms=nan must be a number above 0"),
+        (("--budget", "0.5", "--max-drop", "1"), "give one of"),
+    ):
+        assert run("exits", folder, "digits", *limit) == 2
+        assert message in capsys.readouterr().err
     run("exits", folder, "digits")
     assert "The thresholds are saved in" in capsys.readouterr().out
 
@@ -374,7 +399,13 @@ def test_exits_are_added_to_a_network_that_stays_as_it_is(tmp_path: Path) -> Non
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert len(after) > len(before)
     adaptive = added.result["adaptive"]
-    assert adaptive["accuracy_in_full"] == base.result["accuracy"]
+    # The trunk knows the training pictures, so that half of the others chooses.
+    assert added.result["split"] == "half of val"
+    counts = json.loads((added.folder / "data.json").read_text())["counts"]
+    assert counts["chooser"] + counts["half of val"] == base.result["pictures"]["val"]
+    assert counts["train"] == base.result["pictures"]["train"]
+    whole = resvision.evaluate(added.folder, "digits", split="val")
+    assert whole["adaptive"]["accuracy_in_full"] == base.result["accuracy"]
     assert adaptive["exits"][-2]["accuracy_of_all"] > 0.8  # they did learn
 
 

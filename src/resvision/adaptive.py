@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resvision import measure
 from resvision.data.images import to_input
 from resvision.exits import ExitRule
-from resvision.measure import median, now, seconds
+from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 
@@ -43,6 +44,16 @@ class AdaptiveSession:
         self.segments = segments
         self.rule = rule
         self.macs = macs
+        self.seconds: tuple[float, ...] | None = None
+
+    def time(self, square: torch.Tensor) -> None:
+        """Measures, once, how long each segment takes here, for deadlines; the rule's times are of where it was made.
+
+        Args:
+            square: any uint8 square (1, S, S, C).
+        """
+        if self.seconds is None:
+            self.seconds = segment_seconds(self.segments, square)
 
     def in_full(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, K) of the network's end."""
@@ -61,12 +72,12 @@ class AdaptiveSession:
         exits = np.full(len(squares), len(self.segments) - 1, dtype=np.int64)
         found: list[npt.NDArray[np.float32]] = []
         rows = np.empty((0,), dtype=np.int64)
-        thresholds = (*self.rule.thresholds, 0.0)
+        thresholds, seconds = (*self.rule.thresholds, 0.0), self.seconds or self.rule.seconds
         for index, segment in enumerate(self.segments):
             state, logits = segment(state)
             logits = logits / np.float32(self.rule.temperatures[index])
             last = index + 1 == len(self.segments)
-            late = not last and now() + len(here) * self.rule.seconds[index + 1] > deadline
+            late = not last and now() + len(here) * seconds[index + 1] > deadline
             leaves = np.full(len(here), True) if last or late else confidence(logits) >= thresholds[index]
             exits[here[leaves]] = index
             found.append(logits[leaves])
@@ -94,7 +105,8 @@ def torch_segments(network: ResNet, preprocess: Preprocess) -> list[Segment]:
     def segment(index: int) -> Segment:
         def run(state: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
             where = next(network.parameters()).device
-            network.eval()
+            if network.training:
+                network.eval()
             with torch.inference_mode():
                 x = state if index else to_input(state.to(where), preprocess)
                 x, logits = network.segment(index, x)
@@ -129,6 +141,6 @@ def segment_seconds(segments: Sequence[Segment], squares: torch.Tensor, repeats:
             def step(run: Segment = segment, state: Any = state, result: list[Any] = result) -> None:
                 result[:] = run(state)
 
-            times[index] += seconds(step, repeats=1, warmup=0)
+            times[index] += measure.seconds(step, repeats=1, warmup=0)
             state = result[0]
     return tuple(median(taken) / len(squares) for taken in times)

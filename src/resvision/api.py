@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -444,7 +445,8 @@ def evaluate(
 
     Returns:
         The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by
-        class, and the confusion counts (rows are true classes).
+        class, and the confusion counts (rows are true classes). Of early exits also what each of them does; a run
+        folder gets the curve of accuracy against time as exits.png. Of gates, without exits, how often each was open.
 
     Raises:
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
@@ -457,6 +459,8 @@ def evaluate(
         batches = EvaluationBatches(part, chosen.preprocess, default_workers())
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
+        if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
+            plots.exits(Path(classifier) / "exits.png", leaving, f"{source}, {name}")
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
     if gated is not None:
@@ -516,6 +520,7 @@ def tune_exits(
         )
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
+    exits.check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
     source, name, chosen = inputs.measured_split(loaded, data, split, columns, first="val")
     reported, choosing = (
         EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
@@ -633,7 +638,8 @@ def compress(
         data: as in `train`: its training part teaches smaller networks; its validation part chooses and its test part
             is reported, or half of the validation part each.
         speedup: times as fast as `run` is in float32 by PyTorch.
-        max_drop: points of accuracy, in percent, that this may cost: the drop is at most this and 1.64 standard errors.
+        max_drop: points of accuracy, in percent, that this may cost: the drop on the pictures that choose is at most
+            this, and on those that are reported at most this and 1.64 standard errors, or the promise is not kept.
         minutes: of teaching, if smaller networks are needed.
         batch_size: pictures at once whose time counts.
         columns: of a manifest.
@@ -649,9 +655,9 @@ def compress(
         Interrupted: Ctrl-C; what was taught is kept.
     """
     reporter = reporter or Reporter()
-    if not speedup > 1:
-        raise InputError(f"speedup={speedup} must be above 1")
-    if not (max_drop >= 0 and minutes > 0 and batch_size >= 1):
+    if not 1 < speedup <= compression.MOST:
+        raise InputError(f"speedup={speedup} must be above 1, and at most {compression.MOST}")
+    if not (max_drop >= 0 and 0 < minutes < math.inf and batch_size >= 1):
         raise InputError(f"max_drop={max_drop} must be at least 0, minutes={minutes} above 0, batch_size at least 1")
     original = Classifier.load(run)
     if original.exits is not None:
@@ -674,7 +680,7 @@ def compress(
     with _stopping(folder), tempfile.TemporaryDirectory() as exports:
         best, rungs, reported = compression.run(original, parts, goal, Path(exports), ledger, reporter.note)
         origin = {"from": str(run), "goal": settings["goal"]}
-        compression.save(best, parts, folder, origin, reported)
+        compression.save(best, folder, origin, reported)
     numbers = {
         "run": str(run),
         "data": dataset.name,

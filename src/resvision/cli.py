@@ -568,6 +568,8 @@ def evaluate(
     print(mistakes(result["confusion"], list(result["per_class"])))
     if "adaptive" in result:
         print_exits(result["adaptive"])
+        if run.is_dir():
+            print(f"Look at {run / 'exits.png'}.")
     if "gates" in result:
         told = result["gates"]
         part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
@@ -658,19 +660,24 @@ def predict(
     found = list(picture_paths(paths))
     predictions = api.predict(run, found, top=top, deadline_ms=deadline_ms, runtime=runtime, reporter=ConsoleReporter())
     results = [r.to_dict() for r in predictions]
+    left = ["exit"] if any("exit" in r for r in results) else []  # at which exit of an adaptive network
     if as_json:
         print_json(results)
     elif as_csv:
-        columns = ["path", "label", "score", "error"]
+        columns = ["path", "label", "score", *left, "error"]
         writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(results)
     else:
         cells: list[list[Any]] = [
-            [r["path"], r.get("label", "-"), percent(r.get("score")), r.get("error") or runners_up(r["top"])]
+            [
+                *(r["path"], r.get("label", "-"), percent(r.get("score"))),
+                *(r.get(column, "-") for column in left),
+                r.get("error") or runners_up(r["top"]),
+            ]
             for r in results
         ]
-        print_table(["picture", "label", "score", "then"], cells)
+        print_table(["picture", "label", "score", *left, "then"], cells)
 
 
 @app.command(help_epilogue="Example: resvision export runs/train-001 --format onnx --out model.onnx")
@@ -795,7 +802,7 @@ def compress(
     speedup
         Times as fast as the run is in float32 by PyTorch.
     max_drop
-        Points of accuracy, in percent, that this may cost, give or take 1.64 standard errors.
+        Points of accuracy, in percent, that this may cost.
     minutes
         Minutes of teaching smaller networks, if runtimes alone are not fast enough.
     batch_size

@@ -47,6 +47,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Times functions in turn, round after round, so that what disturbs the machine disturbs all of them alike.
 
+    Each round begins with another function, since threads of the one before may still be busy for a moment.
+
     Args:
         functions: by name.
         rounds: counted calls of each.
@@ -57,11 +59,13 @@ def interleaved(
         for _ in range(warmup):
             function()
     times: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions.items())
     begin = now()
     for done in range(rounds):
         if limit is not None and done and now() - begin >= limit:
             break
-        for name, function in functions.items():
+        first = done % len(order)
+        for name, function in order[first:] + order[:first]:
             start = now()
             function()
             times[name].append(now() - start)

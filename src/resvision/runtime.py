@@ -63,7 +63,7 @@ class TorchSession:
     """Runs a network on squares; `session(squares)` gives logits.
 
     Args:
-        network: put into evaluation mode at every call.
+        network: put into evaluation mode at a call.
         preprocess: whose normalisation is applied.
         precision: of the forward pass.
     """
@@ -76,7 +76,8 @@ class TorchSession:
     def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, num_classes)."""
         where = next(self.network.parameters()).device
-        self.network.eval()
+        if self.network.training:
+            self.network.eval()
         with torch.inference_mode(), autocast(where, self.precision):
             logits = self.network(to_input(squares.to(where), self.preprocess))
         return logits.float().cpu().numpy()  # type: ignore[no-any-return]
@@ -104,6 +105,8 @@ class OnnxSession:
         options.log_severity_level = 3  # errors, which are raised
         # Without this, names of files in an untrusted model would be looked for in the current folder.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        # Its threads would go on waiting busily for the next call, and slow down whatever else the machine does.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the package has an error class for each of its codes, without a common base

@@ -160,6 +160,24 @@ class Outcome:
     seconds: float
 
 
+def check_limit(**limits: float | None) -> None:
+    """Refuses anything but one limit, as `choose` takes it.
+
+    Raises:
+        InputError: not exactly one limit is given, or it is out of range.
+    """
+    given = {name: value for name, value in limits.items() if value is not None}
+    if len(given) != 1:
+        raise InputError("give one of max_drop, budget and latency_ms")
+    [(name, value)] = given.items()
+    if name == "max_drop" and not 0 <= value <= 100:
+        raise InputError(f"max_drop={value} must be points of accuracy, from 0 to 100")
+    if name == "budget" and not 0 < value <= 1:
+        raise InputError(f"budget={value} must be a part of the whole network's time, above 0 and at most 1")
+    if name == "latency_ms" and not value > 0:
+        raise InputError(f"latency_ms={value} must be a number above 0")
+
+
 def choose(
     judged: Judged,
     *,
@@ -177,10 +195,9 @@ def choose(
         latency_ms: milliseconds that a picture may take in the mean: likewise.
 
     Raises:
-        InputError: not exactly one limit is given, or even leaving at the first exit takes longer.
+        InputError: not exactly one limit is given, it is out of range, or even leaving at the first exit takes longer.
     """
-    if sum(limit is not None for limit in (max_drop, budget, latency_ms)) != 1:
-        raise InputError("give one of max_drop, budget and latency_ms")
+    check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
     frontier = judged.frontier()
     if max_drop is not None:
         least = judged.right[-1].mean() - max_drop / 100

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resvision import measure
-from resvision.classifier import Classifier
+from resvision import measure, zoo
+from resvision.classifier import Classifier, Predictor
+from resvision.cost import cost
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
 from resvision.deployed import in_run, open_file
-from resvision.errors import MissingExtraError
+from resvision.errors import ExportError, InputError
 from resvision.evaluation import evaluate
+from resvision.evaluation.evaluate import collect
 from resvision.exporting.export import quiet, write
 from resvision.models import ResNet
 from resvision.runtime import Session, TorchSession
@@ -41,27 +45,38 @@ def compare_runtimes(
     Args:
         classifier: what is measured.
         folder: its run folder, whose exports are used; those that are missing are made for the time being.
-        split: pictures to measure accuracies on; None leaves them out.
+        split: pictures to measure accuracies on; None leaves them out. Of a network with early exits they also tell how
+            fast it is where pictures leave, which made-up ones cannot.
         compiled: also try torch.compile, which takes a minute or so.
         note: told what happens.
 
     Returns:
         One row a runtime: its name; latency_ms of one picture and pictures_per_second at 32 at once (median, least and
         most of the rounds); accuracy, 0..1 or None.
-
-    Raises:
-        ExportError: an export does not answer as the original.
     """
     with tempfile.TemporaryDirectory() as made:
-        sessions = _sessions(classifier, folder, Path(made), compiled, note)
-        timed = sessions | _peer(classifier)
-        times = {batch: _timed(timed, classifier, batch) for batch in BATCHES}
+        predictors = _predictors(classifier, folder, Path(made), note)
+        sessions = {name: predictor.session for name, predictor in predictors.items()}
+        sessions["torch bf16"] = TorchSession(classifier.network, classifier.preprocess, "bf16")
+        if compiled:
+            compiled_network = cast(ResNet, torch.compile(classifier.network))
+            sessions["torch compiled"] = TorchSession(compiled_network, classifier.preprocess)
+        adaptive = {f"{name}, leaving early": p.adaptive for name, p in predictors.items() if p.adaptive is not None}
+        if split is None and adaptive:
+            note("how fast it is where pictures leave early is only known with data")
+        leaving = adaptive if split is not None else {}
+        timed: dict[str, Callable[[torch.Tensor], object]] = {**sessions, **leaving, **_peer(classifier, note)}
+        squares = _squares(classifier, split)
+        times = {batch: _timed(timed, squares, batch) for batch in BATCHES}
     accuracies = {}
     if split is not None:
         batches = EvaluationBatches(split, classifier.preprocess, default_workers())
         for name, session in sessions.items():
             evaluation = evaluate(session, batches, classifier.classes, classifier.temperature)
             accuracies[name] = evaluation.accuracy
+        for name, exits in leaving.items():
+            logits, labels = collect(lambda squares: exits(squares).logits, batches)  # noqa: B023
+            accuracies[name] = float((logits.argmax(axis=1) == labels).mean())
     one, many = BATCHES
     return [
         {
@@ -74,32 +89,36 @@ def compare_runtimes(
     ]
 
 
-def _sessions(classifier: Classifier, folder: Path, made: Path, compiled: bool, note: Note) -> dict[str, Session]:
+def _predictors(classifier: Classifier, folder: Path, made: Path, note: Note) -> dict[str, Predictor]:
     """What there is to run the classifier, by runtime and precision."""
-    network, preprocess = classifier.network, classifier.preprocess
-    found: dict[str, Session] = {
-        "torch fp32": classifier.session,
-        "torch bf16": TorchSession(network, preprocess, "bf16"),
-    }
-    if compiled:
-        found["torch compiled"] = TorchSession(cast(ResNet, torch.compile(network)), preprocess)
-    found |= {name: predictor.session for name, predictor in in_run(folder, classifier).items()}
+    found: dict[str, Predictor] = {"torch fp32": classifier, **in_run(folder, classifier)}
     for target in MADE:
         if str(target) in found:
             continue
         note(f"exporting: {target}")
         try:
-            found[str(target)] = open_file(write(classifier, target, made / target.name).file).session
-        except MissingExtraError as error:
+            # It is judged by the accuracy that stands beside it.
+            found[str(target)] = open_file(write(classifier, target, made / target.name, judged=False).file)
+        except (ExportError, InputError) as error:
             note(f"left out: {error}")
     return found
 
 
-def _timed(sessions: dict[str, Session], classifier: Classifier, batch: int) -> dict[str, list[float]]:
-    """Seconds of each call with `batch` random squares at once."""
-    side, channels = classifier.preprocess.size, classifier.preprocess.channels
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, channels), dtype=np.uint8)
-    calls = {name: partial(session, torch.from_numpy(pixels)) for name, session in sessions.items()}
+def _squares(classifier: Classifier, split: Split | None) -> torch.Tensor:
+    """uint8 squares (32, S, S, C) of a split, or for want of one of noise."""
+    side, channels, count = classifier.preprocess.size, classifier.preprocess.channels, max(BATCHES)
+    if split is None:
+        return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, channels), np.uint8))
+    some = split.take(np.linspace(0, len(split) - 1, count).astype(np.int64))
+    return torch.cat([batch.squares for batch in EvaluationBatches(some, classifier.preprocess, 0)])
+
+
+def _timed(
+    sessions: Mapping[str, Callable[[torch.Tensor], object]], squares: torch.Tensor, batch: int
+) -> dict[str, list[float]]:
+    """Seconds of each call with `batch` squares at once, other ones each time: some leave early and others do not."""
+    turns = {name: cycle(squares.split(batch)) for name in sessions}  # type: ignore[no-untyped-call]
+    calls = {name: lambda n=name, session=session: session(next(turns[n])) for name, session in sessions.items()}
     return measure.interleaved(calls, rounds=ROUNDS, warmup=WARMUP, limit=LIMIT_SECONDS)
 
 
@@ -125,11 +144,14 @@ class PeerSession:
             return self.network((pictures - self.mean) / self.std).numpy()  # type: ignore[no-any-return]
 
 
-def _peer(classifier: Classifier) -> dict[str, Session]:
-    """The peer, where one is installed and has a network of this name and size."""
+def _peer(classifier: Classifier, note: Note) -> dict[str, Session]:
+    """The peer, where one is installed and has the network that this one is, or was made smaller from."""
     provenance, spec = classifier.provenance, classifier.network.spec
     name = provenance.get("model") or provenance.get("recipe", {}).get("model")
-    size = sum(p.numel() for p in classifier.network.parameters())
+    if name is None:
+        return {}
+    whole = dataclasses.replace(zoo.get(name), num_classes=spec.num_classes, in_channels=spec.in_channels)
+    size = cost(whole, classifier.preprocess.size).params
     _operators()
     for package, build in (("torchvision", _torchvision), ("timm", _timm)):
         with quiet():
@@ -138,6 +160,8 @@ def _peer(classifier: Classifier) -> dict[str, Session]:
             except (ImportError, RuntimeError, AttributeError, ValueError):  # not installed, or knows no such network
                 continue
         if sum(p.numel() for p in network.parameters()) == size:
+            if cost(spec, classifier.preprocess.size).params != size:
+                note(f"{package}'s {name} is the network by that name, which this one differs from")
             return {f"{package} eager": PeerSession(network, classifier)}
     return {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import logging
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 
+from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
@@ -61,6 +63,7 @@ KINDS: dict[Format, Kind] = {
     "openvino": Kind(write=openvino.write, session=OpenVinoSession, package="openvino"),
     "torch": Kind(write=pt2.write, session=pt2.ProgramSession, package="torch"),
 }
+DESCRIBE: dict[Format, Callable[[Path, Path, Document], None]] = {"onnx": onnx.describe, "openvino": openvino.describe}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,26 @@ def write(
     return Export(file=path, files=tuple(path.parent / file.name for file in files), verification=found)
 
 
+def describe(classifier: Classifier, target: Target, file: Path, path: Path) -> tuple[Path, ...]:
+    """Copies an export of the same network, calibrated alike, with the classifier's present figures in it.
+
+    Args:
+        classifier: whose network was exported.
+        target: what the export is, ONNX or OpenVINO.
+        file: of the export.
+        path: of the copy.
+
+    Returns:
+        All files of the copy.
+    """
+    with _folder_beside(path) as folder, quiet():
+        DESCRIBE[target.format](file, folder / path.name, Document.of(classifier, target))
+        files = sorted(folder.iterdir())
+        for made in files:
+            made.replace(path.parent / made.name)
+    return tuple(path.parent / made.name for made in files)
+
+
 def _write_segments(
     path: Path, classifier: Classifier, document: Document, kind: Kind, inputs: Sequence[UInt8Array]
 ) -> list[FileSession]:
@@ -142,8 +165,8 @@ def _write_segments(
     """
     if document.contract != "A" or not issubclass(kind.session, FileSession):  # type: ignore[arg-type]
         raise InputError("a network with early exits exports as onnx or openvino by contract A, a file a segment")
-    assert classifier.adaptive is not None
-    count = len(classifier.adaptive.segments)
+    segments = torch_segments(copy.deepcopy(classifier.network).cpu(), classifier.preprocess)
+    count = len(segments)
     names = [path.name, *(f"{path.stem}-{place}{path.suffix}" for place in range(2, count + 1))]
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     states: list[Any] = [torch.tensor(square) for square in inputs]
@@ -157,8 +180,7 @@ def _write_segments(
         session = kind.session(path.parent / name)
         assert isinstance(session, FileSession)
         sessions.append(session)
-        run = classifier.adaptive.segments[index]
-        example, states = run(example)[0], [run(state)[0] for state in states]
+        example, states = segments[index](example)[0], [segments[index](state)[0] for state in states]
     return sessions
 
 

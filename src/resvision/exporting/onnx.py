@@ -31,7 +31,7 @@ def write(
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    onnx = extra("onnx", "export", PURPOSE)
+    extra("onnx", "export", PURPOSE)
     extra("onnxscript", "export", PURPOSE)
     made = torch.onnx.export(
         program,
@@ -47,6 +47,16 @@ def write(
     if document.precision == "int8":
         model = _quantised(model, path, document.input, calibration)
     _forget_origins(model)
+    _save(model, path, document)
+
+
+def describe(file: Path, path: Path, document: Document) -> None:
+    """Copies a file to `path`, with another document in it."""
+    _save(extra("onnx", "export", PURPOSE).load(file), path, document)
+
+
+def _save(model: Any, path: Path, document: Document) -> None:
+    onnx = extra("onnx", "export", PURPOSE)
     onnx.helper.set_model_props(model, {DOCUMENT_KEY: document.to_json(), "classes": "\n".join(document.classes)})
     onnx.save_model(model, path)
 

@@ -38,6 +38,16 @@ def write(
     model.reshape([-1, *example.shape[1:]] if document.contract == "A" else [1, -1, -1, document.preprocess.channels])
     if document.precision == "int8":
         model = _quantised(model, calibration)
+    _save(model, path, document)
+
+
+def describe(file: Path, path: Path, document: Document) -> None:
+    """Copies a file to `path`, and the .bin beside it, with another document in it."""
+    _save(extra("openvino", "openvino", PURPOSE).Core().read_model(file), path, document)
+
+
+def _save(model: Any, path: Path, document: Document) -> None:
+    openvino = extra("openvino", "openvino", PURPOSE)
     model.set_rt_info(document.to_json(), DOCUMENT_KEY)
     model.set_rt_info(document.precision, "precision")
     model.set_rt_info("\n".join(document.classes), "classes")

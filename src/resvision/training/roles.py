@@ -11,6 +11,7 @@ import numpy as np
 from resvision.data.pictures import DataSet, Split, divide
 from resvision.data.sources import prepare
 from resvision.recipe import Recipe
+from resvision.training.pretrained import HUB
 
 HOLDOUT = 0.1  # part of the training split that is held back for choosing ...
 HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs
@@ -27,8 +28,8 @@ class Roles:
         classes: the class names.
         train: pictures that train.
         report: pictures whose accuracy is the run's result.
-        report_name: "test" or "val".
-        chooser: pictures that choose the epoch or stop the run; None if nothing is chosen.
+        report_name: "test", "val", or "half of val" where the other half chooses.
+        chooser: pictures that choose the epoch or the exits, or stop the run; None if nothing is chosen.
         chooser_name: "val", or "held" for a part of the training split.
         divided: whether the data came without a validation or test split.
         method: where the splits come from.
@@ -65,7 +66,7 @@ class Roles:
         if self.chooser is not None and self.chooser_name == "held":
             text += f", {len(self.chooser):,} of train are held back to choose the epoch (--holdout)"
         elif self.chooser is not None:
-            text += f", {len(self.chooser):,} of val choose the epoch"
+            text += f", {len(self.chooser):,} of val choose"
         once = ", looked at once" if self.report_name == "test" else ""
         return f"{text}, {len(self.report):,} of {self.report_name} are reported{once}; splits: {self.method}"
 
@@ -109,7 +110,11 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
     assert report is not None  # prepare() sees to it
     chooser, chooser_name = (val, "val") if test is not None and val is not None else (None, "held")
     share = recipe.holdout
-    if share is None and (test is not None or recipe.choices):
+    report_name = "val" if test is None else "test"
+    if share is None and test is None and _has_seen_them(recipe):
+        report, chooser = divide(report, 0.5, dataset.name)
+        report_name, chooser_name = "half of val", "val"
+    elif share is None and (test is not None or recipe.choices):
         share = min(HOLDOUT, HOLDOUT_MOST / len(train))
     if share and chooser is None:
         train, chooser = divide(train, share, dataset.name)
@@ -117,12 +122,20 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
         classes=dataset.classes,
         train=train,
         report=report,
-        report_name="val" if test is None else "test",
+        report_name=report_name,
         chooser=chooser,
         chooser_name=chooser_name,
         divided=dataset.splits is not given,
         method=dataset.method,
     )
+
+
+def _has_seen_them(recipe: Recipe) -> bool:
+    """Whether exits are put on a network of one's own, which may know all training pictures by heart.
+
+    On a part of these its answers are surer and better than they will be, and exits chosen by them leave too early.
+    """
+    return recipe.exits is not None and recipe.pretrained is not None and not recipe.pretrained.startswith(HUB)
 
 
 def _names(split: Split) -> list[str]:
