@@ -6,8 +6,8 @@
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
 on Imagenette at 128 px, resnet56_cifar on CIFAR-10, resnet20_cifar on Fashion-MNIST. Each part leaves FOLDER/PART.json
 and is not run again while that is there and was asked for alike; trainings and compressions that were stopped go on.
-They run in processes of their own, so that nothing of them is left in the one that measures. Prints one JSON document of
-all parts that are there.
+They run in processes of their own, so that nothing of them is left in the one that measures. Prints one JSON document
+of all parts that are there.
 
 Times are of real pictures, in groups that every way goes through in turn; a ratio is the median over the groups.
 Accuracies are of pictures that chose nothing: of the test part, or of the half of the validation part that `compress`

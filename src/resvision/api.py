@@ -118,17 +118,23 @@ def train(
         adaptive_spec(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
-    with run.removed_if_empty():
-        classifier, result, evaluation = run_training(
-            dataset,
-            chosen,
-            run,
-            reporter,
-            weights=weights,
-            source=source,
-            resume=resume is not None,
-            tensorboard=tensorboard,
-        )
+    try:
+        with run.removed_if_empty():
+            classifier, result, evaluation = run_training(
+                dataset,
+                chosen,
+                run,
+                reporter,
+                weights=weights,
+                source=source,
+                resume=resume is not None,
+                tensorboard=tensorboard,
+            )
+    except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
+        if not run.last_checkpoint.exists():
+            raise
+        message = f"stopped; go on from the last save with: resvision train --resume {run.path}"
+        raise Interrupted(message, signal.SIGINT) from None
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
 
@@ -297,7 +303,7 @@ def overfit(
             "train",
             data if mended is None else mended,
             columns if mended is None else sources.DEFAULT_COLUMNS,
-            *(own, numbers["recommended"]["options"]),
+            inputs.replaced(own, numbers["recommended"]["options"]),
         ),
     }
     numbers |= {"description": examination.describe(numbers), "created": timestamp(), "versions": versions()}
@@ -437,7 +443,7 @@ def evaluate(
     Args:
         classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
         data: as in `train`.
-        split: "train", "val", "test", or "all" pictures whatever their split. None takes test, else val; a set without
+        split: "train", "val", "test", or "all" of a set that comes undivided. None takes test, else val; a set without
             splits is divided as training divides it, and its validation part is taken.
         columns: of a manifest.
         runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.

@@ -112,7 +112,7 @@ def recipe_of(
 ) -> tuple[Recipe, pretrained.Pretrained | None, tuple[str, ...]]:
     """The recipe of a run, by name or given, with single fields replaced; the weights it begins with; and why."""
     by_name = isinstance(base, str) and base in recipes.NAMES
-    given = dict(fields) if by_name else _replaced(base, fields)
+    given = dict(fields) if by_name else _recorded(base, fields)
     weights, usual = _weights(given), {}
     if weights is not None:
         given |= weights.decided()
@@ -126,6 +126,11 @@ def recipe_of(
     else:
         chosen = make(given)
         workers = default_workers()
+        if "batch_size" in fields and not {"lr", "rest_lr"} & fields.keys() and chosen.lr != "auto":
+            batch, recorded = chosen.batch_size, make(_recorded(base, {})).batch_size
+            chosen = recipes.for_batch(dataclasses.replace(chosen, batch_size=recorded), batch)
+            if batch != recorded:
+                reasons = (f"lr={chosen.lr:g}: scaled from batches of {recorded} to {batch}",)
     chosen = dataclasses.replace(
         chosen,
         workers=workers if chosen.workers is None else chosen.workers,
@@ -134,7 +139,7 @@ def recipe_of(
     return chosen, weights, reasons
 
 
-def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:
+def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of an earlier recipe, some of them replaced.
 
     Raises:
@@ -143,9 +148,17 @@ def _replaced(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
     if isinstance(base, str) and not Path(base).exists() and Path(base).name == base and not Path(base).suffix:
         raise RecipeError(f"there is no recipe {base!r}: there are {', '.join(recipes.NAMES)}, or give a recipe.yaml")
     recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
-    if set(LENGTHS) & fields.keys():  # a new length replaces the recorded one and the steps that came of it
-        recorded |= dict.fromkeys((*LENGTHS, "steps"))
-    return recorded | fields
+    # Epochs are counted anew, which gives the same steps on the same pictures. Minutes were measured: a repetition
+    # keeps what came of them, and a run that differs measures again.
+    if recorded["epochs"] or recorded["max_steps"] or (recorded["minutes"] and fields.keys() - {"seed"}):
+        recorded["steps"] = None
+    return replaced(recorded, fields)
+
+
+def replaced(own: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe, some of them replaced; a new length takes the place of any other."""
+    lengths = (*LENGTHS, "steps") if set(LENGTHS) & fields.keys() else ()
+    return {name: value for name, value in own.items() if name not in lengths} | dict(fields)
 
 
 def _weights(given: dict[str, Any]) -> pretrained.Pretrained | None:

@@ -125,6 +125,19 @@ def test_train_may_be_a_class(tmp_path: Path, write_pictures: WritePictures) -> 
     assert dataset.splits["all"].labels.tolist() == [0, 1, 1, 2]
 
 
+def test_splits_may_be_spelt_otherwise(tmp_path: Path, write_pictures: WritePictures) -> None:
+    spelt = [path.replace("train", "Training").replace("val", "Testing") for path in SPLIT]
+    dataset = load(write_pictures(tmp_path, spelt))
+    assert dataset.classes == ("cat", "dog")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 3, "test": 3}
+
+
+def test_splits_without_one_to_train_on(tmp_path: Path, write_pictures: WritePictures) -> None:
+    paths = [path.replace("train", "test") for path in SPLIT]
+    with pytest.raises(DataError, match="has test, val with class folders in them, but no train"):
+        load(write_pictures(tmp_path, paths))
+
+
 def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder, file or built-in data set '.*nowhere'; built in are digits, fash"):
         load(tmp_path / "nowhere")

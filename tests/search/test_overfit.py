@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 import resvision
-from resvision import api
+from resvision import api, inputs
 from resvision.cli import main
 from resvision.data import audit, sources
 from resvision.data.pictures import ArrayPictures, Split
-from resvision.errors import DataError, InputError, Interrupted, RecipeError, RunError
+from resvision.errors import DataError, DivergedError, InputError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
-from resvision.search import compare, curve, findings, judge, noise, overfit, plan, remedies, trials
+from resvision.search import compare, copies, curve, findings, judge, noise, overfit, plan, remedies, trials
 from resvision.search.clock import Clock
 from resvision.search.trials import Arm, Trials
 from resvision.training.bench import Ledger
@@ -592,6 +592,7 @@ def test_an_examination_finds_leaked_pictures_and_writes_a_cleaned_manifest(
         folder = tmp_path / "set" / ("test" if index >= 300 else "train") / str(labels[shown])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array[shown]).save(folder / f"{index}.png")
+    (tmp_path / "set" / "train" / "0" / "broken.png").write_bytes(b"no picture")
     arguments = ["overfit", str(tmp_path / "set"), "--minutes", "5", "--recipe", "plain"]
     arguments += ["--model", "resnet8_cifar", "--epochs", "2", "--out", str(tmp_path / "run"), "--json"]
     with pytest.raises(SystemExit) as leaving:
@@ -604,11 +605,50 @@ def test_an_examination_finds_leaked_pictures_and_writes_a_cleaned_manifest(
     assert len(document["copies"]["listed"]) >= 30
     with (tmp_path / "run" / "cleaned.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert sum(row["split"] == "train" for row in rows) == 270
+    assert sum(row["split"] == "train" for row in rows) == 271  # also the broken one, which training skips
     assert sum(row["split"] == "test" for row in rows) == 120
     assert "cleaned.csv" in document["commands"]["recommended"]
     cleaned = sources.load(tmp_path / "run" / "cleaned.csv")
-    assert len(cleaned.splits["train"]) == 270
+    assert len(cleaned.splits["train"]) == 271
+    assert any("leaves out the training pictures that have a copy in test" in line for line in document["description"])
+
+
+def test_a_length_takes_the_place_of_any_other() -> None:
+    own = {"recipe": "plain", "max_steps": 10, "lr": 0.1}
+    assert inputs.replaced(own, {"epochs": 5}) == {"recipe": "plain", "lr": 0.1, "epochs": 5}
+    assert inputs.replaced(own, {"lr": 0.2}) == own | {"lr": 0.2}
+    line = inputs.command("train", "digits", sources.DEFAULT_COLUMNS, inputs.replaced({"epochs": 30}, {"epochs": 15}))
+    assert line == "resvision train digits --epochs 15"
+
+
+def test_what_is_found_in_a_part_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "LEAST_LOOKED_AT", 500)
+    random = np.random.default_rng(0)
+    array = random.integers(0, 256, (1000, 12, 12, 1), dtype=np.uint8)
+    labels = np.zeros(1000, dtype=np.int64)
+    test = random.permutation(1000)[:250]
+    data = sources.from_arrays((array, labels), (array[test], labels[test]), ["a"])
+    found = copies.find(data, "val", seconds=0)
+    assert not found["complete"]
+    assert found["pictures"] == {"train": 250, "val": 250}
+    assert 35 < found["leaked"] < 90  # a quarter of 250
+    assert found["leaked_part"] == pytest.approx(found["leaked"] / 250 / 0.25)
+    said = findings.copies(found, "val").says
+    assert "of 250 val pictures that were looked at have a copy among 250 training pictures, so about" in said
+    whole = copies.find(data, "val", seconds=3600)
+    assert whole["complete"]
+    assert whole["leaked_part"] == 1
+
+
+def test_a_network_that_diverges_gets_what_guessing_gets(tmp_path: Path) -> None:
+    made = bench()
+    row = made.judge(Arm(name="wild", fields={"lr": 1e30}), 0, watched=True)
+    assert row["diverged"]
+    assert row["accuracy"] == 1 / made.classes
+    assert len(row["points"]) == len(made.judge(trials.BASELINE, 0, watched=True)["points"])
+    array, labels = digits(0)
+    with pytest.raises(DivergedError, match="the baseline's loss is not a finite number: lower --lr"):
+        api.overfit((array, labels), minutes=0.2, **PATIENT, lr=1e30, out=tmp_path / "a")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
@@ -659,7 +699,7 @@ def test_the_words_follow_the_numbers() -> None:
             "sure": 0.99,
         },
         "report": "test",
-        "recommended": {"name": "mixup"},
+        "recommended": {"name": "mixup", "cleaned": False},
         "remedies": [{"name": "mixup", "difference": 0.04, "error": 0.02, "sure_of_many": 0.97}],
     }
     text = " ".join(overfit.describe(numbers))
@@ -667,6 +707,6 @@ def test_the_words_follow_the_numbers() -> None:
     assert "On 100 untouched test pictures, looked at once: 75.0% with it, 70.0% without, +5.0 points" in text
     assert "--pretrained" in text
     numbers["check"] |= {"difference": -0.01}
-    assert "not confirmed" in " ".join(overfit.describe(numbers))
+    assert "which does not confirm it" in " ".join(overfit.describe(numbers))
     numbers["recommended"]["name"] = None
     assert "stay with the baseline" in " ".join(overfit.describe(numbers))

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import resvision
 from resvision import api, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.loader import Batch
 from resvision.data.pictures import DataSet, Split
-from resvision.errors import DivergedError, Interrupted, RecipeError, RunError
+from resvision.errors import DataError, DivergedError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.training import RunFolder, engine, memory, optim, roles
@@ -360,6 +361,42 @@ def test_a_recorded_recipe_repeats_the_run(tmp_path: Path) -> None:
     assert second.result["steps"] == first.result["steps"]
     assert recipe.read_text() == (tmp_path / "b" / "recipe.yaml").read_text()
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_recorded_recipe_counts_its_epochs_anew(tmp_path: Path) -> None:
+    fields = {**FIXED, "batch_size": 16, "lr": 0.1}
+    first = api.train(stripes(64), validation=stripes(32, 1), recipe="plain", epochs=2, out=tmp_path / "a", **fields)
+    assert first.result["steps"] == 8
+    recipe, notes = tmp_path / "a" / "recipe.yaml", Notes()
+    more = api.train(stripes(160), validation=stripes(32, 1), recipe=recipe, out=tmp_path / "b")
+    assert (more.result["steps"], more.result["epochs"]) == (20, 2)
+    larger = api.train(
+        stripes(64), validation=stripes(32, 1), recipe=recipe, batch_size=32, out=tmp_path / "c", reporter=notes
+    )
+    assert larger.result["steps"] == 4
+    assert RunFolder(tmp_path / "c").read_recipe().lr == pytest.approx(0.2)
+    assert "lr=0.2: scaled from batches of 16 to 32" in notes.lines
+
+
+def test_a_reported_picture_that_cannot_be_decoded_costs_no_network(tmp_path: Path) -> None:
+    pictures, labels = stripes(32)
+    for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        folder = tmp_path / "data" / ("train" if index < 24 else "test") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(picture, np.ones((10, 10), dtype=np.uint8))).save(folder / f"{index}.png")
+    whole = sorted((tmp_path / "data" / "test").rglob("*.png"))[0]
+    content = whole.read_bytes()
+    whole.write_bytes(content[:200])  # the header can be read, the rest cannot
+    fields = {**FIXED, "batch_size": 8, "epochs": 1, "size": 8, "holdout": 0.0}
+    with pytest.raises(DataError, match=f"{whole.name}.*an evaluation leaves nothing out"):
+        api.train(tmp_path / "data", recipe="plain", out=tmp_path / "a", **fields)
+    whole.write_bytes(content)
+    assert resvision.evaluate(tmp_path / "a", tmp_path / "data")["pictures"] == 8
+    whole.write_bytes(b"")
+    begun = Notes()
+    with pytest.raises(DataError, match="an evaluation leaves nothing out"):  # and this one is seen before all work
+        api.train(tmp_path / "data", recipe="plain", out=tmp_path / "b", reporter=begun, **fields)
+    assert not any("steps of" in line for line in begun.lines)
 
 
 class StopAt(Reporter):

@@ -262,6 +262,16 @@ def test_only_the_last_layer_has_gradients_in_the_first_phase() -> None:
         made.zero_grad(set_to_none=True)
 
 
+def test_what_a_measurement_leaves_behind_moves_nothing() -> None:
+    """Gradients of zero, with which an optimiser would still decay what does not learn."""
+    made, recipe = network(), Recipe(model="resnet8_cifar", size=8, pretrained="x", head_first=0.5, steps=4)
+    phases.learn(made, recipe, trunk=True)
+    made(torch.zeros(2, 1, 8, 8)).sum().backward()
+    made.zero_grad(set_to_none=False)
+    phases.begin(made, recipe, 0)
+    assert [name for name, p in made.named_parameters() if p.grad is not None] == ["fc.weight", "fc.bias"]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lamb", "muon"])
 @pytest.mark.parametrize("stop", [2, 6, 8])
 def test_an_interrupted_run_goes_on_in_the_phase_it_was_in(tmp_path: Path, optimizer: str, stop: int) -> None:

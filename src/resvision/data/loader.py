@@ -26,6 +26,7 @@ PREFETCH = 4  # batches that each worker is asked for ahead
 CHUNK = 64  # pictures that a worker reads at once where nothing else decides it
 GRACE_SECONDS = 60
 MEMORY_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
+NOTHING_LEFT_OUT = "an evaluation leaves nothing out: mend or remove them"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,17 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
             found.append((error.name, error.reason))
     bad.add(found)
     return split.take(np.array(readable, dtype=np.int64)), bad, largest
+
+
+def check_readable(split: Split) -> None:
+    """Reads the headers of a split that is evaluated.
+
+    Raises:
+        DataError: one of them is unreadable.
+    """
+    _, bad, _ = screen(split, 1.0)
+    if bad.reasons:
+        raise DataError(f"{unreadable(bad.reasons)}; {NOTHING_LEFT_OUT}")
 
 
 class _Reader:
@@ -340,7 +352,7 @@ class EvaluationBatches:
                 kept.append(batch)
             yield batch
         if failed and self.bad is None:
-            raise DataError(f"{unreadable(failed)}; an evaluation leaves nothing out: mend or remove them")
+            raise DataError(f"{unreadable(failed)}; {NOTHING_LEFT_OUT}")
         self.kept = kept if keep else None
 
 

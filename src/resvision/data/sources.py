@@ -19,7 +19,11 @@ from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, 
 from resvision.errors import DataError, PictureError
 from resvision.files import storage
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {  # of folders, in small letters, and in manifests
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 VALIDATION_FRACTION = 0.2  # of a set that comes without splits
 MAX_ARCHIVE_BYTES = 4 << 30  # an archive is read into memory; a larger one should be unpacked
 
@@ -202,26 +206,31 @@ def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[Pur
 
 
 def _nested(folders: Iterable[PurePosixPath], top: str) -> bool:
-    return top not in SPLIT_NAMES and any(len(folder.parts) > 1 and folder.parts[0] == top for folder in folders)
+    return top.lower() not in SPLIT_NAMES and any(
+        len(folder.parts) > 1 and folder.parts[0] == top for folder in folders
+    )
 
 
 def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[PurePosixPath]) -> DataSet:
     """Reads `train|val|test/<class>/...` or `<class>/...` out of relative paths."""
     pictures = [(relative, file) for relative, file in files if len(relative.parts) > 1 and _may_be_picture(file)]
     tops = sorted({folder.parts[0] for folder in folders})
-    split_tops = [top for top in tops if top in SPLIT_NAMES]
     # "train" may also be a class of vehicles: then its pictures lie directly in it.
-    if "train" in split_tops and any(len(folder.parts) > 1 and folder.parts[0] == "train" for folder in folders):
+    nested = {folder.parts[0] for folder in folders if len(folder.parts) > 1}
+    split_tops = [top for top in tops if top.lower() in SPLIT_NAMES]
+    if training := [top for top in split_tops if SPLIT_NAMES[top.lower()] == "train" and top in nested]:
         classes = {
             top: {folder.parts[1] for folder in folders if len(folder.parts) > 1 and folder.parts[0] == top}
             for top in split_tops
         }
-        _same_classes(name, classes)
+        _same_classes(name, classes, training[0])
         groups: dict[str, list[tuple[str, File]]] = {}
         for top in split_tops:  # "val" and "valid" side by side are one split
             found = [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
-            groups.setdefault(SPLIT_NAMES[top], []).extend(found)
-        return _assemble(name, sorted(classes["train"]), groups, method="given by folders")
+            groups.setdefault(SPLIT_NAMES[top.lower()], []).extend(found)
+        return _assemble(name, sorted(classes[training[0]]), groups, method="given by folders")
+    if split_tops == tops and nested.issuperset(tops) and tops:
+        raise DataError(f"{name}: has {listed(tops)} with class folders in them, but no train")
     if not tops:
         content = f"{len(files)} files, but no class folders" if files else "nothing"
         raise DataError(f"{name}: holds {content}; expected <class>/PICTURE or train|val|test/<class>/PICTURE")
@@ -239,8 +248,8 @@ def _may_be_picture(file: File) -> bool:
     return True
 
 
-def _same_classes(name: str, classes: dict[str, set[str]]) -> None:
-    train = classes["train"]
+def _same_classes(name: str, classes: dict[str, set[str]], training: str = "train") -> None:
+    train = classes[training]
     for split, found in classes.items():
         lacks, adds = sorted(train - found), sorted(found - train)
         if lacks or adds:

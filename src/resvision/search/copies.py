@@ -22,21 +22,27 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
     Args:
         dataset: with its splits.
         report: the split whose accuracy is told.
-        seconds: that reading the pictures may take; where they do not suffice an even part of them is looked at.
+        seconds: that reading the pictures may take; where they do not suffice an even part is looked at, at most half
+            of which are of other splits than train.
     """
     begin = now()
     names = list(dataset.splits)
-    total = sum(len(split) for split in dataset.splits.values())
     some = dataset.splits["train"]
+    total = sum(len(split) for split in dataset.splits.values())
     probe = some.take(np.arange(min(64, len(some))))
     start = now()
     audit.look(probe)
     pace = (now() - start) / len(probe)
-    share = min(1.0, max(seconds / pace, LEAST_LOOKED_AT) / total, MOST_LOOKED_AT / total)
+    most = min(total, max(round(seconds / pace), LEAST_LOOKED_AT), MOST_LOOKED_AT)
+    beside = min(total - len(some), most // 2)  # pictures of the other splits
+    share = {name: beside / max(1, total - len(some)) for name in names} | {
+        "train": min(1.0, (most - beside) / len(some))
+    }
     hashes, squares, origin, index = [], [], [], []
     for place, name in enumerate(names):
         split = dataset.splits[name]
-        which = np.arange(len(split)) if share == 1 else evenly(split.labels, max(1, round(share * len(split))))
+        part = share[name]
+        which = np.arange(len(split)) if part == 1 else evenly(split.labels, max(1, round(part * len(split))))
         looked = audit.look(split.take(which))
         hashes.append(looked[0])
         squares.append(looked[1])
@@ -58,15 +64,16 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
 
     return {
         "seconds": now() - begin,
-        "complete": share == 1,
+        "complete": all(part == 1 for part in share.values()),
         "pictures": {name: int((of == place).sum()) for place, name in enumerate(names)},
         "pairs": len(found.pairs),
         "exact_pairs": len(exact),
         "leaked": len(leaks),
         "leaked_exact": sum(bool(equal[one] == equal[other]) for one, other in leaks.items()),
-        "leaked_part": len(leaks) / max(1, int(reports.sum())),
+        # Of a part of the training pictures only a part of the copies is found.
+        "leaked_part": min(1.0, len(leaks) / max(1, int(reports.sum())) / share["train"]),
         "redundant": len(redundant),
-        "redundant_part": len(redundant) / max(1, int(trains.sum())),
+        "redundant_part": min(1.0, len(redundant) / max(1, int(trains.sum())) / share["train"]),
         "contradictions": len(different),
         "listed": [[called(one), called(other)] for one, other in list(leaks.items())[:LISTED]]
         + [[called(m[0]), called(m[1])] for m in groups[:LISTED]],

@@ -90,12 +90,19 @@ def copies(found: dict[str, Any], report: str) -> Finding:
         report: the name of the untouched split.
     """
     leaked, redundant = found["leaked_part"], found["redundant_part"]
-    looked = "" if found["complete"] else " of those looked at"
-    parts = [
-        f"{found['leaked']:,} of {found['pictures'][report]:,} {report} pictures{looked} ({leaked:.1%}) have a copy in "
-        f"train, {found['leaked_exact']:,} of them byte for byte",
-        f"{found['redundant']:,} training pictures ({redundant:.1%}) are copies of other training pictures",
-    ]
+    reported, trained = f"{found['pictures'][report]:,} {report} pictures", f"{found['pictures']['train']:,}"
+    if found["complete"]:
+        parts = [
+            f"{found['leaked']:,} of {reported} ({leaked:.1%}) have a copy in train",
+            f"{found['redundant']:,} training pictures ({redundant:.1%}) are copies of other training pictures",
+        ]
+    else:
+        parts = [
+            f"{found['leaked']:,} of {reported} that were looked at have a copy among {trained} training pictures, so "
+            f"about {leaked:.1%} in all of train",
+            f"{found['redundant']:,} of {trained} training pictures are copies of others, of all about {redundant:.1%}",
+        ]
+    parts[0] += f", {found['leaked_exact']:,} of them byte for byte"
     if found["contradictions"]:
         parts.append(f"{found['contradictions']:,} groups of copies have different labels")
     serious = leaked >= LEAKED or redundant >= REDUNDANT

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resvision.data.pictures import DataSet, FilePictures, Indices, Split
 from resvision.data.sources import prepare
-from resvision.errors import DataError, RecipeError
+from resvision.errors import DataError, DivergedError, RecipeError
 from resvision.evaluation.metrics import wilson_interval
 from resvision.recipe import Recipe
 from resvision.search import copies, curve, findings, noise, plan, remedies
@@ -23,6 +23,7 @@ from resvision.search.judge import MOST_TESTS, PARTS, Judge, Sizes, say
 from resvision.search.remedies import Remedy
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, read, unpacked
 from resvision.training.bench import Ledger, Note
+from resvision.training.loop import DIVERGED_ADVICE
 
 CURVE_SEEDS = 2
 COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take
@@ -96,7 +97,11 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         note(f"training takes {took:.2f} times as long as planned, so anew:")
         note(planned.describe(recipe, len(train), asked))
         bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
-    trials, trial, chosen, others, pool = bench.trials, bench.recipe, bench.chosen, bench.others, bench.trials.pool
+    trials, trial, chosen, pool = bench.trials, bench.recipe, bench.chosen, bench.trials.pool
+    # Read before anything is tried: an accuracy must not leave out what is hard to read.
+    tested = evenly(untouched.labels, planned.tested)
+    assert trial.channels is not None
+    part, _ = read(untouched.take(tested), plan.side(trial), trial.channels, max_bad=0.0)
 
     # ---- the baseline ----
     baseline = []
@@ -111,7 +116,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     judge = Judge(trials, baseline, ledger, note, clock, sizes, prefix)
 
     # ---- wrong labels ----
-    where, probabilities, given = _out_of_fold(baseline, trials, chosen, others, train, len(dataset.classes))
+    where, probabilities, given = _out_of_fold(baseline, trials, chosen, train, len(dataset.classes))
     labels = noise.estimate(probabilities, given)
     accused = findings.labels(labels, len(given))
     note(accused.says)
@@ -132,7 +137,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         arm = Arm(name="shallower", fields={"model": shallow})
         # A stand-in's depth says nothing of how deep the network that it stands for should be.
         if judge.tries(arm, planned.seeds) and planned.model == recipe.model:
-            arms[arm.name] = Remedy(arm=arm, options={"model": shallow})
+            arms[arm.name] = Remedy(arm=arm, options={"model": shallow, "spec": planned.spec})
 
     # ---- remedies, those first that the causes suggest ----
     turning = findings.turning([row["points"] for row in baseline])
@@ -145,7 +150,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         return findings.ranked([*known, *_by_trials(judge, planned.model, shallow, stronger, gap["gap"], turning)])
 
     on_disk = all(_on_disk(split) for split in dataset.splits.values())
-    covered = len(chosen) == len(train) and on_disk  # else a run could not leave the same pictures out
+    covered = bench.whole and on_disk  # else a run could not leave the same pictures out
     position = {int(index): place for place, index in enumerate(chosen)}
     suspects = [position[index] for index in wrong if index in position] if covered else []
     redundant = [position[index] for index in found["redundant_names"] if index in position] if covered else []
@@ -167,7 +172,8 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     )
     winner = arms[best] if best is not None else None
     note(f"recommended: {winner.name if winner else 'stay with the baseline'}; now the untouched part is looked at")
-    checked = _check(judge, winner, untouched, found["leaks"], planned, trial)
+    clean = ~np.isin(tested, [pair[0] for pair in found["leaks"]])
+    checked = _check(judge, winner, part, clean)
 
     return {
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
@@ -187,12 +193,12 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         "recommended": {
             "name": winner.name if winner else None,
             "options": winner.options if winner else {},
-            "cleaned": on_disk and (bool(winner and winner.cleaned) or known[0].found == "yes"),
+            "cleaned": on_disk and (bool(winner and winner.cleaned) or bool(found["leaks"])),
         },
         "check": checked,
         "left_out": {
             "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
-            "copies": sorted(found["redundant_names"]),
+            "copies": sorted(found["redundant_names"]) if winner and "copies" in winner.name else [],
             "leaks": sorted({pair[1] for pair in found["leaks"]}),
         },
         "seconds": clock.seconds - clock.left(),
@@ -218,25 +224,29 @@ class _Bench:
         self.recipe = replace(trial, precision=planned.precision, steps=planned.steps)
         self.train = train
         chosen = evenly(train.labels, planned.pictures)
-        pool, readable = self._read(chosen)
+        pool, readable = self._read(chosen, self.recipe.max_bad)
         self.chosen = chosen[readable]
+        self.whole = len(chosen) == len(train)
         self.trials = Trials(pool, groups[self.chosen], self.recipe, plan.preprocess_of(pool, self.recipe), classes)
-        others = np.setdiff1d(np.arange(len(train)), self.chosen)
+        others = np.setdiff1d(np.arange(len(train)), chosen)
         self.others = others[evenly(train.labels[others], planned.examined, 0)] if len(others) else others
 
     def baseline(self, number: int) -> dict[str, Any]:
         """The baseline's trial on one fold, which also examines the labels of a part of the other pictures."""
         mine = self.others[number::FOLDS]
-        further = self._read(mine)[0] if len(mine) else None
-        return self.trials.judge(BASELINE, number, watched=True, further=further)
+        further, readable = self._read(mine, 1.0)
+        row = self.trials.judge(BASELINE, number, watched=True, further=further if len(further) else None)
+        if row.get("diverged"):
+            raise DivergedError(f"the baseline's loss is not a finite number: {DIVERGED_ADVICE}")
+        return row | {"further_index": mine[readable].tolist()}
 
-    def _read(self, which: Indices) -> tuple[Split, Indices]:
+    def _read(self, which: Indices, max_bad: float) -> tuple[Split, Indices]:
         assert self.recipe.channels is not None
-        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels, self.recipe.max_bad)
+        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels, max_bad)
 
 
 def _out_of_fold(
-    baseline: list[dict[str, Any]], trials: Trials, chosen: Indices, others: Indices, train: Split, classes: int
+    baseline: list[dict[str, Any]], trials: Trials, chosen: Indices, train: Split, classes: int
 ) -> tuple[Indices, npt.NDArray[np.float64], Indices]:
     """Probabilities by networks that have not seen the pictures: (index in train (N,), (N, K), labels (N,))."""
     where, rows = [], []
@@ -244,10 +254,9 @@ def _out_of_fold(
         mine = chosen[trials.judging(number)]
         where.append(mine)
         rows.append(unpacked(row["best"], len(mine), classes))
-        further = others[number::FOLDS]
-        if row.get("further") and len(values := unpacked(row["further"], -1, classes)) == len(further):
-            where.append(further)
-            rows.append(values)
+        if row.get("further"):
+            where.append(np.array(row["further_index"], dtype=np.int64))
+            rows.append(unpacked(row["further"], -1, classes))
     index = np.concatenate(where)
     return index, np.concatenate(rows), train.labels[index]
 
@@ -299,20 +308,8 @@ def _two_together(judge: Judge, trial: Recipe, arms: dict[str, Remedy]) -> None:
 # ---- the untouched part ----
 
 
-def _check(
-    judge: Judge,
-    winner: Remedy | None,
-    untouched: Split,
-    leaks: list[list[int]],
-    planned: plan.Plan,
-    trial: Recipe,
-) -> dict[str, Any]:
+def _check(judge: Judge, winner: Remedy | None, part: Split, clean: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Looks at the untouched part once: the baseline with and without leaked pictures, and the recommendation."""
-    which = evenly(untouched.labels, planned.tested)
-    assert trial.channels is not None
-    # An accuracy must not leave out what was hard to read.
-    part, _ = read(untouched.take(which), plan.side(trial), trial.channels, max_bad=0.0)
-    clean = ~np.isin(which, [pair[0] for pair in leaks])
     arms = [BASELINE] if winner is None else [BASELINE, winner.arm]
     rows: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     seeds = 0
@@ -412,6 +409,8 @@ def describe(numbers: dict[str, Any]) -> list[str]:
             f"The baseline's accuracy on {report} is {check['with_leaked']:.1%} with the {check['leaked']:,} pictures "
             f"that have a copy in train, and {check['baseline']['accuracy']:.1%} without them."
         )
+    if numbers["recommended"]["cleaned"] and numbers["copies"]["leaked"]:
+        lines.append(f"The command below leaves out the training pictures that have a copy in {report} (cleaned.csv).")
     if any(f["cause"] == remedies.FEW and f["found"] != "no" for f in numbers["findings"]):
         lines.append(
             "Not tried here: weights of a larger set often help few pictures most, such as "
@@ -436,11 +435,11 @@ def _recommended(numbers: dict[str, Any]) -> list[str]:
         f"best of {len(numbers['remedies'])} arms)."
     ]
     if "difference" in check:
-        kept = check["difference"] > 0
+        kept = check["difference"] > 0  # said, and no more: the untouched part chooses nothing
         lines.append(
             f"On {check['pictures'] - check['leaked']:,} untouched {report} pictures, looked at once: "
             f"{check['recommended']['accuracy']:.1%} with it, {check['baseline']['accuracy']:.1%} without, "
             f"{100 * check['difference']:+.1f} points (standard error {100 * check['error']:.1f}, better with a "
-            f"probability of {check['sure']:.0%}){'' if kept else ': not confirmed, so stay with the baseline'}."
+            f"probability of {check['sure']:.0%}){'' if kept else ', which does not confirm it'}."
         )
     return lines

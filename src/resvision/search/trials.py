@@ -77,7 +77,7 @@ def read(split: Split, side: int, channels: int, max_bad: float) -> tuple[Split,
             readable.append(index)
         except PictureError as error:
             bad.add([(error.name, error.reason)])
-    array: UInt8Array = np.stack(squares)
+    array: UInt8Array = np.stack(squares) if squares else np.empty((0, side, side, channels), dtype=np.uint8)
     which = np.array(readable, dtype=np.int64)
     return Split(ArrayPictures(array, "pictures"), split.labels[which]), which
 
@@ -155,7 +155,8 @@ class Trials:
 
         Returns:
             For the ledger: accuracy, loss (nats) and right or wrong by picture that judges; accuracy and loss on
-            training pictures, not augmented; the predicted classes; seconds; and what was watched.
+            training pictures, not augmented; the predicted classes; whether the loss became infinite or NaN; seconds;
+            and what was watched.
         """
         begin = now()
         judging = self.judging(seed)
@@ -181,6 +182,22 @@ class Trials:
                 best, kept = found[0], {"best": _packed(np.exp(log_p))}
                 if further is not None:
                     weights = {key: value.clone() for key, value in network.state_dict().items()}
+        diverged = not points or points[-1]["step"] < steps
+        if diverged:  # what is left of the course gets what guessing gets
+            blind = math.log(self.classes), 1 / self.classes
+            reached = points[-1]["step"] if points else 0
+            points += [
+                {
+                    "step": step,
+                    "train_loss": blind[0],
+                    "train_accuracy": blind[1],
+                    "loss": blind[0],
+                    "accuracy": blind[1],
+                }
+                for step in sorted(at)
+                if step > reached
+            ]
+            predicted = np.zeros(len(held), dtype=np.int64)
         if weights:
             assert further is not None
             network.load_state_dict(weights)
@@ -193,6 +210,7 @@ class Trials:
             "predicted": predicted.tolist(),
             "right": _bits(predicted == held.labels),
             "points": points,
+            "diverged": diverged,
             "seconds": now() - begin,
             **kept,
         }

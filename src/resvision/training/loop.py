@@ -18,7 +18,7 @@ from resvision import zoo
 from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
 from resvision.cost import cost
-from resvision.data.loader import EvaluationBatches, TrainingBatches, screen
+from resvision.data.loader import EvaluationBatches, TrainingBatches, check_readable, screen
 from resvision.data.pictures import DataSet, Split
 from resvision.data.statistics import mean_and_std
 from resvision.errors import DivergedError, Interrupted, MissingExtraError, RunError
@@ -126,6 +126,9 @@ def train(
     # ---- data ----
     parts = roles.assign(dataset, recipe)
     train_split, bad, largest = screen(parts.train, recipe.max_bad)
+    for judging in (parts.report, parts.chooser):
+        if judging is not None:
+            check_readable(judging)
     preprocess = run.read_preprocess() if resume else _preprocess(train_split, recipe, weights)
     batches = TrainingBatches(train_split, recipe, preprocess, bad, largest)
     assert recipe.workers is not None
@@ -269,6 +272,7 @@ def train(
         exits=rule,
         provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
     )
+    classifier.save(run.path)  # a picture that cannot be decoded may be met only now
     # By the classifier's own session, in float32: what is reported is what `predict` will do.
     leaving: dict[str, Any] = {}
     if classifier.adaptive is None:

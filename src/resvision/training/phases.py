@@ -38,3 +38,7 @@ def learn(network: ResNet, recipe: Recipe, *, trunk: bool) -> None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval().requires_grad_(False)
+    # One that an earlier measurement left behind would let the optimiser move what does not learn.
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            parameter.grad = None

@@ -91,7 +91,9 @@ class Roles:
     def fingerprint(self) -> str:
         """A hash of the classes and of the names and labels of all pictures; to resume with others would be a lie."""
         digest = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
-        for split in (self.train, self.report):
+        # What is held back of train is known by what is left.
+        given = (self.chooser,) if self.chooser is not None and self.chooser_name == "val" else ()
+        for split in (self.train, self.report, *given):
             digest.update(split.labels.tobytes())
             digest.update("\0".join(_names(split)).encode())
         return digest.hexdigest()
