@@ -25,6 +25,7 @@ from resvision.data.sources import DEFAULT_COLUMNS, Columns
 from resvision.files import write_json
 from resvision.measure import timestamp
 from resvision.progress import ConsoleReporter
+from resvision.runtime import device
 
 LEDGER = Path(__file__).with_suffix(".json")
 
@@ -39,7 +40,7 @@ class Line:
         fields: of the recipe, in place of its own.
         columns: of a manifest.
         goal: the accuracy that it is measured against, and where that comes from.
-        gpu: whether it is run only where there is one.
+        gpu: whether it is run by default only where there is one.
     """
 
     data: str
@@ -180,6 +181,13 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
     }
 
 
+def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs of a line had the same recipe, but for what a machine measures, on the same kind of device."""
+    measured = ("seed", "steps", "workers", "precision", "channels_last", "compile", "memory")
+    recipes = [{k: v for k, v in one["whole_recipe"].items() if k not in measured} for one in (row, other)]
+    return recipes[0] == recipes[1] and row["device"].split()[0] == other["device"].split()[0]
+
+
 def training_macs(row: dict[str, Any]) -> float:
     """Multiply-adds of a run at its full picture size; backward costs twice forward (Kaplan et al. 2020, 2.1)."""
     return 3.0 * row["macs"] * row["steps"] * row["whole_recipe"]["batch_size"]
@@ -191,12 +199,16 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name, line in LINES.items():
         mine = [row for row in rows if row["line"] == name]
         if mine:
+            newest = max(mine, key=lambda row: row["created"])
+            others = [row for row in mine if not alike(row, newest)]  # of an earlier recipe, or another machine
+            mine = [row for row in mine if alike(row, newest)]
             accuracies = [row["accuracy"] for row in mine]
             found[name] = {
                 "recipe": line.recipe,
                 "model": mine[-1]["model"],
                 "fields": line.fields,
                 "seeds": len(mine),
+                **({"left_out": len(others)} if others else {}),
                 "mean": round(statistics.fmean(accuracies), 5),
                 "least": min(accuracies),
                 "most": max(accuracies),
@@ -216,10 +228,11 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="only print what is in the ledger")
     arguments = parser.parse_args()
     rows = json.loads(LEDGER.read_text()) if LEDGER.exists() else []
-    wanted = arguments.lines or [name for name, line in LINES.items() if line.gpu == torch.cuda.is_available()]
+    wanted = arguments.lines or [name for name, line in LINES.items() if line.gpu <= torch.cuda.is_available()]
     for seed in arguments.seeds if not arguments.show else []:
         for name in wanted:
-            if any(row["line"] == name and row["seed"] == seed for row in rows):
+            where = device().type
+            if any((row["line"], row["seed"], row["device"][: len(where)]) == (name, seed, where) for row in rows):
                 continue
             print(f"{name}, seed {seed}", file=sys.stderr)
             rows.append(run(name, seed, arguments.data))

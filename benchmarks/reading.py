@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,7 @@ from resvision.data.statistics import facts
 from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
+from resvision.runtime import device
 from resvision.training import engine, optim
 from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
@@ -36,6 +39,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=default_workers())
     arguments = parser.parse_args()
 
+    # An empty cache: what is timed is the first epoch.
+    cache = tempfile.TemporaryDirectory()
+    os.environ["RESVISION_CACHE"] = cache.name
     dataset = sources.prepare(sources.load(arguments.folder))
     given = {"model": arguments.model, "size": arguments.size, "max_steps": 1000, "workers": arguments.workers}
     chosen = recipes.choose("plain", facts(dataset), given).recipe
@@ -44,13 +50,18 @@ def main() -> None:
     split, bad, largest = screen(dataset.splits["train"], 0.01)
     batches = TrainingBatches(split, recipe, preprocess, bad, largest)
     network = ResNet(dataclasses.replace(zoo.get(arguments.model), num_classes=len(dataset.classes)))
+    network.to(device())
     loss = cross_entropy(recipe.label_smoothing)
     recipe, measured = engine.choose(network, recipe, loss, preprocess, lambda seconds: 0.0)
     built = engine.build(network, recipe, loss, preprocess)
     optimizer = optim.build(network, recipe)
     network.train()
 
-    held = next(batches.epoch(0))
+    needed = arguments.pairs * (arguments.steps + 5)
+    if needed > batches.steps:
+        parser.error(f"{arguments.pairs} pairs of {arguments.steps} steps are more than the epoch's {batches.steps}")
+    pictures = batches.epoch(0)
+    held = next(batches.epoch(1))
 
     def timed(next_batch: Callable[[], Batch]) -> float:
         for _ in range(5):  # the workers fill their queues, or, where nothing is read, come to rest
@@ -61,8 +72,8 @@ def main() -> None:
         return (now() - start) / arguments.steps
 
     times = [
-        (timed(batches.epoch(pair).__next__), timed(lambda: held))  # in turn: the machine's speed drifts
-        for pair in range(arguments.pairs)
+        (timed(pictures.__next__), timed(lambda: held))  # in turn: the machine's speed drifts
+        for _ in range(arguments.pairs)
     ]
     document: dict[str, Any] = {
         "benchmark": "reading",

@@ -31,6 +31,7 @@ from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
+from resvision.runtime import device
 from resvision.training import engine, memory, optim
 from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
@@ -106,7 +107,7 @@ def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
         import timm
 
         network = timm.create_model(name, num_classes=CLASSES)
-    where = "cuda" if torch.cuda.is_available() else "cpu"
+    where = device().type
     network = network.to(where, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
     pictures = batch.squares.permute(0, 3, 1, 2).float().div(255).to(where, memory_format=torch.channels_last)
@@ -126,15 +127,17 @@ def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
 
 def plain_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     """A training step of the plain way, on pictures that are float already."""
-    network = plain_network(name).train()
+    network = plain_network(name).to(device()).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    pictures = batch.squares.permute(0, 3, 1, 2).float().div(255).contiguous()
+    pictures = batch.squares.permute(0, 3, 1, 2).float().div(255).contiguous().to(device())
+    labels = batch.labels.to(device())
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(pictures), batch.labels)
+        loss = F.cross_entropy(network(pictures), labels)
         loss.backward()
         optimizer.step()
+        loss.item()
 
     return step, {}
 
@@ -144,7 +147,7 @@ def our_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     memory.keep_freed()
     size = CASES[name][0]
     recipe = Recipe(model=name, size=size, channels=3, batch_size=len(batch.labels), lr=LR, steps=1000, memory="full")
-    network = ResNet(dataclasses.replace(zoo.get(name), num_classes=CLASSES)).train()
+    network = ResNet(dataclasses.replace(zoo.get(name), num_classes=CLASSES)).to(device()).train()
     preprocess = Preprocess(size=size)
     recipe, measured = engine.choose(network, recipe, cross_entropy(), preprocess, lambda seconds: 3600 / seconds)
     print(f"{name}: {measured}", file=sys.stderr)

@@ -10,10 +10,16 @@ from resvision.errors import RecipeError, SpecError
 from resvision.recipe import Recipe
 from resvision.recipes import DataFacts
 
-PHOTOS = DataFacts(pictures=10_000, side=224, channels=3, flip=True, smallest_class=900, largest_class=1_100)
-DIGITS = DataFacts(pictures=1_438, side=8, channels=1, flip=False, smallest_class=140, largest_class=147)
-CIFAR = DataFacts(pictures=50_000, side=32, channels=3, flip=True, smallest_class=5_000, largest_class=5_000)
-FEW = dataclasses.replace(PHOTOS, pictures=500, smallest_class=40, largest_class=60)
+PHOTOS = DataFacts(
+    pictures=10_000, side=224, channels=3, flip=True, smallest_class=900, largest_class=1_100, usual_class=1_000
+)
+DIGITS = DataFacts(
+    pictures=1_438, side=8, channels=1, flip=False, smallest_class=140, largest_class=147, usual_class=144
+)
+CIFAR = DataFacts(
+    pictures=50_000, side=32, channels=3, flip=True, smallest_class=5_000, largest_class=5_000, usual_class=5_000
+)
+FEW = dataclasses.replace(PHOTOS, pictures=500, smallest_class=40, largest_class=60, usual_class=50)
 UNEQUAL = dataclasses.replace(PHOTOS, smallest_class=300, largest_class=1_100)
 
 
@@ -89,13 +95,37 @@ def test_an_unknown_recipe_and_an_unknown_field_are_named() -> None:
 def test_auto_chooses_by_the_pictures_and_the_length() -> None:
     assert "recipe quick: does best within few epochs or minutes" in reasons()
     assert chosen() == chosen("quick")
-    assert "recipe small: the smallest class has 40 pictures, fewer than 100" in reasons(facts=FEW)
+    assert "recipe small: a class has 50 pictures in the middle, fewer than 100" in reasons(facts=FEW)
     assert chosen(facts=FEW) == chosen("small", FEW)
     assert "recipe strong: 40 epochs are long enough" in reasons(epochs=40)
     assert chosen(epochs=40) == chosen("strong", epochs=40)
     assert chosen(epochs=39) == chosen("quick", epochs=39)
     assert "recipe small" in reasons(facts=FEW, epochs=100)
+    rare = dataclasses.replace(PHOTOS, smallest_class=40)  # one small class makes no small set
+    assert chosen(facts=rare, epochs=40).model == "resnet50d"
+    assert chosen(max_steps=6_000).model == "resnet50d"
+    assert "recipe strong: 6,000 steps, about 58 epochs, are long enough" in reasons(max_steps=6_000)
+    assert chosen(max_steps=3_000).model == "resnet18d"
     assert "recipe plain: the weights are pretrained" in reasons(facts=FEW, pretrained="x", epochs=100)
+
+
+def test_minutes_are_long_where_the_machine_is_fast_enough() -> None:
+    def asked(minutes: float, epochs: float) -> str:
+        choice = recipes.choose("auto", PHOTOS, {"minutes": minutes}, strong_epochs=lambda: epochs)
+        return "; ".join(choice.reasons)
+
+    assert "recipe strong: 60 minutes, about 45 epochs here, are long enough" in asked(60, 45.0)
+    assert "recipe quick" in asked(60, 39.0)
+    assert "recipe quick" in asked(0.5, 1e9)  # not even looked at: no machine does 40 epochs of 10,000 in half a minute
+
+
+def test_auto_says_which_network_and_size_it_takes() -> None:
+    assert "model resnet18d: the recipe's network for photographs" in reasons()
+    assert "size 128 px: the usual one; they have about 224" in reasons()
+    assert "size 32 px: their own" in reasons(facts=CIFAR)
+    assert "model " not in reasons(model="resnet34")
+    assert "size " not in reasons(size=96)
+    assert "size " not in reasons("quick")
 
 
 def test_a_few_pictures_point_to_pretrained_weights_where_these_can_be_had() -> None:

@@ -111,8 +111,9 @@ def train(
     if run is not None:
         chosen = run.read_recipe()
     else:
-        chosen, weights, reasons = inputs.recipe_of(dataset, recipe, fields)
-        for reason in reasons:
+        made = inputs.recipe_of(dataset, recipe, fields)
+        chosen, weights = made.recipe, made.weights
+        for reason in made.reasons:
             reporter.note(reason)
         # Refuses what cannot be, before there is a folder.
         adaptive_spec(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
@@ -276,9 +277,10 @@ def overfit(
     if not minutes > 0:
         raise InputError(f"minutes={minutes} must be a number above 0")
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
-    chosen, _, reasons = inputs.recipe_of(dataset, recipe, fields)
+    made = inputs.recipe_of(dataset, recipe, fields)
+    chosen = made.recipe
     inputs.refuse_adaptive(chosen)
-    for reason in reasons:
+    for reason in made.reasons:
         reporter.note(reason)
     settings = {
         "overfit": dataset.name,
@@ -367,14 +369,15 @@ def depth(
     limits = Limits(latency_ms=latency_ms, train_minutes=train_minutes, memory_gb=memory_gb)
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     lasting = fields if train_minutes is None else fields | {"minutes": train_minutes}
-    base, _, reasons = inputs.recipe_of(dataset, recipe, lasting)
+    made = inputs.recipe_of(dataset, recipe, lasting)
+    base = made.recipe
     inputs.refuse_adaptive(base)
-    for reason in reasons:
+    for reason in made.reasons:
         reporter.note(reason)
     candidates = enumerate_all(base.size, facts(dataset).side, base.spec, models, sizes, widths)
 
     def recipe_of(candidate: Candidate) -> Recipe:
-        return inputs.recipe_of(dataset, recipe, lasting | inputs.options_of(candidate))[0]
+        return inputs.recipe_of(dataset, made.base, lasting | inputs.options_of(candidate)).recipe
 
     settings = {
         "depth": dataset.name,

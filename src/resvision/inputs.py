@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resvision import recipes
+from resvision import recipes, zoo
 from resvision.classifier import Predictor
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
@@ -18,9 +18,10 @@ from resvision.data.loader import default_workers
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
 from resvision.errors import DataError, RecipeError, RunError
+from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
-from resvision.search import remedies
+from resvision.search import costs, remedies
 from resvision.search.candidates import Candidate
 from resvision.training import RunFolder, pretrained
 from resvision.training.run import read_recipe
@@ -107,10 +108,30 @@ def measured_split(
     return dataset.name, name, with_labels_of(classifier, dataset, chosen)
 
 
-def recipe_of(
-    dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any]
-) -> tuple[Recipe, pretrained.Pretrained | None, tuple[str, ...]]:
-    """The recipe of a run, by name or given, with single fields replaced; the weights it begins with; and why."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The recipe of a run, and where it comes from.
+
+    Args:
+        recipe: with single fields replaced.
+        base: what `recipe_of` takes to choose alike for other fields: a name that is not "auto", or what was given.
+        weights: that it begins with.
+        reasons: one line for each thing that was chosen.
+    """
+
+    recipe: Recipe
+    base: Recipe | str | Path
+    weights: pretrained.Pretrained | None
+    reasons: tuple[str, ...]
+
+
+def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any]) -> Chosen:
+    """The recipe of a run, by name or given, with single fields replaced.
+
+    Raises:
+        InputError: there is no such recipe or weights, or a field cannot be as it is.
+        DownloadError: the weights cannot be fetched.
+    """
     by_name = isinstance(base, str) and base in recipes.NAMES
     given = dict(fields) if by_name else _recorded(base, fields)
     weights, usual = _weights(given), {}
@@ -120,8 +141,15 @@ def recipe_of(
     found = facts(dataset)
     reasons: tuple[str, ...] = ()
     if by_name:
-        choice = recipes.choose(str(base), found, given, usual, hub=pretrained.hub_can_be_reached())
-        chosen, reasons = choice.recipe, choice.reasons
+        choice = recipes.choose(
+            str(base),
+            found,
+            given,
+            usual,
+            hub=pretrained.hub_can_be_reached(),
+            strong_epochs=lambda: _epochs_of_strong(dataset, found, given),
+        )
+        chosen, base, reasons = choice.recipe, choice.name, choice.reasons
         workers = 0 if found.side <= SMALL_PICTURE else default_workers()
     else:
         chosen = make(given)
@@ -136,7 +164,20 @@ def recipe_of(
         workers=workers if chosen.workers is None else chosen.workers,
         channels=usual.get("channels", found.channels) if chosen.channels is None else chosen.channels,
     )
-    return chosen, weights, reasons
+    return Chosen(recipe=chosen, base=base, weights=weights, reasons=reasons)
+
+
+def _epochs_of_strong(dataset: DataSet, found: recipes.DataFacts, given: dict[str, Any]) -> float:
+    """About how many epochs that recipe does on this machine in the minutes that are given."""
+    strong = recipes.choose("strong", found, given).recipe
+    assert strong.minutes is not None
+    assert strong.channels is not None
+    middle = (0.5,) * strong.channels
+    preprocess = Preprocess(size=strong.size, channels=strong.channels, mean=middle, std=middle)
+    spec = dataclasses.replace(
+        zoo.variant(strong.model, strong.spec), num_classes=len(dataset.classes), in_channels=strong.channels
+    )
+    return 60 * strong.minutes / (costs.picture_seconds(spec, strong, preprocess) * found.pictures)
 
 
 def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class DataFacts:
         flip: whether a mirrored picture still belongs to its class.
         smallest_class: training pictures of the class that has the fewest.
         largest_class: of the one that has the most.
+        usual_class: of the one in the middle.
     """
 
     pictures: int
@@ -33,19 +34,22 @@ class DataFacts:
     flip: bool
     smallest_class: int
     largest_class: int
+    usual_class: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A recipe, and one line for each thing that was chosen, which says why."""
+    """A recipe, its name, and one line for each thing that was chosen, which says why."""
 
     recipe: Recipe
+    name: str
     reasons: tuple[str, ...]
 
 
 FEW_A_CLASS = 100  # below so many pictures a class a set is small: it is presented often, and strongly augmented
 IMBALANCE = 3.0  # a class this many times as large as another makes the classes weigh the same
 LONG_EPOCHS = 40  # from here on what regularises pays, and before it only slows down
+MOST_PICTURES_A_SECOND = 10_000  # that a machine might train on
 LEAST_STEPS = 1500  # a small set is presented often enough to make this many steps, at most 100 times
 FINE_TUNING_LR = 0.1
 FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
@@ -167,7 +171,13 @@ NAMES = ("auto", *RECIPES)
 
 
 def choose(
-    name: str, facts: DataFacts, given: Mapping[str, Any], usual: Mapping[str, Any] | None = None, *, hub: bool = False
+    name: str,
+    facts: DataFacts,
+    given: Mapping[str, Any],
+    usual: Mapping[str, Any] | None = None,
+    *,
+    hub: bool = False,
+    strong_epochs: Callable[[], float] | None = None,
 ) -> Choice:
     """The recipe of that name for a set of `facts`, with the fields of `given` in place of its own.
 
@@ -177,6 +187,7 @@ def choose(
         given: fields that are decided; with `pretrained` among them, those left out are for fine-tuning.
         usual: fields that pretrained weights bring along, such as their size, where `given` has no others.
         hub: whether pretrained weights could be fetched, so that "auto" may point to them.
+        strong_epochs: measures how many epochs `strong` would do in the minutes that are given, for "auto".
 
     Raises:
         RecipeError: there is no such recipe; or a field does not exist, is out of range, or contradicts another.
@@ -187,14 +198,17 @@ def choose(
     usual = usual or {}
     size = given.get("size") or usual.get("size") or (facts.side if _small_picture(facts.side) else 128)
     reasons: list[str] = []
-    if name == "auto":
-        name, why = _automatic(facts, given)
+    if hub and not given.get("pretrained") and facts.usual_class < FEW_A_CLASS and not _small_picture(size):
+        reasons.append("few pictures: weights of a larger set do better, such as --pretrained hf:timm/resnet18.a1_in1k")
+    automatic = name == "auto"
+    if automatic:
+        name, why = _automatic(facts, given, strong_epochs)
         reasons.append(f"recipe {name}: {why}")
     values = RECIPES[name](size) | {"size": size, "channels": facts.channels, "flip": facts.flip}
     if not _small_picture(size):
         values["crop"] = 0.875
-    if hub and not given.get("pretrained") and facts.smallest_class < FEW_A_CLASS and not _small_picture(size):
-        reasons.append("few pictures: weights of a larger set do better, such as --pretrained hf:timm/resnet18.a1_in1k")
+    if automatic and not given.get("pretrained"):
+        reasons += _network_and_size(values["model"], size, facts, given)
     chosen = make(_adapted(values, facts, given, reasons) | dict(usual) | dict(given))
     if chosen.drop_path and "drop_path" not in given and not zoo.variant(chosen.model, chosen.spec).can_drop_branches:
         chosen = replace(chosen, drop_path=0.0)
@@ -202,18 +216,46 @@ def choose(
         steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
         chosen = replace(chosen, epochs=max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch))))
         reasons.append(f"epochs={chosen.epochs}: none were asked for (--epochs, --minutes)")
-    return Choice(recipe=chosen, reasons=tuple(reasons))
+    return Choice(recipe=chosen, name=name, reasons=tuple(reasons))
 
 
-def _automatic(facts: DataFacts, given: Mapping[str, Any]) -> tuple[str, str]:
+def _automatic(
+    facts: DataFacts, given: Mapping[str, Any], strong_epochs: Callable[[], float] | None
+) -> tuple[str, str]:
     """Which recipe, and why."""
     if given.get("pretrained"):
         return "plain", "the weights are pretrained, and want to be moved gently"
-    if facts.smallest_class < FEW_A_CLASS:
-        return "small", f"the smallest class has {facts.smallest_class:,} pictures, fewer than {FEW_A_CLASS}"
-    if (given.get("epochs") or 0) >= LONG_EPOCHS:
-        return "strong", f"{given['epochs']} epochs are long enough for what regularises to pay ({LONG_EPOCHS} or more)"
+    if facts.usual_class < FEW_A_CLASS:
+        return "small", f"a class has {facts.usual_class:,} pictures in the middle, fewer than {FEW_A_CLASS}"
+    epochs, how = float(given.get("epochs") or 0), f"{given.get('epochs')} epochs"
+    if steps := given.get("max_steps"):
+        epochs = (
+            steps * (given.get("batch_size") or quick(given.get("size") or facts.side)["batch_size"]) / facts.pictures
+        )
+        how = f"{steps:,} steps, about {epochs:.0f} epochs,"
+    elif minutes := given.get("minutes"):
+        epochs = strong_epochs() if strong_epochs and _may_be_long(minutes, facts) else 0.0
+        how = f"{minutes:g} minutes, about {epochs:.0f} epochs here,"
+    if epochs >= LONG_EPOCHS:
+        return "strong", f"{how} are long enough for what regularises to pay ({LONG_EPOCHS} or more)"
     return "quick", "does best within few epochs or minutes"
+
+
+def _may_be_long(minutes: float, facts: DataFacts) -> bool:
+    """Whether the fastest machine could do so many epochs; else there is nothing to measure."""
+    return minutes * 60 * MOST_PICTURES_A_SECOND >= LONG_EPOCHS * facts.pictures
+
+
+def _network_and_size(model: str, size: int, facts: DataFacts, given: Mapping[str, Any]) -> list[str]:
+    """Why this network, and why pictures of this size, where they were chosen."""
+    reasons = []
+    if not given.get("model"):
+        kind = "small pictures" if _small_picture(size) else "photographs"
+        reasons.append(f"model {model}: the recipe's network for {kind}; --model decides, resvision depth compares")
+    if not given.get("size"):
+        own = "their own" if size == facts.side else f"the usual one; they have about {facts.side}"
+        reasons.append(f"size {size} px: {own}; --size decides")
+    return reasons
 
 
 def _adapted(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: list[str]) -> Values:

@@ -41,6 +41,7 @@ def facts(dataset: DataSet) -> DataFacts:
         flip=dataset.flip,
         smallest_class=int(counts.min()),
         largest_class=int(counts.max()),
+        usual_class=round(float(np.median(counts))),
     )
 
 

@@ -15,7 +15,7 @@ from resvision.errors import InputError
 from resvision.measure import median, now, seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.recipe import Memory, Recipe
+from resvision.recipe import Memory, Precision, Recipe
 from resvision.runtime import TorchSession, device
 from resvision.spec import ResNetSpec
 from resvision.training import engine as engines
@@ -120,6 +120,18 @@ def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Li
             "least_minutes": LEAST_STEPS * step / 60,
         }
     return {**values, "seconds": now() - begin}
+
+
+def picture_seconds(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> float:
+    """Seconds of training on one picture, eagerly, in the faster precision."""
+    torch.manual_seed(0)
+    network = ResNet(spec).to(device())
+    precisions: tuple[Precision, ...] = ("bf16", "fp32") if recipe.precision is None else (recipe.precision,)
+    each = (
+        _step_seconds(network, replace(recipe, precision=precision), preprocess, MOST_SECONDS)
+        for precision in precisions
+    )
+    return min(each) / recipe.batch_size
 
 
 def restored(values: dict[str, Any]) -> Costs:
