@@ -10,6 +10,7 @@ run ends, so that a stopped script goes on where it was. Prints one JSON documen
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -25,6 +26,7 @@ from resvision.data.sources import DEFAULT_COLUMNS, Columns
 from resvision.files import write_json
 from resvision.measure import timestamp
 from resvision.progress import ConsoleReporter
+from resvision.recipe import Recipe
 from resvision.runtime import device
 
 LEDGER = Path(__file__).with_suffix(".json")
@@ -184,7 +186,17 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
 def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs of a line had the same recipe, but for what a machine measures, on the same kind of device."""
     measured = ("seed", "steps", "workers", "precision", "channels_last", "compile", "memory")
-    recipes = [{k: v for k, v in one["whole_recipe"].items() if k not in measured} for one in (row, other)]
+    usual = {field.name: field.default for field in dataclasses.fields(Recipe)}  # of fields that came later
+    recipes = [
+        {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in (usual | one["whole_recipe"]).items()
+        }
+        for one in (row, other)
+    ]
+    for recipe in recipes:
+        for key in measured:
+            recipe.pop(key, None)
     return recipes[0] == recipes[1] and row["device"].split()[0] == other["device"].split()[0]
 
 
