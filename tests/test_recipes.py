@@ -54,7 +54,9 @@ def test_every_recipe_fits_pictures_of_any_size(name: str, side: int) -> None:
 
 def test_networks_follow_the_pictures() -> None:
     assert (chosen("quick").model, chosen("quick").spec) == ("resnet18d", ("activation=silu",))
-    assert (chosen("quick", CIFAR).model, chosen("quick", CIFAR).spec) == ("resnet20_cifar", ())
+    assert (chosen("quick", CIFAR).model, chosen("quick", CIFAR).spec) == ("resnet14_cifar", recipes.WIDE)
+    assert (chosen("quick", DIGITS).model, chosen("quick", DIGITS).spec) == ("resnet20_cifar", ())
+    assert chosen("strong", CIFAR).spec == ()
     assert (chosen("strong").model, chosen("strong").first_size) == ("resnet50d", 64)
     assert chosen("strong", CIFAR).model == "wrn16_4"  # wrn28_10 would take ten times as long
     assert chosen("strong", DIGITS).model == "resnet20_cifar"

@@ -105,7 +105,7 @@ def torch_segments(network: ResNet, preprocess: Preprocess) -> list[Segment]:
     def segment(index: int) -> Segment:
         def run(state: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
             where = next(network.parameters()).device
-            if network.training:
+            if not index:  # once a pass: it walks through all modules
                 network.eval()
             with torch.inference_mode():
                 x = state if index else to_input(state.to(where), preprocess)

@@ -63,7 +63,7 @@ class TorchSession:
     """Runs a network on squares; `session(squares)` gives logits.
 
     Args:
-        network: put into evaluation mode at a call.
+        network: put into evaluation mode at every call.
         preprocess: whose normalisation is applied.
         precision: of the forward pass.
     """
@@ -76,8 +76,7 @@ class TorchSession:
     def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, num_classes)."""
         where = next(self.network.parameters()).device
-        if self.network.training:
-            self.network.eval()
+        self.network.eval()
         with torch.inference_mode(), autocast(where, self.precision):
             logits = self.network(to_input(squares.to(where), self.preprocess))
         return logits.float().cpu().numpy()  # type: ignore[no-any-return]

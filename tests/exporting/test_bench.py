@@ -1,5 +1,6 @@
 """The benchmark of the runtimes."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from samples import colourful
 
 from resvision import Classifier, Preprocess, api, zoo
+from resvision.efficiency import prune
+from resvision.exits import ExitRule
 from resvision.exporting import bench
 from resvision.models import ResNet
+from resvision.progress import Reporter
 
 NAMES = ["torch fp32", "torch bf16", "onnx int8", "onnx fp32", "openvino fp32", "openvino bf16"]
 
@@ -34,7 +38,43 @@ def test_a_peer_of_the_same_name_and_size() -> None:
     made = Classifier(
         network=network, preprocess=Preprocess(size=32), classes=classes, provenance={"model": "resnet18"}
     )
-    found = bench._peer(made)
+    said: list[str] = []
+    found = bench._peer(made, said.append)
     assert list(found) == ["torchvision eager"]
     assert found["torchvision eager"](torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 1000)
-    assert bench._peer(colourful()) == {}
+    assert not said
+    assert bench._peer(colourful(), said.append) == {}
+    # One that was pruned is compared with the whole one.
+    smaller = prune.without_block(network, 1)
+    pruned = dataclasses.replace(made, network=smaller)
+    assert list(bench._peer(pruned, said.append)) == ["torchvision eager"]
+    assert said == ["torchvision's resnet18 is the network by that name, which this one differs from"]
+
+
+def test_early_exits_are_timed_as_pictures_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 3)
+    monkeypatch.setattr(bench, "MADE", ())
+    spec = dataclasses.replace(zoo.get("resnet8_cifar"), num_classes=10, in_channels=1, exits=(1,))
+    preprocess = Preprocess(size=8, channels=1, mean=(0.5,), std=(0.5,))
+    rule = ExitRule(temperatures=(1.0, 1.0), thresholds=(0.0,), seconds=(1e-3, 1e-3))
+    made = Classifier(
+        network=ResNet(spec).eval(), preprocess=preprocess, classes=tuple(map(str, range(10))), exits=rule
+    )
+    made.save(tmp_path)
+    rows = {row["runtime"]: row for row in api.benchmark(tmp_path, "digits")["rows"]}
+    assert list(rows) == ["torch fp32", "torch bf16", "torch fp32, leaving early"]
+    first = api.evaluate(tmp_path, "digits")["adaptive"]["exits"][0]["accuracy_of_all"]
+    assert rows["torch fp32, leaving early"]["accuracy"] == pytest.approx(first)
+    notes = Notes()
+    assert len(api.benchmark(tmp_path, reporter=notes)["rows"]) == 2
+    assert "how fast it is where pictures leave early is only known with data" in notes.lines
+
+
+class Notes(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)

@@ -625,9 +625,9 @@ def test_what_is_found_in_a_part_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(copies, "LEAST_LOOKED_AT", 500)
     random = np.random.default_rng(0)
     array = random.integers(0, 256, (1000, 12, 12, 1), dtype=np.uint8)
-    labels = np.zeros(1000, dtype=np.int64)
+    labels = np.arange(1000) % 2
     test = random.permutation(1000)[:250]
-    data = sources.from_arrays((array, labels), (array[test], labels[test]), ["a"])
+    data = sources.from_arrays((array, labels), (array[test], labels[test]), ["a", "b"])
     found = copies.find(data, "val", seconds=0)
     assert not found["complete"]
     assert found["pictures"] == {"train": 250, "val": 250}

@@ -56,11 +56,14 @@ def compare_runtimes(
     """
     with tempfile.TemporaryDirectory() as made:
         predictors = _predictors(classifier, folder, Path(made), note)
-        sessions = {name: predictor.session for name, predictor in predictors.items()}
-        sessions["torch bf16"] = TorchSession(classifier.network, classifier.preprocess, "bf16")
+        sessions: dict[str, Session] = {
+            "torch fp32": classifier.session,
+            "torch bf16": TorchSession(classifier.network, classifier.preprocess, "bf16"),
+        }
         if compiled:
             compiled_network = cast(ResNet, torch.compile(classifier.network))
             sessions["torch compiled"] = TorchSession(compiled_network, classifier.preprocess)
+        sessions |= {name: predictor.session for name, predictor in predictors.items()}
         adaptive = {f"{name}, leaving early": p.adaptive for name, p in predictors.items() if p.adaptive is not None}
         if split is None and adaptive:
             note("how fast it is where pictures leave early is only known with data")

@@ -14,7 +14,9 @@ from resvision.recipe import SMALL_PICTURE
 from resvision.spec import ResNetSpec
 
 SMALL_MODELS = ("resnet8_cifar", "resnet14_cifar", "resnet20_cifar", "resnet32_cifar", "resnet56_cifar")
-SMALL_WIDTHS = (1.0, 2.0, 4.0)  # 16, 32 and 64 channels in the first stage
+SMALL_WIDTHS = (1.0, 2.0, 4.0)  # 16, 32 and 64 channels in the first stage ...
+HALVED = "first_stride=2"
+HALVED_WIDTHS = (2.0, 4.0, 8.0)  # ... or twice as many, where that stage has a quarter of the pixels
 PHOTO_MODELS = ("resnet10t", "resnet18d", "resnet34d", "resnet50d")
 PHOTO_WIDTHS = (0.5, 1.0)
 PHOTO_SIZES = (96, 128, 160)  # px
@@ -66,7 +68,7 @@ def enumerate_all(
     Args:
         size: at which the recipe trains, in pixels.
         side: the pictures' usual shorter side, in pixels; sizes beyond it show nothing more.
-        spec: in which every candidate differs from its name.
+        spec: in which every candidate differs from its name; widths in it give way to those that are searched.
         models: names from the zoo.
         sizes: in pixels.
         widths: factors.
@@ -83,8 +85,9 @@ def enumerate_all(
         models = SMALL_MODELS if small else PHOTO_MODELS
     if sizes is None:
         sizes = (size,) if small else tuple(s for s in PHOTO_SIZES if s <= side) or (size,)
+    spec = tuple(pair for pair in spec if not pair.startswith("widths="))
     if widths is None:
-        widths = SMALL_WIDTHS if small else PHOTO_WIDTHS
+        widths = PHOTO_WIDTHS if not small else HALVED_WIDTHS if HALVED in spec else SMALL_WIDTHS
     for value in widths:
         if not value > 0:
             raise InputError(f"widths: {value:g} must be a factor above 0, such as 0.5")
@@ -100,6 +103,6 @@ def _widened(model: str, spec: tuple[str, ...], width: float) -> tuple[str, ...]
     if width == 1:
         return spec
     wide = [max(ROUNDED_TO, round(width * channels / ROUNDED_TO) * ROUNDED_TO) for channels in widths]
-    pairs = (*(pair for pair in spec if not pair.startswith("widths=")), f"widths={json.dumps(wide)}".replace(" ", ""))
+    pairs = (*spec, f"widths={json.dumps(wide)}".replace(" ", ""))
     zoo.variant(model, pairs)
     return pairs
