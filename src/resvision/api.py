@@ -374,7 +374,9 @@ def depth(
     inputs.refuse_adaptive(base)
     for reason in made.reasons:
         reporter.note(reason)
-    candidates = enumerate_all(base.size, facts(dataset).side, base.spec, models, sizes, widths)
+    # The recipe's own widths are of its own network.
+    spec = tuple(pair for pair in base.spec if "spec" in fields or not pair.startswith("widths="))
+    candidates = enumerate_all(base.size, facts(dataset).side, spec, models, sizes, widths)
 
     def recipe_of(candidate: Candidate) -> Recipe:
         return inputs.recipe_of(dataset, made.base, lasting | inputs.options_of(candidate)).recipe

@@ -43,6 +43,8 @@ def test_small_pictures_have_cifar_networks_at_their_own_size() -> None:
 
 
 def test_photographs_have_sizes_that_they_can_fill() -> None:
+    halved = enumerate_all(32, 32, ("first_stride=2",))  # with as many multiply-adds
+    assert {candidate.width for candidate in halved} == {2.0, 4.0, 8.0}
     found = enumerate_all(128, 224, ("activation=silu",))
     assert {(c.model, c.size) for c in found} == {(m, s) for m in PHOTO_MODELS for s in (96, 128, 160)}
     assert len({candidate.name for candidate in found}) == len(found) == 24

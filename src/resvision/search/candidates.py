@@ -68,7 +68,7 @@ def enumerate_all(
     Args:
         size: at which the recipe trains, in pixels.
         side: the pictures' usual shorter side, in pixels; sizes beyond it show nothing more.
-        spec: in which every candidate differs from its name; widths in it give way to those that are searched.
+        spec: in which every candidate differs from its name.
         models: names from the zoo.
         sizes: in pixels.
         widths: factors.
@@ -85,7 +85,6 @@ def enumerate_all(
         models = SMALL_MODELS if small else PHOTO_MODELS
     if sizes is None:
         sizes = (size,) if small else tuple(s for s in PHOTO_SIZES if s <= side) or (size,)
-    spec = tuple(pair for pair in spec if not pair.startswith("widths="))
     if widths is None:
         widths = PHOTO_WIDTHS if not small else HALVED_WIDTHS if HALVED in spec else SMALL_WIDTHS
     for value in widths:
@@ -103,6 +102,6 @@ def _widened(model: str, spec: tuple[str, ...], width: float) -> tuple[str, ...]
     if width == 1:
         return spec
     wide = [max(ROUNDED_TO, round(width * channels / ROUNDED_TO) * ROUNDED_TO) for channels in widths]
-    pairs = (*spec, f"widths={json.dumps(wide)}".replace(" ", ""))
+    pairs = (*(pair for pair in spec if not pair.startswith("widths=")), f"widths={json.dumps(wide)}".replace(" ", ""))
     zoo.variant(model, pairs)
     return pairs
