@@ -126,7 +126,7 @@ LINES: dict[str, Line] = {
         goal=(0.967, "WRN-40-4, Zhong et al. 2017"),
         gpu=True,
     ),
-    "cifar10-quick": Line(data=CIFAR_DATA, recipe="quick", fields={"epochs": 12}),
+    "cifar10-quick": Line(data=CIFAR_DATA, recipe="quick", fields={"epochs": 5}),
     **{
         f"cifar10-common-{epochs}": Line(data=CIFAR_DATA, recipe="plain", fields=COMMON | {"epochs": epochs})
         for epochs in (5, 10, 20, 30)
@@ -181,6 +181,12 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
         "whole_recipe": {key: value for key, value in recipe.items() if value is not None},
         "created": timestamp(),
     }
+
+
+def done(row: dict[str, Any], name: str, seed: int) -> bool:
+    """Whether a row of the ledger is of this line as it is now, with that seed, on this kind of device."""
+    fields = json.loads(json.dumps(LINES[name].fields))
+    return (row["line"], row["seed"], row["fields"], row["device"].split()[0]) == (name, seed, fields, device().type)
 
 
 def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -243,8 +249,7 @@ def main() -> None:
     wanted = arguments.lines or [name for name, line in LINES.items() if line.gpu <= torch.cuda.is_available()]
     for seed in arguments.seeds if not arguments.show else []:
         for name in wanted:
-            where = device().type
-            if any((row["line"], row["seed"], row["device"][: len(where)]) == (name, seed, where) for row in rows):
+            if any(done(row, name, seed) for row in rows):
                 continue
             print(f"{name}, seed {seed}", file=sys.stderr)
             rows.append(run(name, seed, arguments.data))
