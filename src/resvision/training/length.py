@@ -15,6 +15,7 @@ from resvision.training.engine import Engine
 from resvision.training.roles import Roles
 
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
+RESERVE = 0.1  # of the minutes: a run of minutes was a tenth slower than its first seconds
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
 LOOKED_AT = 16  # pictures whose evaluation is timed
@@ -67,7 +68,7 @@ def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) ->
         assert recipe.epochs is not None
         return recipe.epochs * batches.steps
     left = recipe.minutes * 60 - (now() - begin) - pace.last_evaluation
-    return max(1, int(left / pace.step))
+    return max(1, int((1 - RESERVE) * left / pace.step))
 
 
 def _seconds_to_look_at_one(engine: Engine) -> float:
