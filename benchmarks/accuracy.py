@@ -131,6 +131,10 @@ LINES: dict[str, Line] = {
         f"cifar10-common-{epochs}": Line(data=CIFAR_DATA, recipe="plain", fields=COMMON | {"epochs": epochs})
         for epochs in (5, 10, 20, 30)
     },
+    **{  # equal but for the optimiser and its usual rate
+        f"cifar10-{optimizer}": Line(data=CIFAR_DATA, recipe="quick", fields={"optimizer": optimizer, "epochs": 3})
+        for optimizer in ("muon", "sgd", "adamw", "lamb")
+    },
     "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 5.0}),
     "small-50-small": Line(data=SMALL_DATA, recipe="small", fields={"size": 128, "minutes": 5.0}),
 }
