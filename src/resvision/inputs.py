@@ -150,7 +150,8 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
             strong_epochs=lambda: _epochs_of_strong(dataset, found, given),
         )
         chosen, base, reasons = choice.recipe, choice.name, choice.reasons
-        workers = 0 if found.side <= SMALL_PICTURE else default_workers()
+        # Small pictures that are only shifted lie in memory; processes would start longer than they read.
+        workers = 0 if found.side <= SMALL_PICTURE and chosen.only_shifts else default_workers()
     else:
         chosen = make(given)
         workers = default_workers()

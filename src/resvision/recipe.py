@@ -283,6 +283,11 @@ class Recipe:
         return tuple(field for field, is_asked in asked.items() if is_asked)
 
     @property
+    def only_shifts(self) -> bool:
+        """Whether training pictures are only shifted and mirrored, which is done for whole batches in memory."""
+        return self.crop_scale == 1 and not self.trivial_augment and self.first_size is None
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The fields that choose by held-back accuracy, which must not be the accuracy that is reported."""
         asked = {

@@ -265,8 +265,7 @@ class TrainingBatches:
         bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
         self.memory: tuple[np.ndarray, np.ndarray] | None = None
         self.cache_note: str | None = None
-        plain = recipe.crop_scale == 1 and not recipe.trivial_augment and recipe.first_size is None
-        if largest <= SMALL_PICTURE and plain and bytes_in_memory <= MEMORY_BYTES:
+        if largest <= SMALL_PICTURE and recipe.only_shifts and bytes_in_memory <= MEMORY_BYTES:
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
             squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
             self.memory = np.concatenate(squares), np.concatenate(labels)
