@@ -70,7 +70,7 @@ class MissingExtraError(InputError):
     """An optional dependency that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package}: pip install -c constraints.txt 'resvision[{extra}]'")
+        super().__init__(f"{purpose} needs the package {package}: pip install 'resvision[{extra}]', or '.[{extra}]' in a checkout")
 
 
 class DownloadError(ResvisionError):
