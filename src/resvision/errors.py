@@ -70,7 +70,8 @@ class MissingExtraError(InputError):
     """An optional dependency that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package}: pip install 'resvision[{extra}]', or '.[{extra}]' in a checkout")
+        how = f"pip install -c constraints.txt '.[{extra}]', in the checkout"
+        super().__init__(f"{purpose} needs the package {package}: {how}")
 
 
 class DownloadError(ResvisionError):
