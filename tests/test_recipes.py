@@ -180,7 +180,7 @@ def test_a_length_that_is_given_replaces_that_of_the_recipe(name: str, length: d
 
 def test_fields_replace_those_of_the_recipe() -> None:
     recipe = chosen("quick", lr=0.3, size=32, momentum=0.5)
-    assert (recipe.lr, recipe.size, recipe.model, recipe.momentum) == (0.3, 32, "resnet20_cifar", 0.5)
+    assert (recipe.lr, recipe.size, recipe.model, recipe.momentum) == (0.3, 32, "resnet14_cifar", 0.5)
     assert chosen("quick", shift=4).crop_scale == 1
     assert chosen("quick", CIFAR, crop_scale=0.5).shift == 0
     assert (chosen("strong", shift=4).first_size, chosen("strong", shift=4).shift) == (None, 4)
@@ -217,14 +217,14 @@ def test_learning_rates_follow_the_batch_size() -> None:
     """In proportion for SGD, by the root for the others, whose steps do not grow with the gradient."""
     assert chosen("plain", CIFAR, batch_size=256).lr == pytest.approx(0.4)
     assert "lr=0.4: scaled from batches of 64 to 256" in reasons("plain", CIFAR, batch_size=256)
-    quick = chosen("quick", CIFAR, batch_size=256)
-    assert (quick.lr, quick.rest_lr) == (pytest.approx(0.1), pytest.approx(0.2))
-    assert chosen("quick", CIFAR, batch_size=16).lr == pytest.approx(0.025)
+    quick = chosen("quick", CIFAR, batch_size=512)
+    assert (quick.lr, quick.rest_lr) == (pytest.approx(0.14), pytest.approx(0.4))
+    assert chosen("quick", CIFAR, batch_size=32).lr == pytest.approx(0.035)
     assert chosen("quick", CIFAR, batch_size=256, optimizer="adam").lr == 1e-3
     assert chosen("quick", CIFAR, batch_size=256, optimizer="adamw").lr == pytest.approx(4e-3)
     assert chosen("quick", CIFAR, batch_size=256, lr=0.3).lr == 0.3
     assert chosen("quick", CIFAR, batch_size=256, lr="auto").lr == "auto"
-    assert chosen("quick", CIFAR, batch_size=64) == chosen("quick", CIFAR)
+    assert chosen("quick", CIFAR, batch_size=128) == chosen("quick", CIFAR)
     # A batch is never larger than the set.
     assert chosen("plain", DIGITS, batch_size=100_000) == dataclasses.replace(
         chosen("plain", DIGITS, batch_size=1_438), batch_size=100_000
