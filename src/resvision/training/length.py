@@ -15,7 +15,7 @@ from resvision.training.engine import Engine
 from resvision.training.roles import Roles
 
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
-RESERVE = 0.1  # of the minutes: a run of minutes was a tenth slower than its first seconds
+RESERVE = 0.125  # of the minutes: runs of minutes were an eighth slower than their first seconds
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
 LOOKED_AT = 16  # pictures whose evaluation is timed
