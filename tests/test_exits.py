@@ -377,6 +377,12 @@ def test_thresholds_are_chosen_by_the_answers_of_an_export(trained: Path, tmp_pa
         resvision.tune_exits(rounded, "digits", runtime="onnx")
 
 
+def test_an_evaluation_outlives_its_plot(trained: Path, tmp_path: Path) -> None:
+    Classifier.load(trained).save(tmp_path)
+    (tmp_path / "exits.png").mkdir()  # nothing can be written there
+    assert resvision.evaluate(tmp_path, "digits")["adaptive"]["accuracy"] > 0.5
+
+
 def test_an_export_of_the_whole_network_chooses_no_thresholds(trained: Path, tmp_path: Path) -> None:
     dataclasses.replace(Classifier.load(trained), exits=None).save(tmp_path)
     resvision.export(tmp_path, "onnx")

@@ -24,7 +24,7 @@ from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_worke
 from resvision.data.pictures import DataSet, divide
 from resvision.data.statistics import facts
 from resvision.efficiency import compress as compression
-from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, SpecError
+from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, SpecError, StorageError
 from resvision.evaluation import Evaluation, exits, gates
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.exits import adaptive as adaptive_spec
@@ -102,10 +102,8 @@ def train(
             data, columns = inputs.recorded_data(run)
     if data is None:
         raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
-    if isinstance(data, (str, Path)):
-        dataset, source = sources.load(data, columns, reporter.download), inputs.source_of(data, columns)
-    else:
-        dataset, source = sources.from_arrays(data, validation, classes), {}
+    dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
+    source = inputs.source_of(data, columns) if isinstance(data, (str, Path)) else {}
 
     weights = None
     if run is not None:
@@ -471,7 +469,10 @@ def evaluate(
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
         if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
-            plots.exits(Path(classifier) / "exits.png", leaving, f"{source}, {name}")
+            try:
+                plots.exits(Path(classifier) / "exits.png", leaving, f"{source}, {name}")
+            except StorageError as reason:  # the figures are worth more than their picture
+                (reporter or Reporter()).note(f"no plot: {reason}")
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
     if gated is not None:

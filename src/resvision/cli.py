@@ -568,7 +568,7 @@ def evaluate(
     print(mistakes(result["confusion"], list(result["per_class"])))
     if "adaptive" in result:
         print_exits(result["adaptive"])
-        if run.is_dir():
+        if (run / "exits.png").is_file():
             print(f"Look at {run / 'exits.png'}.")
     if "gates" in result:
         told = result["gates"]
