@@ -1,6 +1,6 @@
 """How much cheaper the same network answers, in 8 bits, smaller, with early exits, and what that costs in accuracy.
 
-    python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits promises exports] [--epochs 10] [--minutes 20]
+    python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits promises exports] [--minutes 20]
         [--seeds 0 1] [--exits-of resnet56_cifar]
 
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
@@ -44,11 +44,14 @@ from resvision.measure import median, now
 from resvision.progress import ConsoleReporter
 from resvision.training.loop import versions
 
-# network: (data, fields of the recipe)
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet50": ("imagenette", {"size": 128}),
-    "resnet56_cifar": ("cifar10-jpeg.tar.xz", {}),
-    "resnet20_cifar": ("fashion-mnist", {}),
+Fields = dict[str, Any]  # of a recipe
+
+AGAIN: Fields = {"optimizer": "muon", "lr": 0.03, "rest_lr": 0.03, "first_size": None}  # half of `quick`'s rates
+# network: its data, and its trainings, each of which begins with the weights of the one before
+NETWORKS: dict[str, tuple[str, tuple[Fields, ...]]] = {
+    "resnet50": ("imagenette", ({"size": 128, "epochs": 9}, {"epochs": 5} | AGAIN)),
+    "resnet56_cifar": ("cifar10-jpeg.tar.xz", ({"epochs": 8},)),
+    "resnet20_cifar": ("fashion-mnist", ({"epochs": 8},)),
 }
 GROUPS = {1: (25, 12), 32: (128, 8), 64: (256, 8)}  # batch: (pictures in a group, groups)
 PARITY = 1000  # pictures that go through exports
@@ -69,9 +72,17 @@ class Bench:
         place = self.root / NETWORKS[name][0]
         return str(place) if place.exists() else NETWORKS[name][0]
 
-    def run(self, name: str, label: str | None = None, **fields: Any) -> Path:
-        """The folder of a training, which is made, gone on with, or there."""
-        folder: Path = self.folder / (label or name)
+    def network(self, name: str) -> Path:
+        """The folder of a network that has been through all of its trainings."""
+        *earlier, last = NETWORKS[name][1]
+        begin: Fields = {"model": name}
+        for number, fields in enumerate(earlier, start=1):
+            begin = {"pretrained": str(self.run(name, f"{name}-{number}", begin | fields))}
+        return self.run(name, name, begin | last)
+
+    def run(self, name: str, label: str, fields: Fields) -> Path:
+        """The folder of a training on a network's data, which is made, gone on with, or there."""
+        folder: Path = self.folder / label
         if (folder / "result.json").exists():
             return folder
         print(f"training: {folder.name}", file=sys.stderr)
@@ -79,9 +90,7 @@ class Bench:
             apart("train", resume=folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to go on with
-            length = {} if {"epochs", "minutes"} & set(fields) else {"epochs": self.arguments.epochs}
-            own = {} if "pretrained" in fields else {"model": name} | NETWORKS[name][1]
-            apart("train", self.data(name), recipe="quick", out=folder, **(own | length | fields))
+            apart("train", self.data(name), recipe="quick", out=folder, **fields)
         return folder
 
     def compressed(self, run: Path, name: str, label: str, **goal: Any) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def usual_ways(run: Path, classifier: Classifier, data: str) -> dict[str, Way]:
 
 def eight(bench: Bench) -> dict[str, Any]:
     """resnet50 in 8 bits, as it is."""
-    run = bench.run("resnet50")
+    run = bench.network("resnet50")
     classifier = Classifier.load(run)
     dataset = sources.prepare(sources.load(bench.data("resnet50")))
     squares, labels = squares_of(untouched(dataset), classifier)
@@ -206,17 +215,19 @@ def eight(bench: Bench) -> dict[str, Any]:
 def smaller(bench: Bench) -> dict[str, Any]:
     """resnet50 pruned, taught, with early exits and in 8 bits."""
     name, data = "resnet50", bench.data("resnet50")
-    run = bench.run(name)
+    run = bench.network(name)
     numbers = bench.compressed(
         run, name, "resnet50-smaller", speedup=bench.arguments.speedup, max_drop=1.0, minutes=bench.arguments.minutes
     )
     made = bench.run(
         name,
         "resnet50-smaller-exits",
-        pretrained=str(bench.folder / "resnet50-smaller"),
-        exits="auto",
-        freeze_trunk=True,
-        minutes=bench.arguments.minutes / 4,
+        {
+            "pretrained": str(bench.folder / "resnet50-smaller"),
+            "exits": "auto",
+            "freeze_trunk": True,
+            "minutes": bench.arguments.minutes / 4,
+        },
     )
     if not deployed.read_index(made).exports:
         resvision.export(made, "openvino", precision="int8", data=data)
@@ -246,9 +257,10 @@ def exits(bench: Bench) -> dict[str, Any]:
     name = bench.arguments.exits_of
     rows = []
     for seed in bench.arguments.seeds:
-        alike = {"seed": seed, "epochs": bench.arguments.epochs, "holdout": 0.04}
-        twin = Classifier.load(bench.run(name, f"{name}-twin-{seed}", **alike))
-        leaving = Classifier.load(bench.run(name, f"{name}-exits-{seed}", **alike, exits="auto", max_drop=0.2))
+        alike = {"model": name} | NETWORKS[name][1][0] | {"seed": seed, "holdout": 0.04}
+        own = {"exits": "auto", "max_drop": 0.2}
+        twin = Classifier.load(bench.run(name, f"{name}-twin-{seed}", alike))
+        leaving = Classifier.load(bench.run(name, f"{name}-exits-{seed}", alike | own))
         assert leaving.adaptive is not None
         dataset = sources.prepare(sources.load(bench.data(name)))
         squares, labels = squares_of(dataset.splits["test" if "test" in dataset.splits else "val"], twin)
@@ -294,7 +306,7 @@ def promises(bench: Bench) -> dict[str, Any]:
     rows = []
     for name in NETWORKS:
         goal = {"speedup": 2.0, "max_drop": 0.5, "minutes": bench.arguments.minutes / 4}
-        numbers = bench.compressed(bench.run(name), name, f"{name}-promise", **goal)
+        numbers = bench.compressed(bench.network(name), name, f"{name}-promise", **goal)
         kept = ("speedup", "network", "runtime")
         rows.append({"run": name, "reached": numbers["reached"], **numbers["reported"]})
         rows[-1] |= {key: numbers["best"][key] for key in kept}
@@ -303,7 +315,7 @@ def promises(bench: Bench) -> dict[str, Any]:
 
 def exports(bench: Bench) -> dict[str, Any]:
     """The answers of exports against those of the original, on many pictures."""
-    run, data = bench.run("resnet50"), bench.data("resnet50")
+    run, data = bench.network("resnet50"), bench.data("resnet50")
     classifier = Classifier.load(run)
     split = sources.prepare(sources.load(data)).splits["val"]
     split = split.take(np.linspace(0, len(split) - 1, PARITY).astype(np.int64))
@@ -345,7 +357,6 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--epochs", type=int, default=10, help="of every training")
     parser.add_argument("--minutes", type=float, default=20.0, help="of teaching smaller networks")
     parser.add_argument("--speedup", type=float, default=10.0, help="that is asked of compress")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")

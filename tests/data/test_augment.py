@@ -1,9 +1,11 @@
 """Order and augmentation: pure functions of (seed, epoch, sample)."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -198,6 +200,10 @@ def test_balanced_sampling_of_classes_that_do_not_divide_the_set() -> None:
 # ---- shift and flip ----
 
 
+def moved(squares: np.ndarray, *how: Any) -> np.ndarray:
+    return shift_and_flip(torch.from_numpy(squares), *how).numpy()
+
+
 def moved_by_hand(picture: np.ndarray, sample: int, epoch: int, recipe: Recipe, preprocess: Preprocess) -> np.ndarray:
     """One picture, pixel by pixel: what lies outside has the mean colour."""
     size = len(picture)
@@ -223,21 +229,21 @@ def test_shift_and_flip_by_hand(shift: int, flip: bool, channels: int, epoch: in
     squares = noise(30, 8, 8, channels)
     samples = np.arange(100, 130)
     chosen = recipe(shift=shift, flip=flip)
-    result = shift_and_flip(squares, samples, epoch, chosen, preprocess)
+    result = moved(squares, samples, epoch, chosen, preprocess)
     assert result.dtype == np.uint8
     assert result.flags.c_contiguous
-    for picture, sample, moved in zip(squares, samples.tolist(), result, strict=True):
-        np.testing.assert_array_equal(moved, moved_by_hand(picture, sample, epoch, chosen, preprocess))
+    for picture, sample, found in zip(squares, samples.tolist(), result, strict=True):
+        np.testing.assert_array_equal(found, moved_by_hand(picture, sample, epoch, chosen, preprocess))
 
 
 def test_the_border_is_filled_with_the_mean() -> None:
     bright = np.full((200, 8, 8, 3), 7, dtype=np.uint8)
-    moved = shift_and_flip(bright, np.arange(200), 0, recipe(shift=2), COLOUR)
-    filled = moved[(moved != 7).any(axis=3)]
+    found = moved(bright, np.arange(200), 0, recipe(shift=2), COLOUR)
+    filled = found[(found != 7).any(axis=3)]
     assert len(filled) > 200
     assert np.unique(filled, axis=0).tolist() == [[128, 64, 255]]  # 0.5, 0.25 and 1 x 255, rounded
     # Each of the five places is as likely as another: the rows that stay are 8 less a shift of 0, 1 or 2.
-    rows = (moved[..., 0] == 7).any(axis=2).sum(axis=1)
+    rows = (found[..., 0] == 7).any(axis=2).sum(axis=1)
     assert np.bincount(rows)[6:].tolist() == pytest.approx([80, 80, 40], abs=25)
 
 
@@ -246,9 +252,9 @@ def test_half_of_the_pictures_are_mirrored_and_the_others_in_the_next_epoch(epoc
     squares = noise(1000, 8, 8, 3)
     before = np.zeros(1000, dtype=bool)
     for number in (epoch, epoch + 1):
-        moved = shift_and_flip(squares, np.arange(1000), number, recipe(flip=True), COLOUR)
-        same = (moved == squares).all(axis=(1, 2, 3))
-        mirrored = (moved == squares[:, :, ::-1]).all(axis=(1, 2, 3))
+        found = moved(squares, np.arange(1000), number, recipe(flip=True), COLOUR)
+        same = (found == squares).all(axis=(1, 2, 3))
+        mirrored = (found == squares[:, :, ::-1]).all(axis=(1, 2, 3))
         assert np.all(same ^ mirrored)
         assert 440 < same.sum() < 560
         assert number == epoch or np.all(mirrored ^ before)  # each picture is seen both ways
@@ -257,13 +263,13 @@ def test_half_of_the_pictures_are_mirrored_and_the_others_in_the_next_epoch(epoc
 
 def test_nothing_asked_nothing_moved() -> None:
     squares = noise(5, 8, 8, 3)
-    np.testing.assert_array_equal(shift_and_flip(squares, np.arange(5), 0, recipe(), COLOUR), squares)
+    np.testing.assert_array_equal(moved(squares, np.arange(5), 0, recipe(), COLOUR), squares)
 
 
 def test_the_squares_given_are_not_changed() -> None:
     squares = noise(20, 8, 8, 3)
     before = squares.copy()
-    shift_and_flip(squares, np.arange(20), 0, recipe(shift=3, flip=True), COLOUR)
+    moved(squares, np.arange(20), 0, recipe(shift=3, flip=True), COLOUR)
     np.testing.assert_array_equal(squares, before)
 
 
@@ -289,7 +295,7 @@ def test_small_pictures_are_cut_and_then_moved() -> None:
     pictures = [noise(9, 11, 3, seed=i) for i in range(6)]
     chosen = recipe(shift=2, flip=True)
     squares = np.stack([square(Image.fromarray(picture), COLOUR) for picture in pictures])
-    expected = shift_and_flip(squares, np.arange(6), 1, chosen, COLOUR)
+    expected = moved(squares, np.arange(6), 1, chosen, COLOUR)
     np.testing.assert_array_equal(augment(pictures, np.arange(6), 1, chosen, COLOUR), expected)
 
 

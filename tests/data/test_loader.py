@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,10 @@ def on_disk(root: Path, count: int, kind: str = "PNG", **size: int) -> Split:
 
 def in_memory(count: int, side: int = 8) -> Split:
     return Split(ArrayPictures(noise(count, side, side, 3), "given"), np.arange(count, dtype=np.int64))
+
+
+def moved(squares: np.ndarray, *how: Any) -> np.ndarray:
+    return shift_and_flip(torch.from_numpy(squares), *how).numpy()
 
 
 def training(split: Split, chosen: Recipe, bad: BadPictures | None = None, max_bad: float = 0.0) -> TrainingBatches:
@@ -115,7 +120,7 @@ def test_pictures_kept_in_memory_are_augmented_as_those_that_are_read(tmp_path: 
         squares = np.stack([square(split.pictures.open(i, COLOUR), COLOUR) for i in range(22)])
         for step, batch in enumerate(kept.epoch(epoch)):
             samples = order(3, epoch, 22)[4 * step : 4 * step + 4]
-            expected = shift_and_flip(squares[samples], samples, epoch, chosen, COLOUR)
+            expected = moved(squares[samples], samples, epoch, chosen, COLOUR)
             np.testing.assert_array_equal(batch.squares.numpy(), expected)
             np.testing.assert_array_equal(batch.labels.numpy(), samples)
 
@@ -212,7 +217,7 @@ def test_batches_hold_what_is_presented(tmp_path: Path, side: int, fields: dict[
         found = [*batches.epoch(epoch)]
         assert len(found) == batches.steps == 5
         assert torch.cat([b.labels for b in found]).tolist() == split.labels[views.samples].tolist()
-        expected = shift_and_flip(squares[views.samples], view_keys(views), epoch, chosen, COLOUR)
+        expected = moved(squares[views.samples], view_keys(views), epoch, chosen, COLOUR)
         # Of files the crop is resized by PyTorch, which rounds a few values the other way than Pillow.
         off = torch.cat([b.squares for b in found]).numpy().astype(int) - expected
         assert np.abs(off).max() <= (side == 80)

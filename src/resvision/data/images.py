@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from resvision.data.transfer import sent
 from resvision.errors import PictureError
 from resvision.preprocess import Preprocess
 
@@ -217,8 +218,8 @@ def to_input(squares: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """Normalises uint8 squares (N, S, S, C) to the network's float32 input (N, C, S, S), stored channels last."""
     # Whole rows of pixels at once: over three channels alone a processor's vector units would stay empty.
     count, height, width, channels = squares.shape
-    scale = torch.tensor([1 / (255 * s) for s in preprocess.std] * width, device=squares.device)
+    scale = sent(torch.tensor([1 / (255 * s) for s in preprocess.std] * width), squares.device)
     shifts = [-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
-    offset = torch.tensor(shifts * width, device=squares.device)
+    offset = sent(torch.tensor(shifts * width), squares.device)
     rows = squares.reshape(count, height, width * channels).float()
     return torch.addcmul(offset, rows, scale, out=rows).view(squares.shape).permute(0, 3, 1, 2)

@@ -18,10 +18,12 @@ from resvision.data.augment import Views, augment, presented, shift_and_flip, vi
 from resvision.data.cache import PictureCache, open_cache, shrunk
 from resvision.data.images import UInt8Array, square
 from resvision.data.pictures import FilePictures, Labels, Split, listed
+from resvision.data.transfer import fetchable, sent
 from resvision.errors import DataError, PictureError, RecipeError
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
 
+CPU = torch.device("cpu")
 PREFETCH = 4  # batches that each worker is asked for ahead
 CHUNK = 64  # pictures that a worker reads at once where nothing else decides it
 GRACE_SECONDS = 60
@@ -203,10 +205,14 @@ class _Pipeline:
         workers: processes.
         largest: bytes of a batch's squares.
         persistent: whether the workers stay for the next pass.
+        where: the batches will go.
     """
 
-    def __init__(self, reader: _Reader, workers: int, largest: int, *, persistent: bool) -> None:
+    def __init__(
+        self, reader: _Reader, workers: int, largest: int, *, persistent: bool, where: torch.device = CPU
+    ) -> None:
         self.reader = reader
+        self.where = where
         self.workers = workers
         self.orders: list[tuple[int, _Key]] = []
         if not workers:
@@ -235,7 +241,7 @@ class _Pipeline:
         # When a batch arrives the next order goes out. Its place is that of the batch before, which was copied by then.
         self.orders[:] = [(number % len(self.shared), key) for number, key in enumerate(keys)]
         for (place, _), (shape, labels, bad) in zip(self.orders, self.loader, strict=True):
-            squares = self.shared[place, : math.prod(shape)].view(shape).clone()
+            squares = fetchable(self.shared[place, : math.prod(shape)].view(shape), self.where)
             yield Batch(squares, torch.from_numpy(labels), bad)
 
 
@@ -250,25 +256,34 @@ def _chunks(count: int, size: int) -> list[_Key]:
 
 
 class TrainingBatches:
-    """The augmented batches of a training split, epoch after epoch.
+    """The augmented batches of a training split, epoch after epoch, for a network at the device `where`.
 
     An epoch is cut into whole batches and the rest is left out (another rest each epoch), unless the split is smaller
-    than one batch. Small pictures are decoded once and kept in memory; larger ones are read by workers as they are
-    needed, and kept in the picture cache. `cache_note` says so, or why not.
+    than one batch. Small pictures are decoded once, kept in the device's memory and augmented there; larger ones are
+    read by workers as they are needed, and kept in the picture cache. `cache_note` says so, or why not.
     """
 
-    def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess, bad: BadPictures, largest: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        recipe: Recipe,
+        preprocess: Preprocess,
+        bad: BadPictures,
+        largest: int,
+        *,
+        where: torch.device = CPU,
+    ) -> None:
         assert recipe.workers is not None
         self.recipe = recipe
         self.preprocess = preprocess
         self.bad = bad
         bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
-        self.memory: tuple[np.ndarray, np.ndarray] | None = None
+        self.memory: tuple[torch.Tensor, torch.Tensor] | None = None  # all squares and labels
         self.cache_note: str | None = None
         if largest <= SMALL_PICTURE and recipe.only_shifts and bytes_in_memory <= MEMORY_BYTES:
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
-            squares, labels = zip(*((b.squares.numpy(), b.labels.numpy()) for b in batches), strict=True)
-            self.memory = np.concatenate(squares), np.concatenate(labels)
+            squares, labels = zip(*((b.squares, b.labels) for b in batches), strict=True)
+            self.memory = torch.cat(squares).to(where), torch.cat(labels).to(where)
         else:
             cache = None
             if _is_cached(split, recipe):
@@ -276,8 +291,8 @@ class TrainingBatches:
                 cache, self.cache_note = open_cache(split.pictures, preprocess, smallest_side(preprocess, recipe))
             largest_batch = min(recipe.batch_size, len(split)) * preprocess.size**2 * preprocess.channels
             reader = _Reader(split, preprocess, recipe, cache)
-            self.pipeline = _Pipeline(reader, recipe.workers, largest_batch, persistent=True)
-        self.labels = split.labels if self.memory is None else self.memory[1]
+            self.pipeline = _Pipeline(reader, recipe.workers, largest_batch, persistent=True, where=where)
+        self.labels = split.labels if self.memory is None else self.memory[1].cpu().numpy()
         shortest = min(len(presented(recipe, epoch, self.labels)) for epoch in range(recipe.repeats))
         if not shortest:
             raise RecipeError(f"repeats={recipe.repeats} is more than the {len(self.labels)} pictures that train")
@@ -299,9 +314,9 @@ class TrainingBatches:
         if self.memory is not None:
             squares, labels = self.memory
             for part in parts:
-                chosen = part.samples
+                chosen = sent(torch.from_numpy(part.samples), squares.device)
                 augmented = shift_and_flip(squares[chosen], view_keys(part), epoch, self.recipe, self.preprocess)
-                yield Batch(torch.from_numpy(augmented), torch.from_numpy(labels[chosen]))
+                yield Batch(augmented, labels[chosen])
             return
         for batch in self.pipeline.read([_Key(part, epoch, size) for part in parts]):
             self.bad.add(batch.bad)

@@ -471,7 +471,7 @@ def _taught(network: ResNet, ladder: _Ladder, seconds: float, rate: float) -> Re
     loss = losses.distilled(losses.build(recipe, counts.tolist()), teacher, DISTILLED)
     recipe, _ = engines.choose(network, recipe, loss, preprocess, lambda a_picture: seconds / a_picture)
     readable, bad, largest = screen(train, recipe.max_bad)
-    batches = TrainingBatches(readable, recipe, preprocess, bad, largest)
+    batches = TrainingBatches(readable, recipe, preprocess, bad, largest, where=device())
     begin, probe = now(), copy.deepcopy(network)
     times = [now() for _ in train_steps(probe, batches, replace(recipe, steps=PROBE_STEPS), loss, preprocess)]
     # The first ones start the workers and may compile.

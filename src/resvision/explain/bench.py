@@ -129,7 +129,7 @@ class Bench:
         It ends early where the loss is no longer finite.
         """
         recipe = replace(self.recipe, seed=seed, lr=lr or self.recipe.lr)
-        batches = TrainingBatches(self.train_split, recipe, self.preprocess, self.bad, self.largest)
+        batches = TrainingBatches(self.train_split, recipe, self.preprocess, self.bad, self.largest, where=device())
         for step, _ in bench.train(network, batches, recipe, cross_entropy(), self.preprocess):
             yield step
 

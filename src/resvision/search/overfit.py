@@ -23,7 +23,7 @@ from resvision.search.judge import MOST_TESTS, PARTS, Judge, Sizes, say
 from resvision.search.remedies import Remedy
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, read, unpacked
 from resvision.training.bench import Ledger, Note
-from resvision.training.loop import DIVERGED_ADVICE
+from resvision.training.figures import DIVERGED_ADVICE
 
 CURVE_SEEDS = 2
 COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take

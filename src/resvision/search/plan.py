@@ -276,7 +276,9 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
     trial, _ = engines.choose(network, trial, loss, preprocess, lambda seconds: 0.0)
     assert isinstance(sample.pictures, ArrayPictures)
     assert trial.precision is not None
-    batches = TrainingBatches(sample, trial, preprocess, BadPictures(limit=0), sample.pictures.array.shape[1])
+    batches = TrainingBatches(
+        sample, trial, preprocess, BadPictures(limit=0), sample.pictures.array.shape[1], where=device()
+    )
     start = now()
     for step, _ in train(network, batches, trial, loss, preprocess):
         if step == PROBE_WARMUP:

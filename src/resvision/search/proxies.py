@@ -66,7 +66,7 @@ class Proxies:
         short = replace(short, precision=self.precision, steps=steps, seed=seed)
         assert isinstance(self.fitted.pictures, ArrayPictures)
         side = self.fitted.pictures.array.shape[1]
-        batches = TrainingBatches(self.fitted, short, preprocess, BadPictures(limit=0), side)
+        batches = TrainingBatches(self.fitted, short, preprocess, BadPictures(limit=0), side, where=device())
         counts = np.bincount(self.fitted.labels, minlength=self.classes).clip(1)
         torch.manual_seed(seed)
         network = ResNet(candidate.network(self.classes, preprocess.channels)).to(device())

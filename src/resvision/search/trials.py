@@ -260,7 +260,7 @@ class Trials:
         network = ResNet(spec).to(device())
         assert isinstance(train.pictures, ArrayPictures)
         side = train.pictures.array.shape[1]
-        batches = TrainingBatches(train, recipe, self.preprocess, BadPictures(limit=0), side)
+        batches = TrainingBatches(train, recipe, self.preprocess, BadPictures(limit=0), side, where=device())
         counts = np.bincount(train.labels, minlength=self.classes).clip(1)
         return train_steps(network, batches, recipe, losses.build(recipe, counts.tolist()), self.preprocess)
 

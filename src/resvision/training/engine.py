@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from resvision.data.images import to_input
 from resvision.data.loader import Batch
+from resvision.data.transfer import sent
 from resvision.measure import seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -53,8 +54,8 @@ class Engine:
         where = next(self.network.parameters()).device
         if self.recipe.drop_path or self.recipe.gate_rate is not None:
             torch.manual_seed(_step_seed(self.recipe.seed, step))
-        labels = batch.labels.to(where, non_blocking=True)
-        inputs = to_input(batch.squares.to(where, non_blocking=True), self.preprocess)
+        labels = sent(batch.labels, where)
+        inputs = to_input(sent(batch.squares, where), self.preprocess)
         inputs, targets = disturb(inputs, labels, self.network.spec.num_classes, self.recipe, step)
         if not self.recipe.channels_last:
             inputs = inputs.contiguous()

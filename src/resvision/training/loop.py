@@ -35,44 +35,10 @@ from resvision.training import engine as engines
 from resvision.training import finder, length, losses, memory, optim, phases, pretrained, roles, signals
 from resvision.training.average import Average
 from resvision.training.checkpoint import load_checkpoint, save_checkpoint
+from resvision.training.figures import DIVERGED_ADVICE, Arriving, Sums
 from resvision.training.run import RunFolder
 
 SAVE_SECONDS = 10.0  # shorter epochs than this share a checkpoint, or a tiny set would spend its time on saving
-FLUSH_STEPS = 20  # steps between two looks at the loss on an accelerator, which has to stop for each
-DIVERGED_ADVICE = "lower --lr, or use --precision fp32"
-
-
-@dataclass
-class Sums:
-    """Added up over the steps of one epoch, and divided once at its end."""
-
-    loss: float = 0.0
-    correct: int = 0
-    pictures: int = 0
-    seconds: float = 0.0
-
-    def add(self, pending: list[tuple[int, int, engines.StepResult]]) -> None:
-        """Takes in steps (number, pictures, result) whose figures are still on the device.
-
-        Raises:
-            DivergedError: a loss is not finite; the step is named.
-        """
-        for number, pictures, result in pending:
-            loss = float(result.loss)
-            if not math.isfinite(loss):
-                raise DivergedError(f"the loss is {loss} at step {number:,}: {DIVERGED_ADVICE}")
-            self.loss += loss * pictures
-            self.correct += int(result.correct)
-            self.pictures += pictures
-        pending.clear()
-
-    def means(self) -> tuple[float, float, float]:
-        """Loss, accuracy (0..1) and pictures a second."""
-        return (
-            self.loss / max(1, self.pictures),
-            self.correct / max(1, self.pictures),
-            self.pictures / max(1e-9, self.seconds),
-        )
 
 
 @dataclass
@@ -130,7 +96,7 @@ def train(
         if judging is not None:
             check_readable(judging)
     preprocess = run.read_preprocess() if resume else _preprocess(train_split, recipe, weights)
-    batches = TrainingBatches(train_split, recipe, preprocess, bad, largest)
+    batches = TrainingBatches(train_split, recipe, preprocess, bad, largest, where=device())
     assert recipe.workers is not None
     reported = EvaluationBatches(parts.report, preprocess, recipe.workers)
     watched = None
@@ -203,8 +169,7 @@ def train(
     earlier_seconds = state.seconds
 
     # ---- epochs ----
-    flush_steps = 1 if device().type == "cpu" else FLUSH_STEPS
-    pending: list[tuple[int, int, engines.StepResult]] = []
+    arriving = Arriving(device())
     with signals.collected() as caught, _tensorboard(run, tensorboard) as board, reporter:
         reporter.start(steps, state.step)
         first_step, started = state.step, now()
@@ -220,16 +185,17 @@ def train(
                 lr = optim.set_step(optimizer, recipe, state.step)
                 state.step += 1
                 if len(batch.labels):
-                    pending.append((state.step, len(batch.labels), engine.step(batch, optimizer, state.step)))
+                    arriving.put(state.step, len(batch.labels), engine.step(batch, optimizer, state.step))
                     if average is not None:
                         average.update(state.step)
                 epoch_ends = state.step == steps or state.step % batches.steps == 0
-                if epoch_ends or caught or len(pending) >= flush_steps:
-                    state.sums.add(pending)
+                stops = epoch_ends or bool(caught)
+                if (come := arriving.take(wait=stops)) or stops:
+                    state.sums.add(come)
                     state.sums.seconds += now() - mark
                     mark = now()
                     reporter.step(state.step, *state.sums.means())
-                if epoch_ends or caught:
+                if stops:
                     break
             if epoch_ends:
                 row = _row(state.sums, epoch, epochs, state.step, lr)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from resvision.data.transfer import sent
 from resvision.models.layers import Gate
 from resvision.recipe import Recipe
 
@@ -56,7 +57,7 @@ def cross_entropy(label_smoothing: float = 0.0, weights: Sequence[float] | None 
         if of_classes is None:
             return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
         # Divided by the pictures and not by their weights, so that a batch of a rare class alone weighs more.
-        here = of_classes.to(logits.device)
+        here = sent(of_classes, logits.device)
         summed = F.cross_entropy(logits, targets, here, label_smoothing=label_smoothing, reduction="sum")
         return summed / len(logits), logits
 

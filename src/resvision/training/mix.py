@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resvision.data.transfer import sent
 from resvision.recipe import Recipe
 from resvision.training.losses import probabilities
 
@@ -44,7 +45,7 @@ def disturb(
     shares = random.beta(alpha, alpha, len(inputs))  # of each picture itself; the rest is its neighbour's
     if cut:
         inputs, shares = _cut(inputs, shares, random)
-    own = torch.from_numpy(shares).float().to(inputs.device)
+    own = sent(torch.from_numpy(shares).float(), inputs.device)
     if not cut:
         weights = own[:, None, None, None]
         inputs = inputs * weights + inputs.roll(1, 0) * (1 - weights)
@@ -95,4 +96,4 @@ def _rectangles(
 
 
 def _column(values: FloatArray, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.int64)).to(like.device)[:, None]
+    return sent(torch.from_numpy(values.astype(np.int64)), like.device)[:, None]
