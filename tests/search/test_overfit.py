@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import resvision
-from resvision import api, inputs
+from resvision import api, inputs, recipes
 from resvision.cli import main
 from resvision.data import audit, sources
 from resvision.data.pictures import ArrayPictures, Split
@@ -326,6 +326,19 @@ def test_remedies_leave_out_what_the_baseline_has() -> None:
     assert names["shorter"].options == {"epochs": 5}
     assert remedies.all_of(BASE, 10, suspects=[3, 4])["without suspects"].arm.without == (3, 4)
     assert "drop_path" not in remedies.all_of(replace(BASE, model="plain20_cifar"), 10)["drop path and decay"].options
+
+
+def test_few_pictures_are_trained_on_as_the_recipe_for_them_does() -> None:
+    options = remedies.all_of(replace(BASE, batch_size=64), 10)["as recipe small"].options
+    assert (options["optimizer"], options["ema"], options["label_smoothing"]) == ("muon", 0.99, 0.1)
+    assert options["lr"] == pytest.approx(0.05 * 2**0.5, rel=1e-2)  # the recipe's batches have 32 pictures
+    # The command that is recommended trains as the trial did, also in what another optimiser would bring along.
+    facts = recipes.DataFacts(
+        pictures=300, side=8, channels=1, flip=False, smallest_class=30, largest_class=30, usual_class=30
+    )
+    told = recipes.choose("plain", facts, {"size": 8, "epochs": 5, "batch_size": 64, **options}).recipe
+    assert {name: getattr(told, name) for name in options} == options
+    assert "as recipe small" not in remedies.all_of(replace(BASE, optimizer="muon"), 10)
 
 
 def test_found_causes_come_first_and_in_turn() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from resvision import zoo
+from resvision import recipes, zoo
 from resvision.errors import ResvisionError
-from resvision.recipe import Recipe
+from resvision.recipe import Recipe, make
 from resvision.search.trials import Arm
 
 # The causes, by the word that reports use.
@@ -23,13 +23,18 @@ STRONGER_DECAY = 4.0
 SUGGESTED: Mapping[str, tuple[str, ...]] = {
     COPIES: ("without copies",),
     LABELS: ("robust loss", "without suspects", "averaged weights", "label smoothing", "mixup"),
-    FEW: ("cutmix", "mixup", "label smoothing", "drop path and decay", "averaged weights"),
+    FEW: ("as recipe small", "cutmix", "mixup", "label smoothing", "drop path and decay", "averaged weights"),
     AUGMENTATION: ("cutmix", "mixup", "erasing"),
     DEPTH: ("drop path and decay",),
     LENGTH: ("shorter", "averaged weights", "label smoothing"),
     IMBALANCE: ("balanced sampling", "class weights"),
 }
-REST = ("label smoothing", "averaged weights", "mixup", "cutmix", "drop path and decay", "erasing", "shorter")
+REST = (
+    *("label smoothing", "averaged weights", "mixup", "cutmix", "drop path and decay", "erasing", "shorter"),
+    "as recipe small",
+)
+# What the recipe for few pictures does with any network and batch size.
+OF_SMALL = ("optimizer", "lr", "rest_lr", "momentum", "weight_decay", "schedule", "warmup", "label_smoothing", "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,7 @@ def all_of(
         _of("cutmix", {"cutmix": 1.0}) if not recipe.cutmix else None,
         _of("erasing", {"erase": 0.25}) if not recipe.erase else None,
         _of("drop path and decay", dropped | {"weight_decay": decay}) if not recipe.drop_path else None,
+        _as_small(recipe),
         _of("class weights", {"balance": "weights"}) if recipe.balance == "none" else None,
         _of("balanced sampling", {"balance": "sampling"}) if recipe.balance == "none" else None,
     ]
@@ -138,6 +144,14 @@ def flags(options: Mapping[str, Any]) -> list[str]:
         else:
             words += [option, str(value)]
     return words
+
+
+def _as_small(recipe: Recipe) -> Remedy | None:
+    """The optimiser, schedule, smoothing and averaging of the recipe `small`, if it has another optimiser."""
+    small = recipes.for_batch(make(recipes.small(recipe.size) | {"size": recipe.size}), recipe.batch_size)
+    if small.optimizer == recipe.optimizer:
+        return None
+    return _of("as recipe small", {name: getattr(small, name) for name in OF_SMALL})
 
 
 def _of(name: str, fields: dict[str, Any]) -> Remedy:
