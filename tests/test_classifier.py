@@ -105,7 +105,7 @@ def test_bad_pictures_are_named_and_the_rest_go_on(tmp_path: Path) -> None:
     results = list(made.predictions([good, text, tmp_path / "missing.png", good.astype(np.float32), good]))
     assert [r.label is not None for r in results] == [True, False, False, False, True]
     assert [r.error for r in results[1:4]] == [
-        "not a picture of a known format (JPEG, PNG, WEBP, GIF, BMP, TIFF)",
+        "not a picture of a known format (JPEG, PNG, WEBP, AVIF, GIF, BMP, TIFF): convert it",
         "cannot be read (No such file or directory)",
         "holds float32: give uint8 values in 0..255",
     ]

@@ -1,13 +1,15 @@
 """Recipes by name: what each holds, what follows the data, and what gives way to a field that is asked for."""
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resvision import recipes, zoo
 from resvision.errors import RecipeError, SpecError
-from resvision.recipe import Recipe
+from resvision.recipe import Recipe, make
 from resvision.recipes import DataFacts
 
 PHOTOS = DataFacts(
@@ -97,7 +99,7 @@ def test_an_unknown_recipe_and_an_unknown_field_are_named() -> None:
 def test_auto_chooses_by_the_pictures_and_the_length() -> None:
     assert "recipe quick: does best within few epochs or minutes" in reasons()
     assert chosen() == chosen("quick")
-    assert "recipe small: a class has 50 pictures in the middle, fewer than 100" in reasons(facts=FEW)
+    assert "recipe small: the median class has 50 training pictures, fewer than 100" in reasons(facts=FEW)
     assert chosen(facts=FEW) == chosen("small", FEW)
     assert "recipe strong: 40 epochs are long enough" in reasons(epochs=40)
     assert chosen(epochs=40) == chosen("strong", epochs=40)
@@ -278,3 +280,18 @@ def test_the_demo_is_fixed() -> None:
     assert zoo.get(demo.model)
     decided = (demo.precision, demo.channels_last, demo.compile, demo.memory, demo.workers, demo.epochs)
     assert decided == ("fp32", True, False, "full", 0, 40)
+
+
+def test_the_table_in_the_docs_says_what_recipes_set() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    [table] = re.findall(r"(\| \| `quick` .*?)\n\n", text, re.DOTALL)
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    names = [name.strip("`") for name in head[1:]]
+    assert sorted(names) == sorted(recipes.RECIPES)
+    made = [make(recipes.RECIPES[name](128) | {"size": 128}) for name in names]
+    for option, *cells in rows:
+        values = [getattr(recipe, option.strip("`").removeprefix("--").replace("-", "_")) for recipe in made]
+        expected = ["" if value in (None, 0) else value if isinstance(value, str) else f"{value:g}" for value in values]
+        told = [cell.removesuffix(", SiLU").strip("`").replace("10 to 100", "") for cell in cells]
+        assert told == expected, option
+    assert len(rows) == 16

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ def train(
     except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
         if not run.last_checkpoint.exists():
             raise
-        message = f"stopped; go on from the last save with: resvision train --resume {run.path}"
+        message = f"stopped; go on from the last save with: resvision train --resume {shlex.quote(str(run.path))}"
         raise Interrupted(message, signal.SIGINT) from None
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
@@ -501,7 +502,7 @@ def tune_exits(
         data: as in `train`.
         max_drop: points of accuracy, in percent, that leaving early may cost; 0.5 if no limit is given.
         budget: the part of the whole network's time that may be taken, in (0, 1].
-        latency_ms: milliseconds a picture that may be taken in the mean, one picture at a time.
+        latency_ms: milliseconds per picture that may be taken on average, one picture at a time.
         split: as in `evaluate`; pictures that did not train.
         columns: of a manifest.
         runtime: of a folder, as in `deployed.load`: whose answers and times are judged; None is PyTorch. The thresholds

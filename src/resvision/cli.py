@@ -22,6 +22,7 @@ from resvision.printing import (
     print_json,
     print_table,
     print_training,
+    quoted,
     runners_up,
     spread,
 )
@@ -66,9 +67,10 @@ else:
         return made
 
     Hyperparameters = _options("Hyperparameters", ("steps",))  # which a run derives
-    # Examinations and searches have minutes of their own, and are of the network alone, which a search finds.
-    Examined = _options("Examined", ("steps", "minutes", *ADAPTIVE))
-    Searched = _options("Searched", ("steps", "minutes", "model", "size", *ADAPTIVE))
+    # Examinations and searches have minutes of their own and train the network alone, from scratch.
+    LEFT_OUT = ("steps", "minutes", "pretrained", "head_first", "lr_decay", "freeze_norms", *ADAPTIVE)
+    Examined = _options("Examined", LEFT_OUT)
+    Searched = _options("Searched", (*LEFT_OUT, "model", "size"))
 
 NO_CHANGES = Hyperparameters()
 NOT_CHANGED = Examined()
@@ -99,7 +101,7 @@ class ManifestColumns:
     def named(self) -> str:
         """The options that were given, for a command that is printed."""
         given = {name: value for name, value in vars(self).items() if value != getattr(USUAL_COLUMNS, name)}
-        return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
+        return "".join(f" --{name.replace('_', '-')} {quoted(value)}" for name, value in given.items())
 
 
 USUAL_COLUMNS = ManifestColumns()
@@ -160,7 +162,7 @@ def models(
     Parameters
     ----------
     name
-        One network; without it all are listed. resnet{6n+2}_cifar works for every n.
+        One network; without it all are listed. CIFAR networks have 6n+2 layers for any n, such as resnet56_cifar.
     classes
         Classes at the end; by default 1000, or 10 for the CIFAR networks.
     size
@@ -207,7 +209,7 @@ def train(
         archive of one; or a CSV manifest.
     recipe
         auto, quick, strong, noisy, small, paper, plain; or the recipe.yaml of an earlier run, to repeat it. Other
-        options replace single fields.
+        options replace single fields; those left out follow the recipe, and the run's recipe.yaml records them all.
     out
         Folder for the run; without it runs/train-001, runs/train-002, ...
     resume
@@ -268,9 +270,9 @@ def import_weights(
     mean
         R,G,B that was subtracted in training, of values in 0..1.
     std
-        R,G,B by which was divided in training.
+        R,G,B standard deviations by which was divided in training, of values in 0..1.
     interpolation
-        Of the resize.
+        Filter of the resize; without it bilinear for ImageNet networks.
     out
         Folder for the classifier; without it runs/import-001, runs/import-002, ...
     """
@@ -299,7 +301,7 @@ def import_weights(
         print("the classes are numbered: give their names with --classes", file=sys.stderr)
     classes_here = count(len(classifier.classes), "class", "classes")
     print(f"{model or file.name} with {classes_here} is saved in {folder}. Next:")
-    print(f"  resvision predict {folder} PICTURE.jpg")
+    print(f"  resvision predict {quoted(folder)} PICTURE.jpg")
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
@@ -396,7 +398,8 @@ def overfit(
     data
         As in `resvision train`.
     minutes
-        That it may take; smaller networks, pictures and sets stand in for those that would take longer.
+        Minutes that the examination may take; smaller networks, pictures and sets stand in for those that would take
+        longer.
     recipe
         As in `resvision train`, like the options below: what is examined.
     out
@@ -469,19 +472,19 @@ def depth(
     data
         As in `resvision train`.
     latency_ms
-        Most milliseconds of the answer to one picture.
+        At most so many milliseconds to answer one picture; without it there is no limit.
     train_minutes
-        How long the network will be trained; without it as long as the recipe usually does.
+        Minutes for which the network will be trained; without it as long as the recipe usually does.
     memory_gb
-        Most memory of a training step.
+        At most so much memory for a training step, in GB (10^9 bytes); without it there is no limit.
     minutes
-        That the search may take.
+        Minutes that the search may take.
     models
         Names from `resvision models`, with commas between them, in place of the usual ones.
     sizes
         Height and width of the pictures, in pixels, with commas between them.
     widths
-        Factors of the models' widths, with commas between them.
+        Factors by which the models' channels are multiplied, with commas between them, such as 0.5,1.
     recipe
         As in `resvision train`, like the options below: what all candidates follow.
     out
@@ -546,7 +549,8 @@ def evaluate(
     data
         As in `resvision train`.
     split
-        train, val, test, or all; without it test, else val.
+        train, val or test, without it test, else val; or all, every picture of a set without splits. Of such a set only
+        the 20% that training would hold back are measured without it.
     runtime
         Of a run folder: torch; onnx or openvino, exported into it before; or auto, the fastest of them here.
     """
@@ -573,7 +577,7 @@ def evaluate(
     if "gates" in result:
         told = result["gates"]
         part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
-        print(f"gates: open for {told['rate']:.0%} of the pictures in the mean, {part}")
+        print(f"gates: open for {told['rate']:.0%} of the pictures on average, {part}")
 
 
 @app.command(name="exits", help_epilogue="Example: resvision exits runs/train-001 photos/ --max-drop 1")
@@ -599,11 +603,11 @@ def tune_exits(
     data
         As in `resvision train`.
     max_drop
-        Points of accuracy, in percent, that leaving early may cost; 0.5 if no limit is given.
+        Percentage points of accuracy that leaving early may cost; 0.5 if no limit is given.
     budget
-        The part of the whole network's time that may be taken, such as 0.5.
+        The part of the whole network's time that may be taken, above 0 and at most 1, such as 0.5.
     latency_ms
-        Milliseconds a picture that may be taken in the mean, one picture at a time.
+        Milliseconds per picture that may be taken on average, one picture at a time.
     split
         train, val, test, or all; without it val, else test. Its pictures must not have trained.
     runtime
@@ -634,7 +638,9 @@ def predict(
     deadline_ms: float | None = None,
     runtime: RuntimeChoice | None = None,
     as_json: JSON = False,
-    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print one CSV row a picture.")] = False,
+    as_csv: Annotated[
+        bool, Parameter(name="--csv", negative="", help="Print CSV with a header: path, label, score, error.")
+    ] = False,
 ) -> None:
     """Classify pictures. One that cannot be read is named with its error, and the rest go on.
 
@@ -645,7 +651,7 @@ def predict(
     paths
         Picture files, or folders whose pictures are all taken.
     top
-        How many classes to name for each picture.
+        How many of the most probable classes --json names for each picture; the table has at most three.
     deadline_ms
         Milliseconds for the network's work on a picture, of a network with early exits: the best answer within them.
     runtime
@@ -702,7 +708,8 @@ def export(
     to
         onnx; openvino (.xml and .bin); torch (.pt2 of torch.export); or keras.
     contract
-        A takes uint8 squares of the network's size, any number of them; B takes one uint8 picture of any size.
+        What the file takes. A: uint8 squares that the caller has cut and resized to the network's size, any number at
+        once. B: one uint8 picture of any size, which the file itself cuts and resizes (not for keras).
     precision
         fp32; bf16, of OpenVINO; or int8, of ONNX and OpenVINO, which needs --data.
     data
@@ -747,9 +754,9 @@ def benchmark(
     data
         As in `resvision train`: also measure the accuracy of each on it.
     split
-        train, val, test, or all; without it test, else val.
+        train, val or test, without it test, else val; or all, every picture of a set without splits.
     threads
-        Of every runtime.
+        Processor threads that each runtime may use; without it as many as PyTorch does.
     compiled
         Also try torch.compile, which takes a minute or so.
     """
@@ -800,9 +807,9 @@ def compress(
     data
         As in `resvision train`, with the classes of the run.
     speedup
-        Times as fast as the run is in float32 by PyTorch.
+        How many times as fast as the run in float32 by PyTorch it shall be; above 1.
     max_drop
-        Points of accuracy, in percent, that this may cost.
+        Percentage points of accuracy that this may cost.
     minutes
         Minutes of teaching smaller networks, if runtimes alone are not fast enough.
     batch_size
@@ -847,4 +854,4 @@ def compress(
         print(f"{speedup:g} times as fast at {max_drop:g} points less was not reached; this is the best that was.")
     print(f"Saved in {folder}. Look at {folder / 'compress.png'}. Next:")
     runtime = "" if best["runtime"].startswith("torch") else f" --runtime {best['runtime'].split()[0]}"
-    print(f"  resvision predict {folder} PICTURE.jpg{runtime}")
+    print(f"  resvision predict {quoted(folder)} PICTURE.jpg{runtime}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def print_training(made: TrainingResult, as_json: bool, columns: str = "") -> No
     rows: list[list[Any]] = [
         ["network", f"{result['model']}, {result['params']:,} parameters"],
         [f"{result['split']} accuracy", f"{result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"],
-        ["NLL, ECE", f"{result['loss']:.4f}, {result['ece']:.4f}"],
+        ["NLL, ECE (lower is better)", f"{result['loss']:.4f}, {result['ece']:.4f}"],
         [
             "trained",
             f"{count(result['epochs'], 'epoch')} in {result['seconds']:.0f} s, stopped by {result['stopped']}",
@@ -73,10 +74,15 @@ def print_training(made: TrainingResult, as_json: bool, columns: str = "") -> No
     ]
     print_table(["", ""], rows, f"{result['data']}, {count(len(result['classes']), 'class', 'classes')}")
     print(f"Look at {made.folder / 'curves.png'} and {made.folder / 'confusion.png'}. Next:")
-    print(f"  resvision evaluate {made.folder} {result['data']}{columns}")
-    print(f"  resvision predict {made.folder} PICTURE.jpg")
+    print(f"  resvision evaluate {quoted(made.folder)} {quoted(result['data'])}{columns}")
+    print(f"  resvision predict {quoted(made.folder)} PICTURE.jpg")
     if result["data"] == "digits":
-        print("  resvision train YOUR_PICTURES/   (one folder a class)")
+        print("  resvision train YOUR_PICTURES/   (one folder per class)")
+
+
+def quoted(word: object) -> str:
+    """A word of a command that is printed, as a shell takes it."""
+    return shlex.quote(str(word))
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -73,7 +73,7 @@ class Recipe:
     Args:
         model: a name from the zoo.
         spec: FIELD=VALUE in which the network differs from that name, such as shortcut=project; may be given again.
-        size: height and width of the network's input, in pixels.
+        size: height and width of the network's input, in pixels; without it 128, or the pictures' own up to 64.
         channels: 1 for grey, 3 for colour.
         crop: the part of the shorter side that the evaluation's centre cut keeps.
 
@@ -85,17 +85,18 @@ class Recipe:
         freeze_norms: whether batch norms keep the statistics and weights that they were pretrained with.
         freeze_trunk: whether everything keeps what it was pretrained with, and only early exits learn.
 
-        exits: early exits, at which pictures that are sure enough leave: behind these numbers of blocks, with commas
+        exits: early exits, at which pictures that are sure enough leave: after these numbers of blocks, with commas
             between them, or "auto" for three that divide the network's multiply-adds evenly.
-        exit_weight: of each exit's loss beside that of the network's end, which is 1.
+        exit_weight: of each exit's loss beside that of the network's end, which is 1; 0.3 if not given.
         distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
-            section 3.2), the rest being that to the labels.
-        gate_rate: the part of the blocks which a picture goes through in the mean, of those that keep the shape, in a
-            network that learns for each picture which to leave out (Veit & Belongie 2018); None has no gates.
-        max_drop: points of accuracy, in percent, that leaving early may cost on the pictures that the thresholds of the
-            exits are chosen by.
+            section 3.2), the rest being that to the labels; 0.5 if not given.
+        gate_rate: the part of the blocks which a picture goes through on average, of those that keep the shape, in a
+            network that learns for each picture which to leave out (Veit & Belongie 2018); without it there
+            are no gates.
+        max_drop: percentage points of accuracy that leaving early may cost on the pictures that the thresholds of the
+            exits are chosen by; 0.5 if not given.
 
-        epochs: presentations of the training set. One of epochs, max_steps and minutes says how long to train.
+        epochs: how many times the training pictures are shown; excludes other options for the length of a training.
         max_steps: optimiser steps.
         minutes: minutes, reading and evaluation included, which become a number of steps by a short measurement.
         steps: the number of optimiser steps that came of these.
@@ -103,7 +104,7 @@ class Recipe:
         target_loss: stop when an epoch's mean training loss falls to this.
         patience: stop after this many epochs without a better held-back accuracy.
 
-        batch_size: pictures a step.
+        batch_size: pictures per optimiser step.
         accumulate: parts in which a step's pictures pass through the network one after the other, for less memory.
         optimizer: "sgd" with Nesterov momentum; "adam" and "adamw", Adam with decoupled weight decay (Loshchilov &
             Hutter 2017); "lamb" (You et al. 2019), Adam for large batches; "muon", which makes the momentum of a
@@ -112,15 +113,15 @@ class Recipe:
         rest_lr: with muon, the peak learning rate of what is no convolution, by SGD.
         momentum: of SGD and Muon; Adam's and LAMB's first beta.
         weight_decay: on the weights of convolutions and of the linear layer; never on norms and biases.
-        schedule: behind a linear warm-up "cosine" (Loshchilov & Hutter 2016), "linear", "constant", or "steps", a tenth
+        schedule: after a linear warm-up "cosine" (Loshchilov & Hutter 2016), "linear", "constant", or "steps", a tenth
             at each milestone (He et al. 2015, section 4.2); or "onecycle" (Smith 2018).
-        milestones: of "steps": the parts of all steps behind which the learning rate is divided by ten.
+        milestones: of "steps": the parts of all steps after which the learning rate is divided by ten.
         warmup: the part of all steps in which the learning rate rises.
-        clip: greatest norm of the gradient of all weights; larger ones are scaled down to it.
-        ema: decay a step of the weights' moving average, which is what is evaluated and kept; 0 keeps the weights.
+        clip: greatest norm of the gradient of all weights; larger ones are scaled down to it; without it none are.
+        ema: decay per step of the weights' moving average, which is what is evaluated and kept; 0 keeps the weights.
 
-        loss: "cross_entropy"; "bce", a sigmoid a class (Wightman et al. 2021, section 3); or "gce", (1 - p^q) / q,
-            which wrong labels mislead less (Zhang & Sabuncu 2018).
+        loss: "cross_entropy"; "bce", a sigmoid per class, of which one is right (Wightman et al. 2021, section 3); or
+            "gce", (1 - p^q) / q, which wrong labels mislead less (Zhang & Sabuncu 2018).
         gce_q: of gce, between 0, which is cross-entropy, and 1, the mean absolute error.
         label_smoothing: probability spread over all classes (Szegedy et al. 2015, section 7).
         balance: where classes differ in size, "weights" in the loss or "sampling" all of them equally often; or "none".
@@ -128,7 +129,7 @@ class Recipe:
         crop_scale: least part of the area that a random resized crop keeps (Szegedy et al. 2014); 1 turns it off.
         shift: pixels by which a picture moves at most, its border filled with the mean (He et al. 2015, section 4.2).
         flip: whether pictures are mirrored left to right: half of them in one epoch, the others in the next (Jordan
-            2024, section 3.6).
+            2024, section 3.6). On by default, but for digits.
         trivial_augment: whether a random change of colour or geometry is made to each picture (Mueller & Hutter 2021).
         erase: probability that a rectangle of a picture is erased (Zhong et al. 2017).
         mixup: alpha of the Beta distribution by which two pictures and their labels are mixed (Zhang et al. 2017).
@@ -140,18 +141,20 @@ class Recipe:
         first_size: height and width of the pictures in the first epoch; they grow to `size` (Tan & Le 2021, section 4).
         cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
 
-        holdout: part of the training split held back for choosing; None derives it from what must be chosen.
-        keep: the weights of the "last" epoch or of the one that was "best" on the held-back part.
-        max_bad: part of a split's files that may be unreadable; they are listed and skipped.
+        holdout: part of the training split held back for choosing, from 0 to below 1; without it 0.1, at most 2,000
+            pictures, where something must be chosen, else 0.
+        keep: the weights of the "last" epoch or of the one that was "best" on the held-back part, which is taken where
+            there is such a part.
+        max_bad: part of the training files that may be unreadable, 0.01 if not given; they are listed and skipped.
 
-        seed: of the initial weights, the order and the augmentation.
+        seed: the number from which initial weights, order and augmentation follow; 0 if not given.
         precision: "fp32", or "bf16" for convolutions and matrix products.
         channels_last: memory order N, H, W, C.
         compile: whether torch.compile translates the network.
         memory: "full" keeps all activations for the backward pass; "checkpoint" keeps those between some blocks and
             computes the others again (Chen et al. 2016), which takes longer and needs far less memory; "auto" takes
             the fastest way that fits.
-        workers: processes that read pictures; 0 reads in the main process.
+        workers: processes that read pictures; 0 reads in the main process, without it half of the processors read.
     """
 
     model: str

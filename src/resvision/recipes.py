@@ -240,7 +240,7 @@ def _automatic(
     if given.get("pretrained"):
         return "plain", "the weights are pretrained, and want to be moved gently"
     if facts.usual_class < FEW_A_CLASS:
-        return "small", f"a class has {facts.usual_class:,} pictures in the middle, fewer than {FEW_A_CLASS}"
+        return "small", f"the median class has {facts.usual_class:,} training pictures, fewer than {FEW_A_CLASS}"
     epochs, how = float(given.get("epochs") or 0), f"{given.get('epochs')} epochs"
     if steps := given.get("max_steps"):
         epochs = (

@@ -114,7 +114,9 @@ def test_the_content_decides_and_not_the_extension() -> None:
 
 def test_a_format_that_is_not_listed_is_refused() -> None:
     data = encode(Image.fromarray(noise(5, 6)), "PPM")
-    with pytest.raises(PictureError, match=r"^a\.png: not a picture of a known format \(JPEG, PNG, WEBP, GIF, BMP"):
+    with pytest.raises(
+        PictureError, match=r"^a\.png: not a picture of a known format \(JPEG, PNG, WEBP, AVIF, GIF, BMP"
+    ):
         decode(data, "a.png", COLOUR)
 
 

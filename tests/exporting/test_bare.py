@@ -48,7 +48,7 @@ def files(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         split = builtin("digits").splits["all"]
         index = int(np.flatnonzero(split.labels == 4)[3])
         digit = Image.frombytes("L", (8, 8), split.pictures.content(index))
-        digit.resize((37, 31), Image.Resampling.BICUBIC).save(folder / contract / "picture.png")
+        digit.resize((37, 31), Image.Resampling.BICUBIC).save(folder / contract / "picture.jpg")
     return folder
 
 
@@ -61,7 +61,7 @@ def test_without_resvision_and_torch(files: Path, digits_run: Path, runtime: str
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "4"
     assert api.evaluate(files / contract / "model.onnx", "digits")["accuracy"] > 0.9
-    [prediction] = api.predict(digits_run, files / contract / "picture.png")
+    [prediction] = api.predict(digits_run, files / contract / "picture.jpg")
     assert prediction.label == "4"
 
 

@@ -17,8 +17,10 @@ from resvision.data.transfer import sent
 from resvision.errors import PictureError
 from resvision.preprocess import Preprocess
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+# Of pictures that are not read. They count as pictures all the same, so that a folder does not shrink without a word.
+OTHER_EXTENSIONS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (300 MB as RGB)
 EXIF_ORIENTATION = 0x0112
 APP1 = b"\xff\xe1"  # the marker before EXIF and XMP in a JPEG; pixels never hold it
@@ -95,7 +97,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PictureError(name, f"has more than the {MAX_PIXELS:,} pixels that are allowed") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise PictureError(name, f"not a picture of a known format ({', '.join(FORMATS)})") from error
+        raise PictureError(name, f"not a picture of a known format ({', '.join(FORMATS)}): convert it") from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(name, f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that are allowed")

@@ -220,7 +220,7 @@ class _Pipeline:
         places = torch.empty((PREFETCH * workers + 1, largest), dtype=torch.uint8)
         self.shared: torch.Tensor = places.share_memory_()  # type: ignore[no-untyped-call]
         # Forked workers share the split's memory. Beside CUDA a fork is unsafe, and some platforms have none.
-        fork = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
+        forks = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
         self.loader = DataLoader(
             _Sender(reader, self.shared),
             sampler=self.orders,
@@ -229,7 +229,7 @@ class _Pipeline:
             num_workers=workers,
             persistent_workers=persistent,
             prefetch_factor=PREFETCH,
-            multiprocessing_context="fork" if fork else None,
+            multiprocessing_context="fork" if forks else "spawn",
             worker_init_fn=leave_signals,
         )
 

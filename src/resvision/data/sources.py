@@ -239,7 +239,7 @@ def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[
 
 def _may_be_picture(file: File) -> bool:
     """Whether a file is meant as a picture: by its extension or, where that is another, by its content."""
-    if file.name.lower().endswith(images.EXTENSIONS):
+    if file.name.lower().endswith((*images.EXTENSIONS, *images.OTHER_EXTENSIONS)):
         return True
     try:
         images.read_header(file.read(), file.name)

@@ -192,7 +192,7 @@ def choose(
         max_drop: points of accuracy, in percent, that may be lost against the network's end: the fastest that keeps to
             it.
         budget: the part of the full time that may be taken, in (0, 1]: the most accurate that keeps to it.
-        latency_ms: milliseconds that a picture may take in the mean: likewise.
+        latency_ms: milliseconds that a picture may take on average: likewise.
 
     Raises:
         InputError: not exactly one limit is given, it is out of range, or even leaving at the first exit takes longer.

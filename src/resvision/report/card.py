@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ A residual network that tells {{ result.classes | length }} classes apart: {{ re
 {% endfor %}
 ## Use
 
-    resvision predict {{ folder }} PICTURE.jpg
+    resvision predict {{ quoted(folder) }} PICTURE.jpg
 
     from resvision import Classifier
     Classifier.load("{{ folder }}").predict("PICTURE.jpg")
@@ -69,7 +70,7 @@ def write(path: Path, result: dict[str, Any], classifier: Classifier, folder: st
     """
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     text = environment.from_string(_CARD).render(
-        result=result, preprocess=classifier.preprocess, folder=folder, percent=_percent
+        result=result, preprocess=classifier.preprocess, folder=folder, percent=_percent, quoted=shlex.quote
     )
     write_text(path, text)
 

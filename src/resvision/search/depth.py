@@ -274,7 +274,7 @@ def rung_sizes(count: int) -> list[int]:
 
 
 class Halving:
-    """Trains many candidates shortly, fewer of them longer, and so on until few are left.
+    """Trains many candidates briefly, fewer of them longer, and so on until few are left.
 
     (Jamieson & Talwalkar 2016; but each rung trains those that are likeliest the best at full length, instead of those
     that are ahead so far. One that was passed over comes in again where its neighbours do well.) The first rung

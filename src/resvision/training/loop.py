@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -218,9 +219,8 @@ def train(
                 save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state), average)
                 saved = now()
             if caught and state.step < steps:
-                raise Interrupted(
-                    f"stopped after step {state.step:,}; go on with: resvision train --resume {run.path}", caught[0]
-                )
+                again = f"resvision train --resume {shlex.quote(str(run.path))}"
+                raise Interrupted(f"stopped after step {state.step:,}; go on with: {again}", caught[0])
 
     # ---- evaluation ----
     kept = len(state.history)
