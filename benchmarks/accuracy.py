@@ -190,7 +190,12 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
 def done(row: dict[str, Any], name: str, seed: int) -> bool:
     """Whether a row of the ledger is of this line as it is now, with that seed, on this kind of device."""
     fields = json.loads(json.dumps(LINES[name].fields))
-    return (row["line"], row["seed"], row["fields"], row["device"].split()[0]) == (name, seed, fields, device().type)
+    return (row["line"], row["seed"], row["fields"], kind(row)) == (name, seed, fields, device().type)
+
+
+def kind(row: dict[str, Any]) -> str:
+    """Of device: "cpu", or "cuda", whose devices have names of their own."""
+    return "cpu" if row["device"].startswith("cpu") else "cuda"
 
 
 def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -207,7 +212,7 @@ def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
     for recipe in recipes:
         for key in measured:
             recipe.pop(key, None)
-    return recipes[0] == recipes[1] and row["device"].split()[0] == other["device"].split()[0]
+    return recipes[0] == recipes[1] and kind(row) == kind(other)
 
 
 def training_macs(row: dict[str, Any]) -> float:
@@ -242,6 +247,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def ledger() -> list[dict[str, Any]]:
+    """All rows so far."""
+    rows: list[dict[str, Any]] = json.loads(LEDGER.read_text()) if LEDGER.exists() else []
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy of recipes on known sets.")
     parser.add_argument("data", type=Path, nargs="?", default=Path())
@@ -249,14 +260,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--show", action="store_true", help="only print what is in the ledger")
     arguments = parser.parse_args()
-    rows = json.loads(LEDGER.read_text()) if LEDGER.exists() else []
+    rows = ledger()
     wanted = arguments.lines or [name for name, line in LINES.items() if line.gpu <= torch.cuda.is_available()]
     for seed in arguments.seeds if not arguments.show else []:
         for name in wanted:
             if any(done(row, name, seed) for row in rows):
                 continue
             print(f"{name}, seed {seed}", file=sys.stderr)
-            rows.append(run(name, seed, arguments.data))
+            made = run(name, seed, arguments.data)
+            rows = [*ledger(), made]  # which may have got others meanwhile
             write_json(LEDGER, rows)
     print(json.dumps({"benchmark": "accuracy", "lines": summary(rows)}, indent=2))
 

@@ -5,8 +5,8 @@
 
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
 on Imagenette at 128 px, resnet56_cifar on CIFAR-10, resnet20_cifar on Fashion-MNIST. Each part leaves FOLDER/PART.json
-and is not run again while that is there and was asked for alike. Trainings and compressions that were stopped go on, and
-what was made for another question is refused by name. Where a part cannot be done the next one goes on.
+and is not run again while that is there and was asked for alike. Trainings and compressions that were stopped go
+on, and what was made for another question is refused by name. Where a part cannot be done the next one goes on.
 They run in processes of their own, so that nothing of them is left in the one that measures. Prints one JSON document
 of all parts that are there.
 

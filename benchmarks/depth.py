@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,13 @@ def length(arguments: argparse.Namespace, *, search: bool = False) -> dict[str, 
     return {} if arguments.epochs is None else {"epochs": arguments.epochs}
 
 
-def trained(candidate: dict[str, Any], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def trained(candidate: dict[str, Any], recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """A full training: what the ledger keeps of it."""
     print(f"{candidate['name']}, seed {seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         made = resvision.train(
             arguments.data,
+            recipe=recipe,  # that the search has followed
             model=candidate["model"],
             spec=tuple(candidate["spec"]),
             size=candidate["size"],
@@ -142,7 +144,8 @@ def main() -> None:
     within = [candidate for candidate in numbers["candidates"] if not candidate["breaks"]]
     for seed in range(arguments.seeds if not arguments.show else 0):
         for candidate in within:
-            ledger.once(f"{candidate['name']}, seed {seed}", lambda: trained(candidate, seed, arguments))  # noqa: B023
+            make = partial(trained, candidate, numbers["base"], seed, arguments)
+            ledger.once(f"{candidate['name']}, seed {seed}", make)
     document = {
         "benchmark": "depth",
         "command": numbers["commands"]["depth"],

@@ -1,9 +1,11 @@
 """How much of the network's speed is left when pictures are read, decoded and augmented as it trains.
 
-    python benchmarks/reading.py FOLDER [--model resnet18] [--size 128] [--steps 40] [--pairs 3] [--workers N]
+    python benchmarks/reading.py FOLDER [--recipe quick] [--size 128] [--epochs 5] [--steps 30] [--pairs 3]
+        [--workers N]
 
-Trains on the pictures of FOLDER, and with the same engine on one batch that is in memory already, in turn. Prints one
-JSON document; `ratio` is end to end over in memory.
+Trains on the pictures of FOLDER as the first epoch of a run of the recipe does, with an empty cache and with pictures
+as small as it begins with, and with the same engine on one batch that is in memory already, in turn. Prints one JSON
+document; `ratio` is end to end over in memory.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ from resvision.training.losses import cross_entropy
 def main() -> None:
     parser = argparse.ArgumentParser(description="End-to-end against in-memory training speed.")
     parser.add_argument("folder")
-    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--recipe", choices=list(recipes.RECIPES), default="quick")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=5, help="of the run, by which pictures grow and compiling pays")
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers())
     arguments = parser.parse_args()
@@ -43,16 +46,18 @@ def main() -> None:
     cache = tempfile.TemporaryDirectory()
     os.environ["RESVISION_CACHE"] = cache.name
     dataset = sources.prepare(sources.load(arguments.folder))
-    given = {"model": arguments.model, "size": arguments.size, "max_steps": 1000, "workers": arguments.workers}
-    chosen = recipes.choose("plain", facts(dataset), given).recipe
-    recipe = dataclasses.replace(chosen, steps=1000, lr=1e-4, memory="full")
+    given = {"size": arguments.size, "epochs": arguments.epochs, "workers": arguments.workers}
+    chosen = recipes.choose(arguments.recipe, facts(dataset), given).recipe
+    recipe = dataclasses.replace(chosen, lr=1e-4, memory="full")
     preprocess = Preprocess(size=arguments.size, crop=recipe.crop)
     split, bad, largest = screen(dataset.splits["train"], 0.01)
-    batches = TrainingBatches(split, recipe, preprocess, bad, largest)
-    network = ResNet(dataclasses.replace(zoo.get(arguments.model), num_classes=len(dataset.classes)))
-    network.to(device())
+    batches = TrainingBatches(split, recipe, preprocess, bad, largest, where=device())
+    recipe = dataclasses.replace(recipe, steps=arguments.epochs * batches.steps)
+    spec = dataclasses.replace(zoo.variant(recipe.model, recipe.spec), num_classes=len(dataset.classes))
+    network = ResNet(spec).to(device())
     loss = cross_entropy(recipe.label_smoothing)
-    recipe, measured = engine.choose(network, recipe, loss, preprocess, lambda seconds: 0.0)
+    presented = arguments.epochs * batches.steps * batches.batch_size
+    recipe, measured = engine.choose(network, recipe, loss, preprocess, lambda seconds: presented)
     built = engine.build(network, recipe, loss, preprocess)
     optimizer = optim.build(network, recipe)
     network.train()
@@ -60,8 +65,9 @@ def main() -> None:
     needed = arguments.pairs * (arguments.steps + 5)
     if needed > batches.steps:
         parser.error(f"{arguments.pairs} pairs of {arguments.steps} steps are more than the epoch's {batches.steps}")
-    pictures = batches.epoch(0)
-    held = next(batches.epoch(1))
+    size = optim.picture_size(recipe, 0, batches.steps)
+    pictures = batches.epoch(0, size=size)
+    held = next(batches.epoch(1, size=size))
 
     def timed(next_batch: Callable[[], Batch]) -> float:
         for _ in range(5):  # the workers fill their queues, or, where nothing is read, come to rest
@@ -77,8 +83,9 @@ def main() -> None:
     ]
     document: dict[str, Any] = {
         "benchmark": "reading",
-        "model": arguments.model,
-        "size": arguments.size,
+        "recipe": arguments.recipe,
+        "model": recipe.model,
+        "size": size,
         "batch": batches.batch_size,
         "workers": recipe.workers,
         "engine": measured,

@@ -288,6 +288,14 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
             ["train", "digits", "--model", "revnet38_cifar", "--drop-path", "0.1"],
             "drop_path=0.1: a reversible network cannot leave out its branches",
         ),
+        (
+            ["train", "digits", "--model", "resnet18", "--size", "32", "--batch-size", "1"],
+            "one picture of 32 px at a time ends in features of 1 x 1, which a batch norm cannot learn from",
+        ),
+        (
+            ["train", "digits", "--minutes", "0.001", "--recipe", "plain"],
+            "minutes=0.001: getting ready and the last evaluation take",
+        ),
         (["train", "--resume", "nowhere"], "nowhere: there is no run to go on with"),
         (["trian", "digits"], "trian"),
         (["models", "resnet"], "there is no network 'resnet'"),
@@ -326,6 +334,10 @@ def test_unreadable_pictures(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert run("train", tmp_path, *short, "--max-bad", "0.02") == 0
     assert "skipped train/zero/text.jpg" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "run" / "result.json").read_text())["unreadable"]) == ["train/zero/text.jpg"]
+    (tmp_path / "train" / "zero" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    again = ["--max-steps", "1", "--out", tmp_path / "again", *FAST]
+    line = mistake(capsys, "train", tmp_path, *again, "--max-bad", "0.015")  # one may be, and two are
+    assert "train/zero/IMG_1.HEIC (not a picture of a known format" in line
     (tmp_path / "val" / "one" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     line = mistake(capsys, "evaluate", tmp_path / "run", tmp_path)
     assert "val/one/broken.png" in line

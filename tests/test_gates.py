@@ -13,8 +13,10 @@ from resvision import zoo
 from resvision.cost import branch_macs, cost
 from resvision.errors import RecipeError, SpecError
 from resvision.evaluation import gates
+from resvision.exits import adaptive
 from resvision.models import ResNet
 from resvision.models.layers import Gate
+from resvision.recipe import Recipe
 from resvision.training import losses
 
 
@@ -72,6 +74,8 @@ def test_only_blocks_that_keep_the_shape_have_a_gate() -> None:
     assert [block.gated for block in spec.plan()] == [True] * 3 + [False, True, True] * 2
     assert cost(spec, 32).params == sum(p.numel() for p in ResNet(spec).parameters())
     assert sum(branch_macs(spec, 32)) < cost(spec, 32).macs
+    with pytest.raises(SpecError, match=r"gate_rate=0\.5: no block of resnet14t keeps the shape"):
+        adaptive(zoo.get("resnet14t"), Recipe(model="resnet14t", size=64, gate_rate=0.5))
     for name in ("plain20_cifar", "revnet38_cifar"):
         with pytest.raises(SpecError, match="cannot leave out"):
             dataclasses.replace(zoo.get(name), gates=True)

@@ -67,7 +67,6 @@ def test_values_out_of_range_are_named(field: str, value: Any, rule: str) -> Non
         ({"loss": "bce", "balance": "weights"}, "loss='bce' takes no class weights: use balance='sampling'"),
         ({"loss": "gce", "mixup": 0.2, "label_smoothing": 0.1}, "leave out mixup and label_smoothing"),
         ({"precision": "fp16"}, "precision='fp16' is not one of fp32, bf16"),
-        ({"holdout": 0.0, "keep": "best"}, "keep=best must choose"),
         ({"head_first": 0.2}, r"only pretrained weights go with head_first=0\.2: give --pretrained too"),
         ({"lr_decay": 0.5, "freeze_norms": True}, r"go with lr_decay=0\.5 and freeze_norms: give"),
         ({"spec": "pad_side=both"}, "spec='pad_side=both' must be a tuple of FIELD=VALUE, such as"),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from resvision import recipes, zoo
+from resvision import inputs, recipes, zoo
+from resvision.data import statistics
+from resvision.data.builtin import load as builtin
 from resvision.errors import RecipeError, SpecError
 from resvision.recipe import Recipe, make
 from resvision.recipes import DataFacts
@@ -97,7 +99,8 @@ def test_an_unknown_recipe_and_an_unknown_field_are_named() -> None:
 
 
 def test_auto_chooses_by_the_pictures_and_the_length() -> None:
-    assert "recipe quick: does best within few epochs or minutes" in reasons()
+    assert "recipe quick: takes the least time" in reasons()
+    assert "recipe quick: does best within few epochs or minutes" in reasons(epochs=5)
     assert chosen() == chosen("quick")
     assert "recipe small: the median class has 50 training pictures, fewer than 100" in reasons(facts=FEW)
     assert chosen(facts=FEW) == chosen("small", FEW)
@@ -273,6 +276,49 @@ def test_pretrained_weights_are_moved_by_sgd_whatever_the_recipe(name: str) -> N
         assert recipe.lr == pytest.approx(rate * recipe.batch_size / 64)
     assert chosen(name, pretrained="x", optimizer="muon").optimizer == "muon"
     assert chosen(name, pretrained="x", optimizer="muon").lr <= 0.1
+
+
+def test_the_rate_of_the_rest_follows_the_batch_also_beside_a_rate_that_is_given() -> None:
+    large = chosen("quick", lr="auto", batch_size=960)
+    assert (large.lr, large.rest_lr) == ("auto", pytest.approx(0.6))
+    assert "rest_lr=0.6: scaled from batches of 96 to 960" in reasons("quick", lr="auto", batch_size=960)
+    assert chosen("quick", lr=0.5, rest_lr=0.2, batch_size=960).rest_lr == 0.2
+
+
+def test_another_optimiser_for_a_recorded_recipe_brings_its_own_rates() -> None:
+    quick = dataclasses.replace(chosen("quick", CIFAR, epochs=3), steps=100)
+    for name, values in recipes.OPTIMIZERS.items():
+        other = recipes.for_optimizer(dataclasses.replace(quick, batch_size=64), name)
+        assert (other.optimizer, other.lr, other.weight_decay) == (name, values["lr"], values["weight_decay"])
+    assert recipes.for_optimizer(quick, "sgd").lr == pytest.approx(0.2)  # of batches of 128
+    assert recipes.for_optimizer(quick, "adam").lr == 1e-3
+
+
+def test_a_recorded_recipe_is_followed_as_one_by_name() -> None:
+    digits = builtin("digits")
+    quick = inputs.recipe_of(digits, "quick", {"epochs": 3}).recipe
+    asked = inputs.recipe_of(digits, quick, {"optimizer": "adam"})
+    assert (asked.recipe.lr, asked.recipe.weight_decay) == (1e-3, 0.0)
+    assert asked.reasons == ("lr=0.001, weight_decay=0: usual of adam",)
+    given = inputs.recipe_of(digits, quick, {"optimizer": "sgd", "lr": 0.3, "weight_decay": 0.1})
+    assert (given.recipe.lr, given.recipe.weight_decay, given.reasons) == (0.3, 0.1, ())
+    wide = inputs.recipe_of(digits, dataclasses.replace(quick, spec=("first_stride=2",)), {"model": "resnet8_cifar"})
+    assert wide.recipe.spec == ()
+
+
+def test_facts_are_of_the_pictures_that_will_train() -> None:
+    """1,797 digits come without splits, of which a fifth is held back."""
+    found = statistics.facts(builtin("digits"))
+    assert found.pictures == pytest.approx(0.8 * 1797, abs=5)
+    assert found.usual_class == pytest.approx(0.8 * 179, abs=3)
+
+
+@pytest.mark.parametrize("fields", [{"lr": "auto"}, {"gate_rate": 0.5}, {"exits": "auto"}, {"accumulate": 64}], ids=str)
+def test_minutes_go_with_everything(fields: dict[str, Any]) -> None:
+    """Where minutes are given, a step of `strong` is timed, which needs neither a rate nor exits nor gates."""
+    made = inputs.recipe_of(builtin("digits"), "auto", {"minutes": 0.5, **fields})
+    assert made.recipe.minutes == 0.5
+    assert {name: getattr(made.recipe, name) for name in fields} == fields
 
 
 def test_the_demo_is_fixed() -> None:

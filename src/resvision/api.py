@@ -22,7 +22,7 @@ from resvision.classifier import Classifier, Picture, Prediction, Predictor
 from resvision.cost import cost, exit_macs
 from resvision.data import sources
 from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
-from resvision.data.pictures import DataSet, divide
+from resvision.data.pictures import DataSet, divide, listed
 from resvision.data.statistics import facts
 from resvision.efficiency import compress as compression
 from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, SpecError, StorageError
@@ -31,9 +31,9 @@ from resvision.evaluation import evaluate as evaluate_session
 from resvision.exits import adaptive as adaptive_spec
 from resvision.explain.bench import Bench
 from resvision.explain.studies import STUDIES
-from resvision.files import write_json
+from resvision.files import write_json, write_yaml
 from resvision.inputs import Data
-from resvision.measure import timestamp
+from resvision.measure import now, timestamp
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.report import card, doctor, frontier, pages, plots, suspects
@@ -92,6 +92,7 @@ def train(
         DivergedError: the loss is not a finite number.
         Interrupted: a signal came; the state is saved.
     """
+    begin = now()
     reporter = reporter or Reporter()
     run = None
     if resume is not None:
@@ -129,6 +130,7 @@ def train(
                 source=source,
                 resume=resume is not None,
                 tensorboard=tensorboard,
+                begin=begin,
             )
     except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
         if not run.last_checkpoint.exists():
@@ -296,7 +298,7 @@ def overfit(
     numbers = {"settings": settings | {"data": dataset.name}, **found}
     cleaned = suspects.write(folder, dataset, numbers, left_out)
     mended = cleaned if numbers["recommended"]["cleaned"] else None
-    own = ({} if recipe == "auto" else {"recipe": recipe}) | fields
+    own = _by_name(made.base, folder) | fields
     numbers["commands"] = {
         "overfit": inputs.command("overfit", data, columns, {"minutes": f"{minutes:g}"}, own),
         "baseline": inputs.command("train", data, columns, own),
@@ -393,8 +395,8 @@ def depth(
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes, {len(candidates)} candidates; searched in {folder}")
     with _stopping(folder):
         found = searching.run(dataset, candidates, recipe_of, limits, minutes, ledger, reporter.note)
-    numbers = {"settings": settings | {"data": dataset.name}, **found}
-    own = ({} if recipe == "auto" else {"recipe": recipe}) | fields
+    own = _by_name(made.base, folder) | fields
+    numbers = {"settings": settings | {"data": dataset.name}, "base": str(own["recipe"]), **found}
     best = next(candidate for candidate in candidates if candidate.name == numbers["recommended"]["name"])
     lists = {"models": models, "sizes": sizes, "widths": widths}
     asked = {
@@ -413,6 +415,15 @@ def depth(
     write_json(folder / "numbers.json", numbers)
     frontier.write(folder, numbers)
     return numbers, folder
+
+
+def _by_name(base: Recipe | str | Path, folder: Path) -> dict[str, Any]:
+    """The recipe of an experiment as an option of a command, for which "auto" might choose another one."""
+    if isinstance(base, Recipe):
+        file = folder / "recipe.yaml"
+        write_yaml(file, dataclasses.asdict(base))
+        return {"recipe": file}
+    return {"recipe": base}
 
 
 @contextlib.contextmanager
@@ -516,6 +527,7 @@ def tune_exits(
         ClassifierError: the network has no early exits.
         InputError: the limit cannot be kept to, or the data cannot be used.
     """
+    reporter = reporter or Reporter()
     folder = None if isinstance(classifier, Classifier) else Path(classifier)
     loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     if not loaded.network.spec.exits:
@@ -545,7 +557,13 @@ def tune_exits(
     told = AdaptiveSession(segments, rule, macs)
     evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
     if folder is not None:
+        tuned.metrics = {"split": f"half of {name}", "accuracy": evaluation.accuracy}
         tuned.save(folder)
+        if stale := [entry.file for entry in deployed.read_index(folder).exports]:
+            reporter.note(
+                f"{listed(stale)} in {folder / deployed.FOLDER}: this program takes the new thresholds for them; for a "
+                "bare runtime the files hold the earlier ones until they are exported again"
+            )
         plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")
     return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
 
@@ -670,11 +688,20 @@ def compress(
     reporter = reporter or Reporter()
     if not 1 < speedup <= compression.MOST:
         raise InputError(f"speedup={speedup} must be above 1, and at most {compression.MOST}")
-    if not (max_drop >= 0 and 0 < minutes < math.inf and batch_size >= 1):
-        raise InputError(f"max_drop={max_drop} must be at least 0, minutes={minutes} above 0, batch_size at least 1")
+    for name, value, is_right, rule in (
+        ("max_drop", max_drop, max_drop >= 0, "at least 0"),
+        ("minutes", minutes, 0 < minutes < math.inf, "above 0 and finite"),
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+    ):
+        if not is_right:
+            raise InputError(f"{name}={value} must be {rule}")
     original = Classifier.load(run)
-    if original.exits is not None:
-        raise ClassifierError(f"{run}: has early exits; compress the network without them, and add exits afterwards")
+    if original.exits is not None or original.network.spec.gates:
+        what = "early exits" if original.exits is not None else "gates"
+        raise ClassifierError(
+            f"{run}: has {what}; train without them, compress that, and add exits to what comes of it "
+            "(resvision train DATA --pretrained RUN --exits auto --freeze-trunk)"
+        )
     goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
     dataset = inputs.dataset_of(data, None, original.classes, columns, reporter)
     parts = _compression_parts(original, sources.prepare(dataset))

@@ -108,6 +108,14 @@ def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...
     return tuple(_count_blocks(_Tally(), spec, _count_stem(_Tally(), spec, size)))
 
 
+def last_size(spec: ResNetSpec, size: int) -> int:
+    """Height and width of the features behind the last block, for pictures of `size` x `size`."""
+    size = _count_stem(_Tally(), spec, size)
+    for block in spec.plan()[:: 2 if spec.reversible else 1]:
+        size = -(-size // block.stride)
+    return size
+
+
 @dataclass
 class _Tally:
     """What has been counted so far."""

@@ -50,6 +50,8 @@ def adaptive(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
         SpecError: the network cannot have them.
     """
     gated = spec if recipe.gate_rate is None else replace(spec, gates=True)
+    if gated.gates and not any(block.gated for block in gated.plan()):
+        raise SpecError(f"gate_rate={recipe.gate_rate}: no block of {recipe.model} keeps the shape, as one must")
     return with_exits(gated, recipe.exits, recipe.size)
 
 

@@ -20,7 +20,7 @@ from resvision.data.statistics import facts
 from resvision.errors import DataError, RecipeError, RunError
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
-from resvision.recipe import LENGTHS, SMALL_PICTURE, Recipe, make
+from resvision.recipe import ADAPTIVE, LENGTHS, SMALL_PICTURE, Recipe, make
 from resvision.search import costs, remedies
 from resvision.search.candidates import Candidate
 from resvision.training import RunFolder, pretrained
@@ -153,13 +153,8 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
         # Small pictures that are only shifted lie in memory; processes would start longer than they read.
         workers = 0 if found.side <= SMALL_PICTURE and chosen.only_shifts else default_workers()
     else:
-        chosen = make(given)
+        chosen, reasons = _repeated(make(_recorded(base, {})), given, fields)
         workers = default_workers()
-        if "batch_size" in fields and not {"lr", "rest_lr"} & fields.keys() and chosen.lr != "auto":
-            batch, recorded = chosen.batch_size, make(_recorded(base, {})).batch_size
-            chosen = recipes.for_batch(dataclasses.replace(chosen, batch_size=recorded), batch)
-            if batch != recorded:
-                reasons = (f"lr={chosen.lr:g}: scaled from batches of {recorded} to {batch}",)
     chosen = dataclasses.replace(
         chosen,
         workers=workers if chosen.workers is None else chosen.workers,
@@ -168,9 +163,32 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
     return Chosen(recipe=chosen, base=base, weights=weights, reasons=reasons)
 
 
+def _repeated(recorded: Recipe, given: dict[str, Any], fields: dict[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
+    """A recorded recipe with some fields replaced, in which the others follow them as in a recipe by name; and why."""
+    base, asked = recorded, make(given)
+    reasons: tuple[str, ...] = ()
+    if base.lr == "auto":
+        return asked, ()
+    if asked.optimizer != base.optimizer:
+        base = recipes.for_optimizer(base, asked.optimizer)
+        reasons += (f"lr={base.lr:g}, weight_decay={base.weight_decay:g}: usual of {asked.optimizer}",)
+    if asked.batch_size != base.batch_size:
+        before = base.batch_size
+        base = recipes.for_batch(base, asked.batch_size)
+        reasons += (f"lr={base.lr:g}: scaled from batches of {before} to {asked.batch_size}",)
+    following = {name: getattr(base, name) for name in ("lr", "rest_lr", "momentum", "weight_decay")}
+    if "lr" in fields:
+        reasons = ()
+    if asked.model != base.model and "spec" not in fields:
+        following["spec"] = ()  # it was for the recorded network
+    return dataclasses.replace(asked, **{n: v for n, v in following.items() if n not in fields}), reasons
+
+
 def _epochs_of_strong(dataset: DataSet, found: recipes.DataFacts, given: dict[str, Any]) -> float:
     """About how many epochs that recipe does on this machine in the minutes that are given."""
-    strong = recipes.choose("strong", found, given).recipe
+    # Neither a rate that is still to be found nor exits and gates decide how long a step takes.
+    timed = {name: value for name, value in given.items() if name not in ("lr", "rest_lr", *ADAPTIVE)}
+    strong = recipes.choose("strong", found, timed).recipe
     assert strong.minutes is not None
     assert strong.channels is not None
     middle = (0.5,) * strong.channels

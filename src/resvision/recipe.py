@@ -21,7 +21,7 @@ Keep = Literal["last", "best"]
 Memory = Literal["full", "checkpoint", "auto"]
 
 LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
-ADAPTIVE = ("exits", "exit_weight", "distill", "max_drop", "gate_rate", "freeze_trunk")  # what easy pictures need not
+ADAPTIVE = ("exits", "exit_weight", "distill", "max_drop", "gate_rate", "freeze_trunk")  # of early exits and gates
 WHOLE_LABELS = ("mixup", "cutmix", "label_smoothing")  # what divides a label between classes, and gce excludes
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
 
@@ -106,12 +106,13 @@ class Recipe:
 
         batch_size: pictures per optimiser step.
         accumulate: parts in which a step's pictures pass through the network one after the other, for less memory.
-        optimizer: "sgd" with Nesterov momentum; "adam" and "adamw", Adam with decoupled weight decay (Loshchilov &
+        optimizer: "sgd" with momentum; "adam" and "adamw", Adam with decoupled weight decay (Loshchilov &
             Hutter 2017); "lamb" (You et al. 2019), Adam for large batches; "muon", which makes the momentum of a
             convolution orthogonal (Jordan et al. 2024) and is SGD for all else.
         lr: peak learning rate; "auto" finds it by a range test (Smith 2015, section 3.3).
         rest_lr: with muon, the peak learning rate of what is no convolution, by SGD.
         momentum: of SGD and Muon; Adam's and LAMB's first beta.
+        nesterov: whether SGD's momentum looks ahead (Sutskever et al. 2013), as it does if nothing is given.
         weight_decay: on the weights of convolutions and of the linear layer; never on norms and biases.
         schedule: after a linear warm-up "cosine" (Loshchilov & Hutter 2016), "linear", "constant", or "steps", a tenth
             at each milestone (He et al. 2015, section 4.2); or "onecycle" (Smith 2018).
@@ -189,6 +190,7 @@ class Recipe:
     lr: float | Auto = 0.1
     rest_lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -266,8 +268,6 @@ class Recipe:
             raise RecipeError("freeze_trunk=True leaves nothing that learns but early exits: give --exits too")
         if self.has_exits and self.memory == "checkpoint":
             raise RecipeError("memory='checkpoint' does not go with early exits: give one of them")
-        if self.holdout == 0 and (choices := self.choices):
-            raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
 
     @property
     def has_exits(self) -> bool:

@@ -58,7 +58,7 @@ FINE_TUNING_LR = 0.1
 FROZEN_NORMS_LR = 0.01  # norms that cannot follow make larger steps diverge
 
 # What an optimiser wants where a recipe was written for another one.
-_OPTIMIZERS: dict[str, Values] = {
+OPTIMIZERS: dict[str, Values] = {
     "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0},  # Kingma & Ba 2014
     "adamw": {"lr": 2e-3, "momentum": 0.9, "weight_decay": 0.05},
@@ -138,9 +138,14 @@ def small(size: int) -> Values:
 
 
 def paper(size: int) -> Values:
-    """He et al. 2015: section 4.2 for small pictures, 64,000 steps; section 3.4 for large ones, 90 epochs."""
+    """He et al. 2015: section 4.2 for small pictures, 64,000 steps.
+
+    For large ones section 3.4, with the 90 epochs, milestones and crops of its public reimplementations (Gross & Wilber
+    2016), where the paper has up to 600,000 steps and waits for plateaus. Norms and biases do not decay.
+    """
     common: Values = {
         "optimizer": "sgd",
+        "nesterov": False,
         "lr": 0.1,
         "momentum": 0.9,
         "weight_decay": 1e-4,
@@ -252,6 +257,8 @@ def _automatic(
         how = f"{minutes:g} minutes, about {epochs:.0f} epochs here,"
     if epochs >= LONG_EPOCHS:
         return "strong", f"{how} are long enough for what regularises to pay ({LONG_EPOCHS} or more)"
+    if not any(given.get(length) for length in LENGTHS):
+        return "quick", f"takes the least time; more is made of {LONG_EPOCHS} epochs and more that are asked for"
     return "quick", "does best within few epochs or minutes"
 
 
@@ -295,15 +302,17 @@ def _rates(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: 
     # How fast pretrained weights may move was measured with SGD.
     optimizer = given.get("optimizer") or ("sgd" if given.get("pretrained") else values["optimizer"])
     if optimizer != values["optimizer"]:
-        rates |= {"optimizer": optimizer} | _OPTIMIZERS.get(optimizer, {})
+        rates |= {"optimizer": optimizer} | OPTIMIZERS.get(optimizer, {})
         reference = _REFERENCE_BATCH
     if optimizer == "sgd" and given.get("pretrained"):
         rates["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
         reference = _REFERENCE_BATCH
     batch = min(given.get("batch_size") or values["batch_size"], facts.pictures)
-    if batch > 0 and batch != reference and "lr" not in given and optimizer != "adam":
-        rates |= _scaled(optimizer, rates, batch / reference)
-        reasons.append(f"lr={rates['lr']:g}: scaled from batches of {reference} to {batch}")
+    if batch > 0 and batch != reference and optimizer != "adam":
+        scaled = _scaled(optimizer, rates, batch / reference)
+        if told := [f"{name}={rate:g}" for name, rate in scaled.items() if name not in given]:
+            reasons.append(f"{', '.join(told)}: scaled from batches of {reference} to {batch}")
+        rates |= scaled
     return rates
 
 
@@ -314,6 +323,12 @@ def _scaled(optimizer: str, rates: Values, share: float) -> Values:
     if optimizer == "muon":
         scaled["rest_lr"] = float(f"{rates['rest_lr'] * share:.3g}")
     return scaled
+
+
+def for_optimizer(recipe: Recipe, optimizer: str) -> Recipe:
+    """A recipe with another optimiser, and the rates and the decay that it usually has, for the recipe's batches."""
+    usual: Values = {"optimizer": optimizer, "batch_size": _REFERENCE_BATCH, "accumulate": 1} | OPTIMIZERS[optimizer]
+    return replace(for_batch(replace(recipe, **usual), recipe.batch_size), accumulate=recipe.accumulate)
 
 
 def for_batch(recipe: Recipe, batch_size: int) -> Recipe:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from resvision.data.images import (
     MAX_PIXELS,
@@ -86,6 +86,14 @@ def test_lossless_formats_give_back_every_pixel(kind: str, options: dict[str, An
     assert decoded.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(decoded), array)
     assert read_header(data, "a picture") == (7, 9, False)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif() -> None:
+    array = smooth(40, 56)
+    data = encode(Image.fromarray(array), "AVIF", quality=95)
+    assert np.abs(pixels(data).astype(int) - array).mean() < 3
+    assert read_header(data, "a picture")[:2] == (56, 40)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}])

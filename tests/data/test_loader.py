@@ -13,7 +13,15 @@ from PIL import Image
 
 from resvision.data.augment import augment, order, presented, shift_and_flip, view_keys
 from resvision.data.images import square
-from resvision.data.loader import BadPictures, Batch, EvaluationBatches, TrainingBatches, default_workers, screen
+from resvision.data.loader import (
+    BadPictures,
+    Batch,
+    EvaluationBatches,
+    TrainingBatches,
+    cut,
+    default_workers,
+    screen,
+)
 from resvision.data.pictures import ArrayPictures, File, FilePictures, Split
 from resvision.errors import DataError, RecipeError
 from resvision.preprocess import Preprocess
@@ -123,6 +131,27 @@ def test_pictures_kept_in_memory_are_augmented_as_those_that_are_read(tmp_path: 
             expected = moved(squares[samples], samples, epoch, chosen, COLOUR)
             np.testing.assert_array_equal(batch.squares.numpy(), expected)
             np.testing.assert_array_equal(batch.labels.numpy(), samples)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch_size", "found"),
+    [
+        *((190, 96, (95, 2)), (300, 64, (60, 5)), (143, 96, (71, 2)), (1438, 64, (64, 22)), (50_000, 128, (128, 390))),
+        *((100, 96, (96, 1)), (3, 2, (2, 1)), (5, 8, (5, 1)), (1, 1, (1, 1))),
+    ],
+)
+def test_an_epoch_leaves_out_little(pictures: int, batch_size: int, found: tuple[int, int]) -> None:
+    assert cut(pictures, batch_size) == found
+
+
+def test_reading_processes_that_are_not_forked_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside CUDA, or where there is no fork."""
+    split = on_disk(tmp_path, 22, width=80, height=72)
+    expected = [*training(split, recipe(crop_scale=0.5)).epoch(0)]
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    batches = training(split, recipe(crop_scale=0.5, workers=1))
+    assert batches.pipeline.loader.multiprocessing_context.get_start_method() == "spawn"
+    assert_same_batches([*batches.epoch(0)], expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

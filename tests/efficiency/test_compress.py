@@ -225,9 +225,17 @@ def test_early_exits_come_afterwards(tmp_path: Path) -> None:
     network = ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), num_classes=2, exits=(1,)))
     rule = ExitRule(temperatures=(1.0, 1.0), thresholds=(0.9,), seconds=(1e-3, 1e-3))
     Classifier(network=network, preprocess=Preprocess(size=8), classes=("a", "b"), exits=rule).save(tmp_path)
-    with pytest.raises(ClassifierError, match="add exits afterwards"):
+    with pytest.raises(ClassifierError, match="has early exits; train without them, compress that, and add exits to"):
         resvision.compress(tmp_path, "digits", out=tmp_path / "small")
     assert not (tmp_path / "small").exists()
+
+
+def test_gates_are_refused(tmp_path: Path) -> None:
+    """Which blocks a picture goes through is not to be seen from one picture, nor what they cost."""
+    network = ResNet(dataclasses.replace(zoo.get("resnet14_cifar"), num_classes=2, gates=True))
+    Classifier(network=network, preprocess=Preprocess(size=8), classes=("a", "b")).save(tmp_path)
+    with pytest.raises(ClassifierError, match="has gates; train without them"):
+        resvision.compress(tmp_path, "digits", out=tmp_path / "small")
 
 
 @pytest.mark.parametrize(
@@ -235,8 +243,9 @@ def test_early_exits_come_afterwards(tmp_path: Path) -> None:
     [
         ({"speedup": 1.0}, "speedup=1.0 must be above 1"),
         ({"speedup": float("inf")}, "speedup=inf must be above 1, and at most 1000"),
-        ({"max_drop": -1.0}, "max_drop=-1.0"),
-        ({"minutes": 0.0}, "minutes=0.0"),
+        ({"max_drop": -1.0}, "max_drop=-1.0 must be at least 0"),
+        ({"minutes": 0.0}, "minutes=0.0 must be above 0"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ],
 )
 def test_goals_must_make_sense(trained: Path, change: dict[str, float], message: str) -> None:

@@ -32,6 +32,10 @@ def batches(count: int = 2) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_only_blocks_that_keep_the_shape_go() -> None:
     assert prune.removable(network("resnet20_cifar")) == (0, 1, 2, 4, 5, 7, 8)
     assert prune.removable(network("resnet50")) == (1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 14, 15)
+    # A stage keeps a block, or there would be no spec of what is left.
+    assert prune.removable(network("resnet10t")) == ()
+    small = prune.without_block(prune.without_block(network("resnet20_cifar"), 0), 0)
+    assert prune.removable(small) == (2, 3, 5, 6)
     # An exit stays behind the block that it stands behind.
     assert 4 not in prune.removable(network("resnet20_cifar", exits=(5,)))
 

@@ -11,9 +11,11 @@ import onnx
 import openvino
 import pytest
 import torch
+from PIL import Image
 from samples import colourful, odd_pictures
 
 from resvision import Classifier, Preprocess, ResNetSpec, api, deployed, exporting
+from resvision.data.pictures import File, FilePictures, Split
 from resvision.errors import ExportError, InputError
 from resvision.exporting import verify
 from resvision.exporting.pt2 import ProgramSession
@@ -188,3 +190,31 @@ def test_to_keras(digits_run: Path, tmp_path: Path) -> None:
         Target(format="keras", contract="B")
     with pytest.raises(InputError, match="there is fp32"):
         Target(format="keras", precision="int8")
+
+
+def test_pictures_to_compare_are_decoded_one_by_one(tmp_path: Path) -> None:
+    """Hundreds of photographs of a camera would not fit into memory; and what cannot be read does not calibrate."""
+    for number in range(6):
+        Image.new("RGB", (40 + number, 30), (40 * number, 9, 99)).save(tmp_path / f"{number}.png")
+    (tmp_path / "6.png").write_bytes(b"\x89PNG")
+    files = tuple(File(f"{number}.png", path=tmp_path / f"{number}.png") for number in range(7))
+    split = Split(FilePictures(files), np.arange(7) % 3)
+    sample = verify.Sample(split.take(np.arange(6)), Preprocess(size=16), 4)
+    assert len(sample) == len(sample.split.labels) == 4
+    assert [picture.shape[:2] for picture in sample] == [(30, 40 + label) for label in _places(sample)]
+    (tmp_path / "0.png").unlink()
+    made = exporting.write(
+        colourful(), Target(format="onnx", precision="int8"), tmp_path / "m.onnx", calibration=split, judged=False
+    )
+    assert made.file.exists()
+    with pytest.raises(InputError, match="none of 1 training pictures can be read"):
+        exporting.write(
+            colourful(),
+            Target(format="onnx", precision="int8"),
+            tmp_path / "n.onnx",
+            calibration=split.take(np.array([6])),
+        )
+
+
+def _places(sample: verify.Sample) -> list[int]:
+    return [int(sample.split.pictures.name(place).removesuffix(".png")) for place in range(len(sample))]

@@ -17,6 +17,7 @@ from resvision.errors import DivergedError
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
+from resvision.recipes import OPTIMIZERS
 from resvision.training import engine as engines
 from resvision.training import finder, optim
 from resvision.training.engine import Engine, StepResult
@@ -75,9 +76,9 @@ def test_a_fifth_of_the_rate_of_the_lowest_loss_is_taken() -> None:
 
 
 def test_the_test_ends_where_the_loss_breaks_out() -> None:
-    _, _, rates, _ = scripted(lambda rate: 1.0 if rate < 0.1 else 50.0)
+    _, _, rates, _ = scripted(lambda rate: 1.0 - rate if rate < 0.1 else 50.0)
     assert rates[-2] < 0.1 <= rates[-1]
-    found, _, rates, _ = scripted(lambda rate: 1.0 if rate < 0.1 else math.nan)
+    found, _, rates, _ = scripted(lambda rate: 1.0 - rate if rate < 0.1 else math.nan)
     assert rates[-2] < 0.1 <= rates[-1]
     assert found.lr < 0.1 / 5
     _, _, rates, _ = scripted(lambda rate: 1.0 - 0.001 * rate)
@@ -104,6 +105,18 @@ def test_the_rate_beside_muons_stays_as_it_will_be_in_the_run() -> None:
     assert run == {4: found.lr, 2: pytest.approx(0.07), 1: pytest.approx(0.07)}
 
 
+def test_a_loss_that_only_rises_is_no_rate() -> None:
+    with pytest.raises(DivergedError, match=r"met no rate at which the loss falls, from 0\.0001 to .*: give --lr"):
+        scripted(lambda rate: rate)
+
+
+def test_a_loss_that_falls_to_the_end_is_said() -> None:
+    found, text, rates, _ = scripted(lambda rate: 1 / rate)
+    assert len(rates) == finder.STEPS
+    assert found.lr == pytest.approx(rates[-1] / finder.BACK, rel=0.05)
+    assert text.endswith("steps, the highest that is tried")
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lamb", "muon"])
 def test_a_real_test_leaves_the_network_alone_and_finds_a_rate_that_learns(optimizer: str) -> None:
     recipe, batches, engine = prepared(optimizer=optimizer)
@@ -111,7 +124,7 @@ def test_a_real_test_leaves_the_network_alone_and_finds_a_rate_that_learns(optim
     found, _ = finder.find(recipe, batches, engine)
     assert all(torch.equal(value, before[key]) for key, value in engine.network.state_dict().items())
     assert isinstance(found.lr, float)
-    usual = finder.USUAL[optimizer]
+    usual = OPTIMIZERS[optimizer]["lr"]
     assert usual * finder.LOWEST < found.lr <= usual * finder.HIGHEST / finder.BACK
     assert finder.find(recipe, batches, engine)[0] == found  # the same each time
     recipe = dataclasses.replace(found, steps=30, schedule="constant")

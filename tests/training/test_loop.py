@@ -331,8 +331,23 @@ def test_with_train_and_validation_nothing_is_held_back_unless_it_must_choose() 
 
 
 def test_choosing_without_anything_to_choose_by_is_refused() -> None:
-    with pytest.raises(RecipeError, match="holdout=0 leaves nothing to choose by, and patience must choose"):
-        Recipe(model="resnet8_cifar", size=8, holdout=0.0, patience=3)
+    data, recipe = three_splits(), Recipe(model="resnet8_cifar", size=8, holdout=0.0)
+    without_val = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "val"})
+    for fields, word in (({"patience": 3}, "patience"), ({"keep": "best"}, "keep=best"), ({"exits": "1"}, "exits")):
+        with pytest.raises(RecipeError, match=f"holdout=0 leaves nothing to choose by, and {word} must choose"):
+            roles.assign(without_val, dataclasses.replace(recipe, **fields))
+        parts = roles.assign(data, dataclasses.replace(recipe, **fields))
+        assert (parts.chooser_name, len(parts.chooser or ()), len(parts.train)) == ("val", 40, 80)
+    assert roles.assign(data, recipe).chooser is None  # the last epoch is kept
+    with pytest.raises(RecipeError, match=r"holdout=0\.3: .* has a val split, which chooses"):
+        roles.assign(data, dataclasses.replace(recipe, holdout=0.3))
+
+
+def test_where_the_last_epoch_is_kept_nothing_is_held_back_for_it() -> None:
+    data = three_splits()
+    data = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "val"})
+    parts = roles.assign(data, Recipe(model="resnet8_cifar", size=8, keep="last"))
+    assert (len(parts.train), parts.chooser) == (80, None)
 
 
 def test_a_hash_split_is_recorded(tmp_path: Path) -> None:

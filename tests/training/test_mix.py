@@ -184,3 +184,16 @@ def test_erased_pictures_are_mixed_like_others() -> None:
     own, neighbour = own_and_neighbour(targets)
     expected = erased * own[:, None, None, None] + erased.roll(1, 0) * neighbour[:, None, None, None]
     torch.testing.assert_close(both, expected)
+
+
+@pytest.mark.parametrize("fields", [{"mixup": 0.5}, {"cutmix": 1.0}], ids=str)
+def test_a_picture_is_not_mixed_with_its_own_views(fields: dict[str, float]) -> None:
+    """With three views side by side the neighbour is a view of the picture before."""
+    pictures, views = 20, 3
+    labels = torch.arange(pictures).repeat_interleave(views)
+    inputs = constant(pictures)[labels]
+    _, targets = mix.disturb(inputs, labels, pictures, recipe(repeats=views, **fields), 5)
+    rows = torch.arange(pictures * views)
+    own, before = targets[rows, labels], targets[rows, labels.roll(views)]
+    assert torch.allclose(own + before, torch.ones(pictures * views))
+    assert (own < 0.99).sum() > pictures  # else all would be mixed with themselves

@@ -22,8 +22,9 @@ def test_cosine() -> None:
     assert lr(0) == pytest.approx(0.05)
     assert lr(4) == pytest.approx(0.25)
     assert lr(9) == pytest.approx(0.5)  # the peak, at the end of the warm-up
-    assert lr(54) == pytest.approx(0.25)  # half of the way down
-    assert lr(99) == pytest.approx(0, abs=1e-12)
+    assert lr(10) == pytest.approx(0.5)
+    assert lr(55) == pytest.approx(0.25)  # half of the way down
+    assert lr(99) == pytest.approx(0.25 * (1 + math.cos(math.pi * 89 / 90)))
     assert optim.schedule(BASE, 50)[1] == 0.9
 
 
@@ -34,8 +35,13 @@ def test_constant() -> None:
 
 def test_linear() -> None:
     linear = dataclasses.replace(BASE, schedule="linear")
-    expected = [0.05, 0.5, 0.5 * 50 / 90, 0.5 / 90, 0]
-    assert [lr(step, linear) for step in (0, 9, 49, 98, 99)] == pytest.approx(expected)
+    expected = [0.05, 0.5, 0.5, 0.5 * 51 / 90, 0.5 * 2 / 90, 0.5 / 90]
+    assert [lr(step, linear) for step in (0, 9, 10, 49, 98, 99)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "steps", "onecycle"])
+def test_the_only_step_of_a_run_learns(schedule: str) -> None:
+    assert lr(0, dataclasses.replace(BASE, steps=1, warmup=0.0, schedule=schedule)) > 0  # type: ignore[arg-type]
 
 
 def test_steps() -> None:

@@ -123,6 +123,15 @@ def test_the_same_classes_keep_the_last_layer_and_all_figures(tmp_path: Path) ->
     assert "with a new last layer" in pretrained.fill(ResNet(found.spec), found, CLASSES[::-1])
 
 
+def test_gates_can_be_learned_by_a_network_that_has_none(tmp_path: Path) -> None:
+    place = source(tmp_path / "a", "resnet20_cifar")
+    made = tune(place, tmp_path / "b", gate_rate=0.5)
+    assert made.classifier.network.spec.gates
+    assert 0 < made.result["gates"]["rate"] <= 1
+    again = tune(tmp_path / "b", tmp_path / "c")  # which has them, and needs no rate
+    assert again.classifier.network.spec.gates
+
+
 def test_classes_that_an_import_numbered_are_not_the_same(tmp_path: Path) -> None:
     """The digits are called 0 to 9, too."""
     save_file(network(classes=10).state_dict(), tmp_path / "w.safetensors")

@@ -232,7 +232,7 @@ def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
             one = split.pictures.name(int(np.flatnonzero(split.labels == label)[0]))
             raise DataError(
                 f"{name}: the class of {one} has fewer than two pictures of its own and cannot be "
-                "divided into training and validation: add pictures or give the splits"
+                "divided: add pictures, or give the splits (of train and test --holdout 0 divides nothing)"
             )
         wanted = max(1, round(fraction * len(members)))
         cut = int(np.searchsorted(np.cumsum(counts), wanted)) + 1

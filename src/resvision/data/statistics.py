@@ -8,6 +8,7 @@ import numpy as np
 
 from resvision.data.images import square
 from resvision.data.pictures import DataSet, Indices, Split
+from resvision.data.sources import VALIDATION_FRACTION
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
 from resvision.recipes import DataFacts
@@ -23,6 +24,7 @@ def facts(dataset: DataSet) -> DataFacts:
         DataError: none of these can be read.
     """
     split = dataset.splits.get("train") or next(iter(dataset.splits.values()))
+    trains = 1.0 if len(dataset.splits) > 1 else 1 - VALIDATION_FRACTION  # of a set that is still to be divided
     headers, reasons = [], []
     for index in _spread(split, HEADERS).tolist():
         try:
@@ -33,9 +35,9 @@ def facts(dataset: DataSet) -> DataFacts:
         raise DataError(
             f"{dataset.name}: no picture can be read, for example {reasons[0] if reasons else 'none is there'}"
         )
-    counts = np.bincount(split.labels, minlength=len(dataset.classes))
+    counts = np.rint(trains * np.bincount(split.labels, minlength=len(dataset.classes)))
     return DataFacts(
-        pictures=len(split),
+        pictures=int(counts.sum()),
         side=round(statistics.median(min(h.width, h.height) for h in headers)),
         channels=1 if all(h.grey for h in headers) else 3,
         flip=dataset.flip,

@@ -24,7 +24,7 @@ from torch import nn
 from resvision import exporting, recipes
 from resvision.classifier import Classifier
 from resvision.data.images import to_input
-from resvision.data.loader import EvaluationBatches, TrainingBatches, default_workers, screen
+from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches, default_workers, screen
 from resvision.data.pictures import Split
 from resvision.deployed import FOLDER, open_file, register
 from resvision.efficiency import prune, rounding
@@ -38,7 +38,7 @@ from resvision.recipe import Recipe, make
 from resvision.runtime import Session, TorchSession, device
 from resvision.target import Target
 from resvision.training import engine as engines
-from resvision.training import losses
+from resvision.training import losses, memory
 from resvision.training.bench import Ledger, Note, balanced
 from resvision.training.bench import train as train_steps
 
@@ -154,7 +154,7 @@ def run(
     if best.speedup < goal.speedup:
         try:
             best = _climb_with_smaller(ladder, best)
-        except (SpecError, MissingExtraError) as reason:
+        except SpecError as reason:
             note(f"the network is left as it is: {reason}")
     return best, ladder.rungs, ladder.report(best)
 
@@ -164,7 +164,6 @@ def _climb_with_smaller(ladder: _Ladder, best: Rung) -> Rung:
 
     Raises:
         SpecError: the network cannot be pruned.
-        MissingExtraError: torch-pruning is not installed.
     """
     original, goal = ladder.classifier.network, ladder.goal
     prune.check(original)
@@ -178,7 +177,7 @@ def _climb_with_smaller(ladder: _Ladder, best: Rung) -> Rung:
         found = ladder.climb(prune.said(original, smaller.network), smaller)
         found = ladder.climb_in_eight_bits(found, level)
         if found.speedup <= best.speedup:
-            ladder.note("this rung does not keep the promise; the one before it is the best")
+            ladder.note("nothing of this rung is faster and keeps the promise; the one before it is the best")
             break
         best = found
         if best.speedup >= goal.speedup:
@@ -197,7 +196,8 @@ class _Ladder:
         self.batches = EvaluationBatches(parts.tuning, classifier.preprocess, default_workers())
         self.right = _right(*collect(classifier.session, self.batches))
         self.rungs: list[Rung] = []
-        looked_at = EvaluationBatches(balanced(parts.train, LOOKED_AT), classifier.preprocess, 0, None, GRADIENT_BATCH)
+        sample, bad = balanced(parts.train, LOOKED_AT), BadPictures(limit=LOOKED_AT)  # which training leaves out, too
+        looked_at = EvaluationBatches(sample, classifier.preprocess, 0, bad, GRADIENT_BATCH)
         where = device()
         self.looked_at = [(to_input(b.squares.to(where), classifier.preprocess), b.labels.to(where)) for b in looked_at]
 
@@ -397,11 +397,12 @@ def _cut(ladder: _Ladder, best: Rung, wanted: float) -> ResNet | None:
     """
     network, cheaper, looked_at = best.classifier.network, ladder.race(best), ladder.looked_at
     half = _without_blocks(network, math.sqrt(wanted), cheaper, looked_at)
-    candidates = {
-        "blocks": None if half is None else _without_blocks(half, wanted, cheaper, looked_at),
-        "channels": _without_channels(network, wanted, cheaper, looked_at),
-        "both": None if half is None else _without_channels(half, wanted, cheaper, looked_at),
-    }
+    candidates = {"blocks": None if half is None else _without_blocks(half, wanted, cheaper, looked_at)}
+    try:
+        candidates["channels"] = _without_channels(network, wanted, cheaper, looked_at)
+        candidates["both"] = None if half is None else _without_channels(half, wanted, cheaper, looked_at)
+    except MissingExtraError as reason:
+        ladder.note(f"no channels are taken out: {reason}")
     there = {name: _recalibrated(made, looked_at) for name, made in candidates.items() if made is not None}
     if not there:
         return None
@@ -465,7 +466,7 @@ def _taught(network: ResNet, ladder: _Ladder, seconds: float, rate: float) -> Re
         rate: the learning rate, as a part of the one that the original was trained with.
     """
     preprocess, train = ladder.classifier.preprocess, ladder.parts.train
-    recipe = _lesson(ladder.classifier, train, rate)
+    recipe, _ = memory.choose(network.spec, _lesson(ladder.classifier, train, rate), preprocess)
     teacher = copy.deepcopy(ladder.classifier.network).eval().requires_grad_(False)
     counts = np.bincount(train.labels, minlength=len(ladder.classifier.classes))
     loss = losses.distilled(losses.build(recipe, counts.tolist()), teacher, DISTILLED)
@@ -490,7 +491,7 @@ def _lesson(classifier: Classifier, train: Split, rate: float) -> Recipe:
         recipe = parse(Recipe, recorded, "provenance.recipe")
     else:
         fields = recipes.plain(size) | {"size": size, "channels": classifier.preprocess.channels, "epochs": 1}
-        recipe = make(fields)
+        recipe = make(fields | {"lr": recipes.FINE_TUNING_LR})
     assert recipe.lr != "auto"  # a run records what it found
     return replace(
         recipe,
@@ -509,7 +510,8 @@ def _lesson(classifier: Classifier, train: Split, rate: float) -> Recipe:
         rest_lr=recipe.rest_lr * rate,
         warmup=0.05,
         batch_size=min(recipe.batch_size, len(train)),
-        memory="full",
+        accumulate=1,
+        memory="auto",
         precision=None,
         channels_last=None,
         compile=None,

@@ -37,11 +37,13 @@ def check(network: ResNet) -> None:
 def removable(network: ResNet) -> tuple[int, ...]:
     """The places, counted from 0, of the blocks that keep the shape: without F, y = x, they can be left out whole.
 
-    Blocks in front of which an exit stands move the exit with them; the last block in front of one stays.
+    Blocks in front of which an exit stands move the exit with them; the last block in front of one stays, and so does
+    the last one of a stage.
     """
     fixed = {after - 1 for after in network.spec.exits}
+    alone = [depth == 1 for depth in network.spec.depths for _ in range(depth)]
     plan = network.spec.plan()
-    return tuple(i for i, block in enumerate(plan) if block.shortcut == "identity" and i not in fixed)
+    return tuple(i for i, block in enumerate(plan) if block.shortcut == "identity" and i not in fixed and not alone[i])
 
 
 @torch.inference_mode()

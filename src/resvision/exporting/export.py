@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
@@ -26,10 +25,10 @@ from resvision.classifier import Classifier
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
 from resvision.deployed import Document, FileSession, file_segment
-from resvision.errors import InputError
+from resvision.errors import InputError, PictureError
 from resvision.exporting import keras_file, onnx, openvino, pt2
 from resvision.exporting.graphs import trace, trace_segment
-from resvision.exporting.verify import Verification, compare, compare_segments, demand, golden, taken
+from resvision.exporting.verify import Sample, Verification, compare, compare_segments, demand, golden, taken
 from resvision.files import storage
 from resvision.preprocess import Preprocess
 from resvision.runtime import OnnxSession, OpenVinoSession, Session
@@ -37,6 +36,7 @@ from resvision.target import Format, Target
 
 CALIBRATION_PICTURES = 300
 CHECKED_PICTURES = 500
+ENLARGED = 2  # whole pictures that calibrate are decoded at so many times the network's size, or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +102,16 @@ def write(
     if path.suffix != target.suffix:
         raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
     preprocess = classifier.preprocess
-    chosen: list[UInt8Array] = []
+    inputs: list[UInt8Array] = []
     if target.precision == "int8":
         if calibration is None:
             raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
-        chosen, _ = _sample(calibration, preprocess, CALIBRATION_PICTURES)
-    pictures, labels = golden(preprocess), None
+        inputs = _calibrating(calibration, target, preprocess)
+    pictures: Sequence[UInt8Array] = golden(preprocess)
+    labels = None
     if checked is not None:
-        pictures, labels = _sample(checked, preprocess, CHECKED_PICTURES)
+        sample = Sample(checked, preprocess, CHECKED_PICTURES)
+        pictures, labels = sample, sample.split.labels
     if target.format == "keras":
         with quiet():
             found = keras_file.write(classifier, path, pictures, labels)
@@ -118,7 +120,6 @@ def write(
     document = Document.of(classifier, target)
     with _folder_beside(path) as folder:
         made = folder / path.name
-        inputs = taken(chosen, target.contract, preprocess)
         if classifier.exits is None:
             with quiet():
                 kind.write(made, trace(classifier, target.contract), document, inputs)
@@ -197,10 +198,17 @@ def _folder_beside(path: Path) -> Iterator[Path]:
             yield Path(name)
 
 
-def _sample(split: Split, preprocess: Preprocess, most: int) -> tuple[list[UInt8Array], npt.NDArray[np.int64]]:
-    """The same few hundred pictures (H, W, C) of a split each time, and their labels."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
-    return [split.pictures.pixels(int(i), preprocess) for i in chosen], split.labels[chosen]
+def _calibrating(split: Split, target: Target, preprocess: Preprocess) -> list[UInt8Array]:
+    """What the target's contract takes of a few hundred pictures; those that cannot be read do not train, either."""
+    min_side = None if target.contract == "A" else ENLARGED * preprocess.size
+    pictures = Sample(split, preprocess, CALIBRATION_PICTURES, min_side)
+    found = []
+    for place in range(len(pictures)):
+        with contextlib.suppress(PictureError):
+            found.append(taken(pictures[place], target.contract, preprocess))
+    if not found:
+        raise InputError(f"none of {len(pictures)} training pictures can be read, and int8 chooses its ranges by them")
+    return found
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def write(
     from resvision import keras  # which takes seconds to import
 
     keras.save(classifier, path)
-    squares = np.concatenate(taken(pictures, "A", classifier.preprocess))
+    squares = np.concatenate([taken(picture, "A", classifier.preprocess) for picture in pictures])
     exported = keras.load(path).predict(squares, verbose=0)
     original = np.exp(log_softmax(classifier.session(torch.from_numpy(squares)) / classifier.temperature))
     first, second = original.argmax(axis=1), exported.argmax(axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from resvision.adaptive import AdaptiveSession, Segment, all_exits
 from resvision.classifier import Classifier
 from resvision.data import images
 from resvision.data.images import UInt8Array
+from resvision.data.pictures import Split
 from resvision.errors import ExportError
 from resvision.preprocess import Preprocess
 from resvision.runtime import Session
@@ -69,11 +70,38 @@ def golden(preprocess: Preprocess, count: int = GOLDEN_PICTURES) -> list[UInt8Ar
     return made
 
 
-def taken(pictures: Sequence[UInt8Array], contract: Contract, preprocess: Preprocess) -> list[UInt8Array]:
-    """What a contract takes of each picture (H, W, C), with the dimension of the batch: (1, H', W', C)."""
+class Sample(Sequence[UInt8Array]):
+    """A few hundred pictures (H, W, C) of a split, the same each time, which are decoded when it is their turn.
+
+    So many photographs of a camera would not fit into memory.
+
+    Args:
+        split: of the pictures.
+        preprocess: whose background and channels they get.
+        most: of them.
+        min_side: they may be decoded at a part of their size whose shorter side is at least this, in pixels.
+    """
+
+    def __init__(self, split: Split, preprocess: Preprocess, most: int, min_side: int | None = None) -> None:
+        chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
+        self.split = split.take(chosen)
+        self.preprocess = preprocess
+        self.min_side = min_side
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, place: int) -> UInt8Array:  # type: ignore[override]
+        if place >= len(self):
+            raise IndexError
+        return self.split.pictures.pixels(place, self.preprocess, self.min_side)
+
+
+def taken(picture: UInt8Array, contract: Contract, preprocess: Preprocess) -> UInt8Array:
+    """What a contract takes of a picture (H, W, C), with the dimension of the batch: (1, H', W', C)."""
     if contract == "B":
-        return [picture[None] for picture in pictures]
-    return [images.square(images.from_array(picture, "a picture"), preprocess)[None] for picture in pictures]
+        return picture[None]
+    return images.square(images.from_array(picture, "a picture"), preprocess)[None]
 
 
 def compare(
@@ -94,10 +122,12 @@ def compare(
         pictures: (H, W, C) each.
         labels: true classes, as far as they are known.
     """
-    squares = taken(pictures, "A", classifier.preprocess)
+    squares = [taken(picture, "A", classifier.preprocess) for picture in pictures]
     original = _batched(classifier.session, squares)
-    given = squares if contract == "A" else taken(pictures, contract, classifier.preprocess)
-    exported = _batched(session, given) if contract == "A" else _one_by_one(session, given)
+    if contract == "A":
+        exported = _batched(session, squares)
+    else:
+        exported = _one_by_one(session, (taken(picture, contract, classifier.preprocess) for picture in pictures))
     difference = float(np.abs(original - exported).max())
     return _verification(runtime, difference, original.argmax(axis=1), exported.argmax(axis=1), labels)
 
@@ -119,7 +149,7 @@ def compare_segments(
         labels: true classes, as far as they are known.
     """
     assert classifier.adaptive is not None
-    squares = taken(pictures, "A", classifier.preprocess)
+    squares = [taken(picture, "A", classifier.preprocess) for picture in pictures]
     exported = AdaptiveSession(segments, classifier.adaptive.rule)
     difference = 0.0
     classes: list[list[Any]] = [[], []]
@@ -178,5 +208,5 @@ def _batched(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8
     return _one_by_one(session, parts)
 
 
-def _one_by_one(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8Array]) -> Logits:
+def _one_by_one(session: Callable[[torch.Tensor], Logits], pictures: Iterable[UInt8Array]) -> Logits:
     return np.concatenate([session(torch.from_numpy(picture)) for picture in pictures])

@@ -165,7 +165,7 @@ def _answer_seconds(network: ResNet, preprocess: Preprocess, pictures: int, most
 
 def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess, most: float) -> float:
     """The time of a training step: what goes by the pictures, from a small batch, and what each step takes besides."""
-    count = min(AT_ONCE, recipe.batch_size)
+    count = min(AT_ONCE, recipe.batch_size // recipe.accumulate)
     classes = network.spec.num_classes
     network.train()
     recipe = replace(recipe, accumulate=1, compile=False, channels_last=True)

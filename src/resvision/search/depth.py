@@ -32,6 +32,7 @@ from resvision.search.trials import evenly, read
 from resvision.training import engine as engines
 from resvision.training import losses
 from resvision.training.bench import Ledger, Note
+from resvision.training.length import RESERVE
 
 HELD = 0.15  # part of the pool that judges ...
 MOST_HELD = 2000  # ... unless that is more pictures than a comparison needs
@@ -229,7 +230,7 @@ def _precision(candidates: Sequence[Candidate], recipes: dict[str, Recipe], clas
 def _entrant(candidate: Candidate, recipe: Recipe, costs: Costs, available: int) -> Entrant:
     assert costs.picture_seconds is not None
     if recipe.minutes is not None:
-        pictures = 60 * recipe.minutes / costs.picture_seconds
+        pictures = (1 - RESERVE) * 60 * recipe.minutes / costs.picture_seconds
     else:
         pictures = plan.epochs_asked(recipe, available) * available
     return Entrant(candidate=candidate, recipe=recipe, costs=costs, pictures=pictures)

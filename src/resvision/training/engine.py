@@ -28,6 +28,7 @@ TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's unit
 TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
 COMPILE_FROM_SECONDS = 600.0  # a shorter run can hardly win back the minute that compiling takes
 COMPILE_FROM_SECONDS_CUDA = 300.0
+MOST_SIZES = 64  # picture sizes and networks for which one process may compile
 WHOLE_BLOCKS = 60  # deeper networks are compiled block by block: the compiler's time grows faster than the depth
 
 
@@ -52,7 +53,7 @@ class Engine:
     def step(self, batch: Batch, optimizer: Optimizer, step: int = 0) -> StepResult:
         """Forward, backward and update with one batch; what is random in it follows from the step's number."""
         where = next(self.network.parameters()).device
-        if self.recipe.drop_path or self.recipe.gate_rate is not None:
+        if self.recipe.drop_path or self.network.spec.gates:
             torch.manual_seed(_step_seed(self.recipe.seed, step))
         labels = sent(batch.labels, where)
         inputs = to_input(sent(batch.squares, where), self.preprocess)
@@ -143,8 +144,10 @@ def choose(
 def _compiled(network: ResNet) -> Network:
     """The forward pass, compiled as a whole, or block by block: equal blocks then share what was compiled."""
     blocks = list(network.blocks())
+    # Left to itself the compiler answers a second picture size with kernels for any size, also where the first returns.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
     if len(blocks) <= WHOLE_BLOCKS:
-        return torch.compile(network)
+        return torch.compile(network, dynamic=False)
     compiled = [torch.compile(block, dynamic=False) for block in blocks]
 
     def forward(x: torch.Tensor, exits: bool = False) -> Any:
@@ -168,11 +171,13 @@ def _seconds_a_picture(
     The least and not the median, since whatever else the machine does can only add to a step's time.
     """
     best = dict.fromkeys(candidates, float("inf"))
+    compiling = any(recipe.compile for recipe in candidates)
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
             at_once = recipe.batch_size // recipe.accumulate
-            # A compiled network is specialised to the batch's shape, so it is tried with the run's own.
-            count = at_once if recipe.compile else min(at_once, TRIAL_PICTURES)
+            # A compiled network is specialised to the batch's shape, so it is tried with the run's own, and what it is
+            # compared with, too: the optimiser's part of a step is shared by all pictures in it.
+            count = at_once if compiling else min(at_once, TRIAL_PICTURES)
             squares = torch.randint(0, 256, (count, preprocess.size, preprocess.size, preprocess.channels))
             batch = Batch(squares.to(torch.uint8), torch.arange(count) % network.spec.num_classes)
             engine = build(network, replace(recipe, accumulate=1), loss, preprocess)

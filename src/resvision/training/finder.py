@@ -9,12 +9,13 @@ from itertools import count
 from resvision.data.loader import TrainingBatches
 from resvision.errors import DivergedError
 from resvision.recipe import Recipe
+from resvision.recipes import OPTIMIZERS
 from resvision.training import optim, phases
 from resvision.training.engine import Engine
 
 STEPS = 100
+LEARNT = 5  # steps in which the loss must fall, or there is nothing to see
 LOWEST, HIGHEST = 1e-3, 30.0  # times the optimiser's usual rate
-USUAL = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "lamb": 5e-3, "muon": 0.05}
 SMOOTHING = 0.9  # of the loss, over about ten steps
 DIVERGED = 1.5  # times the lowest loss so far: nothing is to be learnt beyond
 BACK = 5.0  # the rate that is taken is so many times smaller than that of the lowest loss, behind which it breaks out
@@ -27,10 +28,10 @@ def find(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> tuple[Reci
     of the rate at which the smoothed loss was lowest is taken.
 
     Raises:
-        DivergedError: the loss breaks out from the first steps on.
+        DivergedError: the loss does not fall, or is no number.
     """
     before = {key: value.clone() for key, value in engine.network.state_dict().items()}
-    usual = USUAL[recipe.optimizer]
+    usual = OPTIMIZERS[recipe.optimizer]["lr"]
     constant = replace(recipe, lr=usual, schedule="constant", warmup=0.0, steps=STEPS)
     optimizer = optim.build(engine.network, constant)
     phases.learn(engine.network, constant, trunk=True)
@@ -50,6 +51,13 @@ def find(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> tuple[Reci
     best = min(range(len(losses)), key=losses.__getitem__)
     if not math.isfinite(losses[best]):
         raise DivergedError("the learning-rate finder met no finite loss: give --lr, or use --precision fp32")
+    if best < LEARNT:
+        raise DivergedError(
+            f"the learning-rate finder met no rate at which the loss falls, from {rates[0]:.2g} to "
+            f"{rates[len(losses) - 1]:.2g}: give --lr"
+        )
     found = float(f"{rates[best] / BACK:.2g}")
     text = f"lr={found:g}: the loss was lowest at {rates[best]:.2g} in a range test of {len(losses)} steps"
+    if best == STEPS - 1:
+        text += ", the highest that is tried"
     return replace(recipe, lr=found), text

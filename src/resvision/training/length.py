@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from resvision.data.loader import TrainingBatches
+from resvision.errors import RecipeError
 from resvision.measure import now, seconds
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession
@@ -14,6 +15,7 @@ from resvision.training import optim, phases
 from resvision.training.engine import Engine
 from resvision.training.roles import Roles
 
+FEW = 20  # steps, which the least minutes that are named would do
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
 RESERVE = 0.125  # of the minutes: runs of minutes were an eighth slower than their first seconds
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
@@ -61,14 +63,25 @@ def pace(recipe: Recipe, batches: TrainingBatches, engine: Engine, roles: Roles)
 
 
 def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) -> int:
-    """The number of optimiser steps of a run that began at `begin` on the clock of `measure.now`."""
+    """The number of optimiser steps of a run that began at `begin` on the clock of `measure.now`.
+
+    Raises:
+        RecipeError: the minutes leave no time for a single one.
+    """
     if recipe.max_steps is not None:
         return recipe.max_steps
     if recipe.minutes is None:
         assert recipe.epochs is not None
         return recipe.epochs * batches.steps
-    left = recipe.minutes * 60 - (now() - begin) - pace.last_evaluation
-    return max(1, int((1 - RESERVE) * left / pace.step))
+    taken = now() - begin + pace.last_evaluation
+    count = int((1 - RESERVE) * (recipe.minutes * 60 - taken) / pace.step)
+    if count < 1:
+        least = (taken + FEW * pace.step / (1 - RESERVE)) / 60
+        raise RecipeError(
+            f"minutes={recipe.minutes:g}: getting ready and the last evaluation take {taken:.0f} s, which leaves no "
+            f"time to train: give at least {least:.2g}, or --max-steps"
+        )
+    return count
 
 
 def _seconds_to_look_at_one(engine: Engine) -> float:

@@ -18,11 +18,11 @@ import resvision
 from resvision import zoo
 from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
-from resvision.cost import cost
+from resvision.cost import cost, last_size
 from resvision.data.loader import EvaluationBatches, TrainingBatches, check_readable, screen
 from resvision.data.pictures import DataSet, Split
 from resvision.data.statistics import mean_and_std
-from resvision.errors import DivergedError, Interrupted, MissingExtraError, RunError
+from resvision.errors import DivergedError, Interrupted, MissingExtraError, RecipeError, RunError
 from resvision.evaluation import Evaluation, evaluate, exits, gates
 from resvision.exits import adaptive
 from resvision.files import write_json
@@ -63,6 +63,7 @@ def train(
     source: dict[str, Any] | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    begin: float | None = None,
 ) -> tuple[Classifier, dict[str, Any], Evaluation]:
     """Trains a network on a data set and saves it, with all its figures, in the run's folder.
 
@@ -75,6 +76,7 @@ def train(
         source: how to find the data again, recorded for `--resume`.
         resume: go on from the last checkpoint.
         tensorboard: also write TensorBoard's event files into the run's folder.
+        begin: when the run began, on the clock of `measure.now`; None is now.
 
     Returns:
         The classifier, what result.json holds, and the evaluation of the reported split.
@@ -83,12 +85,13 @@ def train(
         DataError: the data cannot be used.
         DivergedError: the loss or a logit is not a finite number.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
+        RecipeError: the recipe leaves nothing to learn in, or does not fit the data or the memory.
         RunError: `resume`, and the data or the checkpoint are not those of the run.
     """
     memory.keep_freed()
     assert (weights is None) == (recipe.pretrained is None or resume)
     reporter = reporter or Reporter()
-    begin = now()
+    begin = now() if begin is None else begin
 
     # ---- data ----
     parts = roles.assign(dataset, recipe)
@@ -117,6 +120,13 @@ def train(
     network = ResNet(spec).to(device())
     if weights is not None:
         reporter.note(pretrained.fill(network, weights, parts.classes, frozen=recipe.freeze_trunk))
+
+    at_once, least = batches.batch_size // recipe.accumulate, recipe.first_size or recipe.size
+    if at_once == 1 and spec.norm == "batch" and last_size(spec, least) == 1:
+        raise RecipeError(
+            f"one picture of {least} px at a time ends in features of 1 x 1, which a batch norm cannot learn from: "
+            "more pictures at once (--batch-size, --accumulate), or --size"
+        )
 
     # ---- memory and engine ----
     if not resume:

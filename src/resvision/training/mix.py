@@ -27,7 +27,7 @@ def disturb(
         inputs: normalised pictures (N, C, S, S).
         targets: classes (N,).
         classes: K.
-        recipe: erase, mixup, cutmix.
+        recipe: erase, mixup, cutmix; repeats, since a picture is mixed with another and not with a view of itself.
         step: of the run.
 
     Returns:
@@ -44,13 +44,18 @@ def disturb(
     alpha = recipe.cutmix if cut else recipe.mixup
     shares = random.beta(alpha, alpha, len(inputs))  # of each picture itself; the rest is its neighbour's
     if cut:
-        inputs, shares = _cut(inputs, shares, random)
+        inputs, shares = _cut(inputs, _neighbours(inputs, recipe), shares, random)
     own = sent(torch.from_numpy(shares).float(), inputs.device)
     if not cut:
         weights = own[:, None, None, None]
-        inputs = inputs * weights + inputs.roll(1, 0) * (1 - weights)
+        inputs = inputs * weights + _neighbours(inputs, recipe) * (1 - weights)
     wanted = probabilities(targets, classes)
-    return inputs, wanted * own[:, None] + wanted.roll(1, 0) * (1 - own[:, None])
+    return inputs, wanted * own[:, None] + _neighbours(wanted, recipe) * (1 - own[:, None])
+
+
+def _neighbours(rows: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """What each row is mixed with. The views of a picture stand behind each other, and are not mixed."""
+    return rows.roll(recipe.repeats, 0)
 
 
 def _erased(inputs: torch.Tensor, probability: float, random: np.random.Generator) -> torch.Tensor:
@@ -63,11 +68,13 @@ def _erased(inputs: torch.Tensor, probability: float, random: np.random.Generato
     return torch.where(inside, 0.0, inputs)  # which, other than masked_fill, keeps the memory order
 
 
-def _cut(inputs: torch.Tensor, shares: FloatArray, random: np.random.Generator) -> tuple[torch.Tensor, FloatArray]:
+def _cut(
+    inputs: torch.Tensor, neighbours: torch.Tensor, shares: FloatArray, random: np.random.Generator
+) -> tuple[torch.Tensor, FloatArray]:
     """Pictures with a rectangle of their neighbours (Yun et al. 2019, section 3.2), and the share that is their own."""
     sides = np.sqrt(1 - shares)
     inside, covered = _rectangles(inputs, sides, sides, random)
-    return torch.where(inside, inputs.roll(1, 0), inputs), 1 - covered
+    return torch.where(inside, neighbours, inputs), 1 - covered
 
 
 def _rectangles(

@@ -54,7 +54,7 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer in ("adam", "adamw"):
         # Decoupled decay (Loshchilov & Hutter 2017): with a decay of zero this is Adam itself.
         return torch.optim.AdamW(options, lr=recipe.lr, betas=(recipe.momentum, ADAM_SECOND_BETA), fused=True)
-    nesterov = recipe.momentum > 0
+    nesterov = recipe.nesterov and recipe.momentum > 0
     return torch.optim.SGD(options, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
 
 
@@ -86,7 +86,9 @@ def schedule(recipe: Recipe, step: int) -> tuple[float, float]:
     assert recipe.lr != "auto"
     warmup = recipe.warmup * recipe.steps
     rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    falling = min(1.0, max(0.0, (step + 1 - warmup) / max(1.0, recipe.steps - warmup)))
+    # By the steps before this one, so that the last one still learns; onecycle's does in any case.
+    done = step + (recipe.schedule == "onecycle")
+    falling = min(1.0, max(0.0, (done - warmup) / max(1.0, recipe.steps - warmup)))
     cosine = (1 + math.cos(math.pi * falling)) / 2
     if recipe.schedule != "onecycle":
         passed = sum(step >= milestone * recipe.steps for milestone in recipe.milestones)

@@ -103,7 +103,7 @@ def fill(network: ResNet, weights: Pretrained, classes: tuple[str, ...], *, froz
         A line that says what was done.
     """
     new, old = network.spec, weights.spec
-    assert replace(old, num_classes=new.num_classes, exits=new.exits) == new
+    assert replace(old, num_classes=new.num_classes, exits=new.exits, gates=new.gates) == new
     same = weights.classes == classes
     if frozen and not same:
         raise RecipeError(f"freeze_trunk: the classes must be those of {weights.place}, in the same order")

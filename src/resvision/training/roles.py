@@ -10,6 +10,7 @@ import numpy as np
 
 from resvision.data.pictures import DataSet, Split, divide
 from resvision.data.sources import prepare
+from resvision.errors import RecipeError
 from resvision.recipe import Recipe
 from resvision.training.pretrained import HUB
 
@@ -104,6 +105,7 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
 
     Raises:
         DataError: there is nothing to train on, or a class has too few pictures to be divided.
+        RecipeError: `holdout` leaves nothing to choose by, or there is a split that chooses in its place.
     """
     given = dataset.splits
     dataset = prepare(dataset)
@@ -111,14 +113,20 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
     report = val if test is None else test
     assert report is not None  # prepare() sees to it
     chooser, chooser_name = (val, "val") if test is not None and val is not None else (None, "held")
-    share = recipe.holdout
+    share, choices = recipe.holdout, recipe.choices
     report_name = "val" if test is None else "test"
-    if share is None and test is None and _has_seen_them(recipe):
+    if share and chooser is not None:
+        raise RecipeError(f"holdout={share:g}: {dataset.name} has a val split, which chooses: leave it out")
+    if share == 0 and choices and chooser is None:
+        raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
+    if share == 0 and not choices:
+        chooser = None
+    elif share is None and test is None and _has_seen_them(recipe):
         report, chooser = divide(report, 0.5, dataset.name)
         report_name, chooser_name = "half of val", "val"
-    elif share is None and (test is not None or recipe.choices):
+    elif share is None and chooser is None and (choices or (test is not None and recipe.keep != "last")):
         share = min(HOLDOUT, HOLDOUT_MOST / len(train))
-    if share and chooser is None:
+    if share:
         train, chooser = divide(train, share, dataset.name)
     return Roles(
         classes=dataset.classes,
@@ -137,7 +145,7 @@ def _has_seen_them(recipe: Recipe) -> bool:
 
     On a part of these its answers are surer and better than they will be, and exits chosen by them leave too early.
     """
-    return recipe.exits is not None and recipe.pretrained is not None and not recipe.pretrained.startswith(HUB)
+    return recipe.has_exits and recipe.pretrained is not None and not recipe.pretrained.startswith(HUB)
 
 
 def _names(split: Split) -> list[str]:
