@@ -146,6 +146,8 @@ class Predictor:
         if top < 1:
             raise InputError(f"top={top} must be at least 1")
         if deadline_ms is not None:
+            if not deadline_ms > 0:
+                raise InputError(f"deadline_ms={deadline_ms} must be above 0")
             if self.adaptive is None:
                 raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
             batch_size = 1  # a deadline is that of one picture

@@ -850,7 +850,9 @@ def compress(
         f"{told['original_accuracy']:.2%} ({0 - told['drop']:+.2f} points, standard error {told['error']:.2f}), "
         f"{best['speedup']:.2f} times as fast."
     )
-    if not numbers["reached"]:
+    if not told["kept"]:
+        print(f"That is more than {max_drop:g} points and chance explain: the promise is not kept.")
+    elif not numbers["reached"]:
         print(f"{speedup:g} times as fast at {max_drop:g} points less was not reached; this is the best that was.")
     print(f"Saved in {folder}. Look at {folder / 'compress.png'}. Next:")
     runtime = "" if best["runtime"].startswith("torch") else f" --runtime {best['runtime'].split()[0]}"

@@ -154,7 +154,7 @@ def load(
         runtime: of a run folder; "torch" if None. "onnx" and "openvino" take the most exact export in `runtimes`,
             "auto" whatever is the fastest on this machine.
         batch_size: pictures at once, for which "auto" measures.
-        note: told what "auto" measured.
+        note: told what "auto" measured, or which of several exports is taken.
 
     Raises:
         ClassifierError: there is nothing of that kind, or it is not what it says.
@@ -178,7 +178,10 @@ def load(
             f"{path / FOLDER}: holds nothing for {runtime}; first: resvision export {path} --format {runtime}"
         )
     exact_first = get_args(ExportPrecision)
-    return _open_entry(path, classifier, min(entries, key=lambda entry: exact_first.index(entry.precision)))
+    entry = min(entries, key=lambda entry: exact_first.index(entry.precision))
+    if len(entries) > 1:
+        note(f"{entry.precision}, the most exact of {len(entries)} exports for {runtime}: {path / FOLDER / entry.file}")
+    return _open_entry(path, classifier, entry)
 
 
 def open_file(path: Path) -> Predictor:

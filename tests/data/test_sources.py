@@ -712,7 +712,7 @@ def test_copies_are_never_on_both_sides(tmp_path: Path, write_pictures: WritePic
 
 def test_a_class_of_one_picture_cannot_be_prepared(tmp_path: Path, write_pictures: WritePictures) -> None:
     with pytest.raises(
-        DataError, match=r"the class of emu/6\.png has fewer than two pictures of its own .*: add pictures or give the"
+        DataError, match=r"the class of emu/6\.png has fewer than two pictures of its own .*: add pictures, or give the"
     ):
         prepare(load(write_pictures(tmp_path, [*PLAIN, "emu/6.png"])))
 

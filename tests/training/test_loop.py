@@ -555,4 +555,4 @@ def test_tensorboard(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", read, str(tmp_path / "run" / "tensorboard")], capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "[1, 2]"
+    assert result.stdout.strip() == "[2, 4]"

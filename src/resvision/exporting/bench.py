@@ -25,7 +25,7 @@ from resvision.evaluation import evaluate
 from resvision.evaluation.evaluate import collect
 from resvision.exporting.export import quiet, write
 from resvision.models import ResNet
-from resvision.runtime import Session, TorchSession
+from resvision.runtime import Session, TorchSession, device
 from resvision.target import Target
 
 BATCHES = (1, 32)
@@ -133,18 +133,21 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 class PeerSession:
-    """A network of another library behind the usual preprocessing."""
+    """A network of another library behind the usual preprocessing, on the device of the classifier's own network."""
 
     def __init__(self, network: torch.nn.Module, classifier: Classifier) -> None:
-        self.network = network.eval()
+        self.where = device()
+        self.network = network.eval().to(self.where)
         preprocess = classifier.preprocess
-        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
+        self.mean, self.std = (
+            torch.tensor(values, device=self.where)[:, None, None] for values in (preprocess.mean, preprocess.std)
+        )
 
     def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, K)."""
         with torch.inference_mode():
-            pictures = squares.permute(0, 3, 1, 2).float() / 255
-            return self.network((pictures - self.mean) / self.std).numpy()  # type: ignore[no-any-return]
+            pictures = squares.to(self.where).permute(0, 3, 1, 2).float() / 255
+            return self.network((pictures - self.mean) / self.std).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _peer(classifier: Classifier, note: Note) -> dict[str, Session]:

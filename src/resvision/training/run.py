@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class RunFolder:
         if out is not None:
             path = Path(out).expanduser()
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise RunError(f"{path} exists already: give another --out, or go on with --resume {path}")
+                go_on = f", or go on with --resume {shlex.quote(str(path))}" if verb == "train" else ""
+                raise RunError(f"{path} exists already: give another --out{go_on}")
             with storage(path):
                 path.mkdir(parents=True, exist_ok=True)
             return cls(path)
@@ -71,6 +73,8 @@ class RunFolder:
         except BaseException:
             with suppress(OSError):  # it is not empty
                 self.path.rmdir()
+                if self.path.parent == RUNS:
+                    RUNS.rmdir()
             raise
 
     @property
