@@ -286,6 +286,9 @@ def test_a_run_with_exits(trained: Path) -> None:
     assert adaptive["accuracy"] == result["accuracy"] > 0.9
     assert adaptive["accuracy_in_full"] > 0.9
     assert adaptive["milliseconds"] < adaptive["milliseconds_in_full"]
+    raced = adaptive["measured"]
+    assert 40 <= raced["pictures"] <= 50  # one of eight
+    assert raced["times_as_fast"] == pytest.approx(raced["milliseconds_in_full"] / raced["milliseconds"])
     assert (trained / "exits.png").stat().st_size > 10_000
     # The end was trained on pictures, not the test part that is reported.
     assert "chooser" in json.loads((trained / "data.json").read_text())["counts"]
