@@ -165,7 +165,7 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
 
 def _repeated(recorded: Recipe, given: dict[str, Any], fields: dict[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
     """A recorded recipe with some fields replaced, in which the others follow them as in a recipe by name; and why."""
-    base, asked = recorded, make(given)
+    base, asked = dataclasses.replace(recorded, accumulate=1), make(given)
     reasons: tuple[str, ...] = ()
     if base.lr == "auto":
         return asked, ()
@@ -179,7 +179,7 @@ def _repeated(recorded: Recipe, given: dict[str, Any], fields: dict[str, Any]) -
     following = {name: getattr(base, name) for name in ("lr", "rest_lr", "momentum", "weight_decay")}
     if "lr" in fields:
         reasons = ()
-    if asked.model != base.model and "spec" not in fields:
+    if asked.model != base.model and asked.pretrained is None and "spec" not in fields:
         following["spec"] = ()  # it was for the recorded network
     return dataclasses.replace(asked, **{n: v for n, v in following.items() if n not in fields}), reasons
 
