@@ -132,7 +132,7 @@ LINES: dict[str, Line] = {
         for epochs in (5, 10, 20, 30)
     },
     **{  # equal but for the optimiser and its usual rate
-        f"cifar10-{optimizer}": Line(data=CIFAR_DATA, recipe="quick", fields={"optimizer": optimizer, "epochs": 3})
+        f"cifar10-{optimizer}": Line(data=CIFAR_DATA, recipe="quick", fields={"optimizer": optimizer, "epochs": 2})
         for optimizer in ("muon", "sgd", "adamw", "lamb")
     },
     "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 5.0}),
