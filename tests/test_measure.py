@@ -1,5 +1,7 @@
 """The clock, and files that are whole or not there."""
 
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ def test_seconds_counts_calls() -> None:
     calls: list[int] = []
     times = measure.seconds(lambda: calls.append(1), repeats=3, warmup=2)
     assert (len(times), len(calls)) == (3, 5)
-    assert all(time >= 0 for time in times)
+    assert all(taken >= 0 for taken in times)
 
 
 def test_a_limit_ends_the_repeats_but_leaves_one() -> None:
@@ -23,11 +25,25 @@ def test_a_limit_ends_the_repeats_but_leaves_one() -> None:
 def test_rounds_take_turns() -> None:
     calls: list[str] = []
     both = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    times = measure.interleaved(both, rounds=2, warmup=1)
+    times = measure.interleaved(both, rounds=2, warmup=1, settle=0.0)
     # Another one first in each round, and each twice, of which the second counts.
     assert calls == ["a", "b", "a", "a", "b", "b", "b", "b", "a", "a"]
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
     assert all(len(values) == 1 for values in measure.interleaved(both, rounds=9, limit=0.0).values())
+
+
+def test_a_turn_settles_before_it_counts() -> None:
+    """What comes right behind another function is slower; of a turn only the last call counts."""
+    last = ""
+
+    def function(name: str) -> None:
+        nonlocal last
+        time.sleep(0.02 if last != name else 0.002)
+        last = name
+
+    both = {name: partial(function, name) for name in "ab"}
+    times = measure.interleaved(both, rounds=3, settle=0.01)
+    assert all(0.002 <= value < 0.02 for values in times.values() for value in values)
 
 
 def test_peak_memory_grows() -> None:

@@ -209,9 +209,7 @@ class _Ladder:
         for target in WAYS:
             file = self.folder / f"{len(self.rungs)}" / target.name
             try:
-                exporting.write(
-                    classifier, target, file, calibration=self.parts.train, checked=self.parts.tuning, judged=False
-                )
+                exporting.write(classifier, target, file, calibration=self.parts.train, judged=False)
             except (ExportError, InputError) as reason:
                 self.note(f"{target} is left out: {reason}")
             else:
@@ -220,7 +218,8 @@ class _Ladder:
         calls["original"] = self._call(self.classifier.session)
         times = {key: median(t) for key, t in interleaved(calls, rounds=ROUNDS, warmup=2, limit=ROUND_SECONDS).items()}
         for runtime, (session, way, exported) in sessions.items():
-            right = _right(*collect(session, self.batches))
+            known = way is None and classifier is self.classifier
+            right = self.right if known else _right(*collect(session, self.batches))
             drop, error = paired_drop(self.right, right)
             rung = Rung(
                 network=name,
