@@ -143,7 +143,7 @@ class Recipe:
         cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
 
         holdout: part of the training split held back for choosing, from 0 to below 1; without it 0.1, at most 2,000
-            pictures, where something must be chosen, else 0.
+            pictures, where something must be chosen, else 0; also where fewer than 500 would choose only the epoch.
         keep: the weights of the "last" epoch or of the one that was "best" on the held-back part, which is taken where
             there is such a part.
         max_bad: part of the training files that may be unreadable, 0.01 if not given; they are listed and skipped.

@@ -488,6 +488,38 @@ def test_time_that_is_left_makes_the_best_arms_surer(tmp_path: Path, monkeypatch
     assert len(late.rows["smoothed"]) == 3
 
 
+def test_each_turn_has_fewer_arms_and_the_best_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench()
+
+    def scripted(arm: Arm, seed: int) -> dict[str, Any]:
+        """An arm named n is right on the first n + 20 of the 40 pictures that judge."""
+        right = 20 + (0 if arm.name == "baseline" else int(arm.name))
+        judged = len(made.judging(seed))
+        bits = "1" * right + "0" * (judged - right)
+        return {"right": bits, "train_accuracy": 1.0, "accuracy": right / judged, "seconds": 1.0}
+
+    monkeypatch.setattr(made, "judge", scripted)
+    monkeypatch.setattr(judge, "MOST_TURNS", 6)
+    ledger = Ledger(tmp_path / "finished.jsonl", {})
+
+    def tried(seconds: float, arms: list[Arm]) -> dict[str, int]:
+        clock, sizes = Clock(seconds, ledger), judge.Sizes(training=1.0, test=1.0)
+        baseline = [ledger.once(f"baseline {seed}", lambda: made.judge(trials.BASELINE, seed)) for seed in range(3)]  # noqa: B023
+        found = judge.Judge(made, baseline, ledger, lambda text: None, clock, sizes, "")
+        assert all(found.tries(arm, 3) for arm in arms)
+        found.repeat(arms)
+        return {arm.name: len(found.rows[arm.name]) // 3 for arm in arms}
+
+    arms = [Arm(name=str(number)) for number in (5, 1, 8, 2, 7, 3, 6, 4)]
+    assert tried(10_000.0, arms) == {"8": 6, "7": 6, "6": 4, "5": 3, "4": 2, "3": 2, "2": 1, "1": 1}
+    # Where there is no time for six arms, there is for fewer; what was done before a stop is done again.
+    assert tried(0.0, arms) == {"8": 6, "7": 6, "6": 4, "5": 3, "4": 2, "3": 2, "2": 1, "1": 1}
+    for key in [key for key in ledger.done if int(key.split()[-1]) >= 3]:
+        del ledger.done[key]
+    left = judge.MOST_TESTS * 1.0 + 3 * (1 + 2) + 0.5  # for two arms and the baseline, at the end of each turn
+    assert tried(left + len(ledger.done), arms) == {name: 6 if name in "87" else 1 for name in "51827364"}
+
+
 def test_a_watched_trial_keeps_probabilities_of_pictures_that_it_has_not_seen() -> None:
     made = bench()
     row = made.judge(trials.BASELINE, 0, watched=True, further=made.pool.take(np.arange(7)))

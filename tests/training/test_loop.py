@@ -300,9 +300,12 @@ def test_a_test_split_is_reported_and_validation_chooses() -> None:
     assert parts.watched[0] == "val"
 
 
-def test_with_train_and_test_a_part_of_train_chooses() -> None:
+def test_with_train_and_test_a_part_of_train_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     data = three_splits()
     data = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "val"})
+    few = roles.assign(data, Recipe(model="resnet8_cifar", size=8))
+    assert (len(few.train), few.chooser) == (80, None)  # 8 pictures do not tell epochs apart
+    monkeypatch.setattr(roles, "HOLDOUT_LEAST", 8)
     parts = roles.assign(data, Recipe(model="resnet8_cifar", size=8))
     assert (len(parts.train), len(parts.chooser or ()), parts.chooser_name) == (72, 8, "held")
     assert "8 of train are held back" in parts.describe()

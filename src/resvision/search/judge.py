@@ -17,7 +17,8 @@ from resvision.training.bench import Ledger, Note, spread
 
 PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
 MOST_TESTS = 3  # trainings of each network for the untouched part, where time is left
-MOST_TURNS = 8  # times that all pictures judge, where time is left
+MOST_TURNS = 8  # times that all pictures judge, where time is left ...
+PROMISING = (6, 4, 3, 2)  # ... and how many arms are tried in the second turn, the third and so on
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,16 @@ class Judge:
         return True
 
     def repeat(self, arms: Sequence[Arm]) -> None:
-        """Makes the differences of a few arms surer, with pictures divided anew, as long as there is time.
+        """Makes the differences of the best arms surer, with pictures divided anew, as long as there is time.
 
-        Of a small set hundreds of pictures judge, and one turn tells little.
+        Of a small set hundreds of pictures judge, and one turn tells little: the second turn still has many arms, and
+        each further one only the best of those before.
         """
         arms = [arm for arm in arms if len(self.rows[arm.name]) == FOLDS]
-        needed = self.sizes.training * FOLDS * (1 + sum(arm.length for arm in arms))
-        for turn in range(1, MOST_TURNS if arms else 0):
+        for turn in range(1, MOST_TURNS):
             seeds = range(turn * FOLDS, (turn + 1) * FOLDS)
-            keys = {f"{self.prefix}{arm.name} {seed}" for arm in (BASELINE, *arms) for seed in seeds}
-            if not keys <= set(self.ledger.done) and self.clock.left() - MOST_TESTS * self.sizes.test < needed:
+            arms = self._affordable(arms, PROMISING[min(turn, len(PROMISING)) - 1], seeds)
+            if not arms:
                 return
             for arm, rows in [(BASELINE, self.baseline), *((arm, self.rows[arm.name]) for arm in arms)]:
                 for seed in seeds:
@@ -84,6 +85,18 @@ class Judge:
             self.note(
                 f"with pictures divided anew, turn {turn + 1}: points against the baseline (standard error): {said}"
             )
+
+    def _affordable(self, arms: Sequence[Arm], most: int, seeds: Sequence[int]) -> list[Arm]:
+        """At most so many of the best arms, as many as there is time for, or as were tried before a stop."""
+        ranked = {name: place for place, name in enumerate(self.best([arm.name for arm in arms], most))}
+        arms = sorted((arm for arm in arms if arm.name in ranked), key=lambda arm: ranked[arm.name])
+        while arms:
+            keys = {f"{self.prefix}{arm.name} {seed}" for arm in (BASELINE, *arms) for seed in seeds}
+            needed = self.sizes.training * len(seeds) * (1 + sum(arm.length for arm in arms))
+            if keys <= set(self.ledger.done) or self.clock.left() - MOST_TESTS * self.sizes.test >= needed:
+                break
+            arms.pop()
+        return arms
 
     def best(self, names: Sequence[str], count: int) -> list[str]:
         """The arms with the greatest differences."""

@@ -30,7 +30,7 @@ COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take
 LISTED = 1000  # suspects that the numbers name
 OFF = 1.7  # a training that takes so many times longer or shorter than planned is a reason to plan anew
 WATCHED = 1.25  # what looking at it adds to a training, as a factor
-PROMISING = 3  # arms that get further seeds where time is left
+PROMISING = 3  # arms that get the seeds that are missing, where time is left
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
 
 
@@ -161,7 +161,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     for name in judge.best(list(arms), PROMISING) if planned.seeds < FOLDS else []:
         judge.tries(arms[name].arm, FOLDS)
     _two_together(judge, trial, arms)
-    judge.repeat([arms[name].arm for name in judge.best(list(arms), PROMISING)])
+    judge.repeat([remedy.arm for remedy in arms.values()])
 
     # ---- the recommendation, checked once ----
     differences, believed = judge.differences(), judge.believed()

@@ -15,7 +15,8 @@ from resvision.recipe import Recipe
 from resvision.training.pretrained import HUB
 
 HOLDOUT = 0.1  # part of the training split that is held back for choosing ...
-HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs
+HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs, ...
+HOLDOUT_LEAST = 500  # ... or fewer than tell epochs apart, where nothing else is chosen; then the last one is kept
 WATCHED_MOST = 1000  # pictures that are evaluated every epoch where nothing is chosen by them ...
 WATCHED_PART = 0.3  # ... and at most this many times the training pictures, which takes a tenth of an epoch's time ...
 WATCHED_LEAST = 100  # ... unless these would be too few to tell anything
@@ -124,8 +125,10 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
     elif share is None and test is None and _has_seen_them(recipe):
         report, chooser = divide(report, 0.5, dataset.name)
         report_name, chooser_name = "half of val", "val"
-    elif share is None and chooser is None and (choices or (test is not None and recipe.keep != "last")):
+    elif share is None and chooser is None:
         share = min(HOLDOUT, HOLDOUT_MOST / len(train))
+        worth_it = test is not None and recipe.keep != "last" and share * len(train) >= HOLDOUT_LEAST
+        share = share if choices or worth_it else None
     if share:
         train, chooser = divide(train, share, dataset.name)
     return Roles(
