@@ -50,7 +50,7 @@ def interleaved(
     rounds: int,
     warmup: int = 1,
     limit: float | None = None,
-    settle: float = SETTLE_SECONDS,
+    settle: float | None = None,
 ) -> dict[str, list[float]]:
     """Times functions in turn, round after round, so that what disturbs the machine disturbs all of them alike.
 
@@ -63,8 +63,10 @@ def interleaved(
         rounds: counted calls of each.
         warmup: calls of each before the first round.
         limit: seconds after which no further round is begun, as long as one was counted.
-        settle: seconds of calls that are not counted, at least one, at the beginning of each turn.
+        settle: seconds of calls that are not counted, at least one, at the beginning of each turn; None is
+            SETTLE_SECONDS.
     """
+    settle = SETTLE_SECONDS if settle is None else settle
     for function in functions.values():
         for _ in range(warmup):
             function()
