@@ -369,6 +369,7 @@ def demo() -> Recipe:
         epochs=40,
         batch_size=64,
         shift=1,
+        label_smoothing=0.1,
         precision="fp32",
         channels_last=True,
         compile=False,
