@@ -1,4 +1,4 @@
-"""What several tests need: to compare with other libraries, and to leave a person's machine alone."""
+"""What several tests need to compare with other libraries."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from resvision import measure
 
 
 @pytest.fixture(scope="session")
@@ -30,12 +28,3 @@ def picture_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["RESVISION_CACHE"] = str(folder)
     yield folder
     del os.environ["RESVISION_CACHE"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def unsettled() -> Iterator[None]:
-    """Timings of tests tell nothing, so they need not wait until other libraries' threads have come to rest."""
-    settle = measure.SETTLE_SECONDS
-    measure.SETTLE_SECONDS = 0.0
-    yield
-    measure.SETTLE_SECONDS = settle

@@ -173,9 +173,9 @@ def _repeated(recorded: Recipe, given: dict[str, Any], fields: dict[str, Any]) -
         base = recipes.for_optimizer(base, asked.optimizer)
         reasons += (f"lr={base.lr:g}, weight_decay={base.weight_decay:g}: usual of {asked.optimizer}",)
     if asked.batch_size != base.batch_size:
-        before = base.batch_size
-        base = recipes.for_batch(base, asked.batch_size)
-        reasons += (f"lr={base.lr:g}: scaled from batches of {before} to {asked.batch_size}",)
+        before, base = base, recipes.for_batch(base, asked.batch_size)
+        if base.lr != before.lr:
+            reasons += (f"lr={base.lr:g}: scaled from batches of {before.batch_size} to {asked.batch_size}",)
     following = {name: getattr(base, name) for name in ("lr", "rest_lr", "momentum", "weight_decay")}
     if "lr" in fields:
         reasons = ()

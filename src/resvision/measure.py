@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-SETTLE_SECONDS = 0.05  # in which threads of another library come to rest
-
 
 def now() -> float:
     """Seconds on a clock that never goes back, for differences."""
@@ -45,28 +43,19 @@ def seconds(
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int,
-    warmup: int = 1,
-    limit: float | None = None,
-    settle: float | None = None,
+    functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1, limit: float | None = None
 ) -> dict[str, list[float]]:
     """Times functions in turn, round after round, so that what disturbs the machine disturbs all of them alike.
 
-    Each turn begins with calls that are not counted: threads of the function before are still waiting busily for work,
-    and the caches hold its weights. By single calls 8 bits looked 5.8 times as fast as PyTorch where, called again and
-    again, they were 8.2 times as fast.
+    Each round begins with another function. Each turn begins with a call that is not counted: right behind another one
+    ONNX Runtime took 22 ms for a picture through resnet50, and 16 behind a call of its own.
 
     Args:
         functions: by name.
         rounds: counted calls of each.
         warmup: calls of each before the first round.
         limit: seconds after which no further round is begun, as long as one was counted.
-        settle: seconds of calls that are not counted, at least one, at the beginning of each turn; None is
-            SETTLE_SECONDS.
     """
-    settle = SETTLE_SECONDS if settle is None else settle
     for function in functions.values():
         for _ in range(warmup):
             function()
@@ -78,10 +67,7 @@ def interleaved(
             break
         first = done % len(order)
         for name, function in order[first:] + order[:first]:
-            turn = now()
             function()
-            while now() - turn < settle:
-                function()
             start = now()
             function()
             times[name].append(now() - start)

@@ -91,8 +91,8 @@ class Recipe:
         distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
             section 3.2), the rest being that to the labels; 0.5 if not given.
         gate_rate: the part of the blocks which a picture goes through on average, of those that keep the shape, in a
-            network that learns for each picture which to leave out (Veit & Belongie 2018); without it there
-            are no gates.
+            network that learns for each picture which to leave out (Veit & Belongie 2018); without it there are
+            none.
         max_drop: percentage points of accuracy that leaving early may cost on the pictures that the thresholds of the
             exits are chosen by; 0.5 if not given.
 
