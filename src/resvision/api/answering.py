@@ -1,0 +1,182 @@
+"""Verbs that ask a classifier: evaluate, exits, predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from resvision import deployed, inputs
+from resvision.adaptive import AdaptiveSession, torch_segments
+from resvision.classifier import Classifier, Picture, Prediction, Predictor
+from resvision.cost import exit_macs
+from resvision.data import sources
+from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
+from resvision.data.pictures import divide, listed
+from resvision.errors import ClassifierError, InputError, StorageError
+from resvision.evaluation import evaluate as evaluate_session
+from resvision.evaluation import exits, gates
+from resvision.inputs import Data
+from resvision.progress import Reporter
+from resvision.recipe import Recipe
+from resvision.report import plots
+from resvision.target import RuntimeChoice
+
+
+def evaluate(
+    classifier: Predictor | str | Path,
+    data: Data,
+    *,
+    split: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measures a classifier on a split of a data set.
+
+    Args:
+        classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
+        data: as in `train`.
+        split: "train", "val", "test", or "all" of a set that comes undivided. None takes test, else val; a set without
+            splits is divided as training divides it, and its validation part is taken.
+        columns: of a manifest.
+        runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
+        reporter: told what "auto" took.
+
+    Returns:
+        The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by
+        class, and the confusion counts (rows are true classes). Of early exits also what each of them does; a run
+        folder gets the curve of accuracy against time as exits.png. Of gates, without exits, how often each was open.
+
+    Raises:
+        InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
+    """
+    chosen = _opened(classifier, runtime, CHUNK, reporter)
+    source, name, part = inputs.measured_split(chosen, data, split, columns)
+    if chosen.whole:
+        batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
+    else:
+        batches = EvaluationBatches(part, chosen.preprocess, default_workers())
+    if chosen.adaptive is not None:
+        evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
+        if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
+            try:
+                plots.exits(Path(classifier) / "exits.png", leaving, f"{source}, {name}")
+            except StorageError as reason:  # the figures are worth more than their picture
+                (reporter or Reporter()).note(f"no plot: {reason}")
+        return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
+    gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
+    if gated is not None:
+        gates.reset(gated)
+    evaluation = evaluate_session(chosen.session, batches, chosen.classes, chosen.temperature)
+    result = {"data": source, "split": name, **evaluation.to_dict()}
+    return result if gated is None else result | {"gates": gates.report(gated, chosen.preprocess.size)}
+
+
+def tune_exits(
+    classifier: Classifier | str | Path,
+    data: Data,
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    latency_ms: float | None = None,
+    split: str | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
+) -> tuple[Classifier, dict[str, Any]]:
+    """Chooses anew when pictures leave a network with early exits: on half of a split, measured on the other half.
+
+    Args:
+        classifier: a Classifier, or the folder of one, in which the new thresholds are saved.
+        data: as in `train`.
+        max_drop: points of accuracy, in percent, that leaving early may cost; 0.5 if no limit is given.
+        budget: the part of the whole network's time that may be taken, in (0, 1].
+        latency_ms: milliseconds per picture that may be taken on average, one picture at a time.
+        split: as in `evaluate`; pictures that did not train.
+        columns: of a manifest.
+        runtime: of a folder, as in `deployed.load`: whose answers and times are judged; None is PyTorch. The thresholds
+            hold for all runtimes, so choose by the one that will be used.
+        reporter: told what "auto" took.
+
+    Returns:
+        The classifier with its new rule, and what `evaluate` returns, for the half that chose nothing.
+
+    Raises:
+        ClassifierError: the network has no early exits.
+        InputError: the limit cannot be kept to, or the data cannot be used.
+    """
+    reporter = reporter or Reporter()
+    folder = None if isinstance(classifier, Classifier) else Path(classifier)
+    loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
+    if not loaded.network.spec.exits:
+        advice = f"resvision train DATA --pretrained {folder or 'RUN'} --exits auto --freeze-trunk"
+        raise ClassifierError(f"the network has no early exits; add some with: {advice}")
+    judged = _opened(classifier, runtime, 1, reporter)
+    if judged.adaptive is not None:
+        segments = judged.adaptive.segments
+    elif isinstance(judged, Classifier):
+        segments = torch_segments(loaded.network, loaded.preprocess)
+    else:
+        raise ClassifierError(
+            f"{folder}: its export for {runtime} is of the whole network, without early exits; choose with torch, and "
+            f"export it again: resvision export {folder} --format {runtime}"
+        )
+    if max_drop is budget is latency_ms is None:
+        max_drop = Recipe.max_drop
+    exits.check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
+    source, name, chosen = inputs.measured_split(loaded, data, split, columns, first="val")
+    reported, choosing = (
+        EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
+    )
+    limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
+    rule = exits.tune(segments, loaded.preprocess, choosing, **limit)
+    tuned = dataclasses.replace(loaded, exits=rule)
+    macs = exit_macs(loaded.network.spec, loaded.preprocess.size)
+    told = AdaptiveSession(segments, rule, macs)
+    evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
+    if folder is not None:
+        tuned.metrics = {"split": f"half of {name}", "accuracy": evaluation.accuracy}
+        tuned.save(folder)
+        if stale := [entry.file for entry in deployed.read_index(folder).exports]:
+            reporter.note(
+                f"{listed(stale)} in {folder / deployed.FOLDER}: this program takes the new thresholds for them; for a "
+                "bare runtime the files hold the earlier ones until they are exported again"
+            )
+        plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")
+    return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
+
+
+def predict(
+    classifier: Predictor | str | Path,
+    pictures: Picture | Iterable[Picture],
+    *,
+    top: int = 5,
+    deadline_ms: float | None = None,
+    runtime: RuntimeChoice | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[Prediction]:
+    """Classifies pictures one batch after the other; one that cannot be read gives a prediction with its error.
+
+    Args:
+        classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
+        pictures: as in `Predictor.predict`.
+        top: how many classes to name.
+        deadline_ms: as in `Predictor.predict`.
+        runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
+        reporter: told what "auto" took.
+    """
+    batch_size = min(CHUNK, len(pictures)) if isinstance(pictures, list | tuple) and pictures else CHUNK
+    opened = _opened(classifier, runtime, batch_size, reporter)
+    return opened.predictions(pictures, top=top, batch_size=batch_size, deadline_ms=deadline_ms)
+
+
+def _opened(
+    classifier: Predictor | str | Path, runtime: RuntimeChoice | None, batch_size: int, reporter: Reporter | None
+) -> Predictor:
+    if not isinstance(classifier, Predictor):
+        return deployed.load(classifier, runtime, batch_size=batch_size, note=(reporter or Reporter()).note)
+    if runtime is not None:
+        raise InputError(f"runtime={runtime!r}: a classifier in memory has its own; give its folder")
+    return classifier

@@ -1,0 +1,180 @@
+"""Verbs that make a classifier: train, import, demo."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resvision import importing, inputs, recipes, zoo
+from resvision.classifier import Classifier
+from resvision.data import sources
+from resvision.errors import DataError, Interrupted, RecipeError, SpecError
+from resvision.evaluation import Evaluation
+from resvision.exits import adaptive as adaptive_spec
+from resvision.inputs import Data
+from resvision.measure import now
+from resvision.progress import Reporter
+from resvision.recipe import Recipe
+from resvision.report import card, plots
+from resvision.training import RunFolder
+from resvision.training import train as run_training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What `train` made: the classifier, the folder it lies in, and what result.json holds."""
+
+    classifier: Classifier
+    folder: Path
+    result: dict[str, Any]
+
+
+def train(
+    data: Data | None = None,
+    *,
+    validation: sources.Arrays | None = None,
+    classes: Sequence[str] | None = None,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
+    recipe: Recipe | str | Path = "auto",
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    tensorboard: bool = False,
+    reporter: Reporter | None = None,
+    **fields: Any,
+) -> TrainingResult:
+    """Trains a network and leaves it, with all its figures, in a run folder.
+
+    Args:
+        data: a built-in name, a folder, an archive or a manifest (see `data.sources.load`), or a pair
+            (pictures, labels) of arrays. With `resume` it may be left out unless it was arrays.
+        validation: a pair of arrays to evaluate on.
+        classes: the names of integer labels in arrays.
+        columns: of a manifest.
+        recipe: the name of one, as in `recipes.NAMES`; the recipe.yaml of an earlier run; or a Recipe.
+        out: the run folder; None takes the next number under runs/.
+        resume: the folder of an interrupted run; it goes on as it was begun.
+        tensorboard: also write TensorBoard's event files.
+        reporter: told about the progress; None is silent.
+        **fields: any field of `Recipe`, in place of the recipe's own.
+
+    Raises:
+        InputError: the data, the recipe, its pretrained weights or the folder cannot be used.
+        DownloadError: data or weights cannot be fetched.
+        DivergedError: the loss is not a finite number.
+        Interrupted: a signal came; the state is saved.
+    """
+    begin = now()
+    reporter = reporter or Reporter()
+    run = None
+    if resume is not None:
+        if out is not None or recipe != "auto" or fields:
+            changed = [n for n, v in (("out", out), ("recipe", recipe)) if v not in (None, "auto")] + sorted(fields)
+            raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
+        run = RunFolder.open(resume)
+        if data is None:
+            data, columns = inputs.recorded_data(run)
+    if data is None:
+        raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
+    dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
+    source = inputs.source_of(data, columns) if isinstance(data, (str, Path)) else {}
+
+    weights = None
+    if run is not None:
+        chosen = run.read_recipe()
+    else:
+        made = inputs.recipe_of(dataset, recipe, fields)
+        chosen, weights = made.recipe, made.weights
+        for reason in made.reasons:
+            reporter.note(reason)
+        # Refuses what cannot be, before there is a folder.
+        adaptive_spec(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
+        run = RunFolder.create(out, "train")
+    reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
+    try:
+        with run.removed_if_empty():
+            classifier, result, evaluation = run_training(
+                dataset,
+                chosen,
+                run,
+                reporter,
+                weights=weights,
+                source=source,
+                resume=resume is not None,
+                tensorboard=tensorboard,
+                begin=begin,
+            )
+    except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
+        if not run.last_checkpoint.exists():
+            raise
+        message = f"stopped; go on from the last save with: resvision train --resume {shlex.quote(str(run.path))}"
+        raise Interrupted(message, signal.SIGINT) from None
+    _report(run, classifier, result, evaluation)
+    return TrainingResult(classifier=classifier, folder=run.path, result=result)
+
+
+def import_weights(
+    file: str | Path,
+    *,
+    model: str | None = None,
+    spec: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> tuple[Classifier, Path]:
+    """Turns weights of torchvision, timm or a plain PyTorch script, or a Keras model, into a classifier in a folder.
+
+    Args:
+        file: a state dict, .safetensors or written by torch.save, or a .keras file; no code in it is run.
+        model: the network's name here; a .keras file of `resvision.keras` tells it.
+        spec: FIELD=VALUE in which the network differs from that name, as in `zoo.variant`.
+        classes: names in the order of the logits; None numbers them, unless the file tells them.
+        preprocess: fields of `Preprocess`, as the weights were trained with. For ImageNet networks those left out are
+            torchvision's; CIFAR networks have no common ones, so that mean and std must be given. A .keras file tells
+            those that its layers apply.
+        out: the folder; None takes the next number under runs/.
+
+    Raises:
+        ClassifierError: the file holds no weights, or they do not fit the network; each that does not is named.
+        InputError: a field does not exist, or the classes are not as many as the logits.
+        MissingExtraError: the file is of Keras, which is not installed.
+    """
+    path = Path(file).expanduser()
+    if spec and model is None:
+        raise SpecError(f"spec {spec[0]!r} says how a network differs from its name: give the name with --model")
+    if path.suffix == ".keras":
+        from resvision.keras import from_keras  # here, since TensorFlow takes seconds to begin, and may be missing
+
+        wanted = None if model is None else zoo.variant(model, spec)
+        classifier = from_keras(path, spec=wanted, classes=classes, preprocess=preprocess)
+    elif model is None:
+        raise SpecError(f"{path}: weights do not tell their network: give its name with --model")
+    else:
+        classifier = importing.from_weights(path, model, spec, classes, preprocess or {})
+    run = RunFolder.create(out, "import")
+    classifier.save(run.path)
+    return classifier, run.path
+
+
+def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> TrainingResult:
+    """Trains a small ResNet on the handwritten digits that ship with the package: the same weights each time."""
+    reporter = reporter or Reporter()
+    run = RunFolder.create(out, "demo")
+    dataset = sources.load("digits")
+    reporter.note(f"digits: 1,797 handwritten digits of 8 x 8 pixels; training in {run.path}")
+    source = inputs.source_of("digits", sources.DEFAULT_COLUMNS)
+    classifier, result, evaluation = run_training(dataset, recipes.demo(), run, reporter, source=source)
+    _report(run, classifier, result, evaluation)
+    return TrainingResult(classifier=classifier, folder=run.path, result=result)
+
+
+def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation) -> None:
+    plots.curves(run.path / "curves.png", run.read_metrics(), f"{result['model']} on {result['data']}")
+    title = f"{result['model']} on {result['data']}, {result['split']}: {evaluation.accuracy:.2%}"
+    plots.confusion(run.path / "confusion.png", evaluation.confusion, evaluation.classes, title)
+    if "adaptive" in result:
+        plots.exits(run.path / "exits.png", result["adaptive"], title)
+    card.write(run.path / "README.md", result, classifier, str(run.path))
