@@ -51,8 +51,8 @@ AGAIN: Fields = {"optimizer": "muon", "lr": 0.03, "rest_lr": 0.03, "first_size":
 # network: its data, and its trainings, each of which begins with the weights of the one before
 NETWORKS: dict[str, tuple[str, tuple[Fields, ...]]] = {
     "resnet50": ("imagenette", ({"size": 128, "epochs": 9}, {"epochs": 5} | AGAIN)),
-    "resnet56_cifar": ("cifar10-jpeg.tar.xz", ({"epochs": 8},)),
-    "resnet20_cifar": ("fashion-mnist", ({"epochs": 8},)),
+    "resnet56_cifar": ("cifar10-jpeg.tar.xz", ({"epochs": 8, "seed": 0, "holdout": 0.04},)),
+    "resnet20_cifar": ("fashion-mnist", ({"epochs": 8, "seed": 0},)),
 }
 GROUPS = {1: (25, 12), 32: (128, 8)}  # batch: (pictures in a group, groups)
 CHUNKS = 10  # of a whole test part, which tell how much a ratio of times varies
@@ -284,9 +284,11 @@ def exits(bench: Bench) -> dict[str, Any]:
     name = bench.arguments.exits_of
     rows = []
     for seed in bench.arguments.seeds:
-        alike = {"model": name} | NETWORKS[name][1][0] | {"seed": seed, "holdout": 0.04}
+        [fields] = NETWORKS[name][1]
+        alike = {"model": name} | fields | {"seed": seed}
         own = {"exits": "auto", "max_drop": 0.2}
-        twin = Classifier.load(bench.run(name, f"{name}-twin-{seed}", alike))
+        is_there = seed == fields["seed"]
+        twin = Classifier.load(bench.network(name) if is_there else bench.run(name, f"{name}-twin-{seed}", alike))
         leaving = Classifier.load(bench.run(name, f"{name}-exits-{seed}", alike | own))
         assert leaving.adaptive is not None
         dataset = sources.prepare(sources.load(bench.data(name)))
@@ -399,7 +401,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of teaching smaller networks")
     parser.add_argument("--speedup", type=float, default=10.0, help="that is asked of compress")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")
-    parser.add_argument("--exits-of", choices=list(NETWORKS), default="resnet56_cifar")
+    once = [name for name, (_, trainings) in NETWORKS.items() if len(trainings) == 1]
+    parser.add_argument("--exits-of", choices=once, default="resnet56_cifar")
     bench = Bench(parser.parse_args())
     for part in bench.arguments.parts:
         file, (measure, needed) = bench.folder / f"{part}.json", PARTS[part]
