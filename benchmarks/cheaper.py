@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import random
 import shutil
 import statistics
 import sys
@@ -36,10 +37,10 @@ from resvision import deployed
 from resvision.classifier import Classifier, Predictor
 from resvision.data import sources
 from resvision.data.loader import EvaluationBatches, default_workers
-from resvision.data.pictures import DataSet, FilePictures, Split, divide
-from resvision.efficiency.compress import paired_drop
+from resvision.data.pictures import FilePictures, Split
+from resvision.efficiency.compress import Parts, paired_drop
 from resvision.errors import ExportError, ResvisionError
-from resvision.exporting.bench import PeerSession
+from resvision.exporting.peers import PeerSession
 from resvision.files import write_json
 from resvision.measure import median, now
 from resvision.progress import ConsoleReporter
@@ -130,11 +131,10 @@ def _run(verb: str, given: tuple[Any, ...], options: dict[str, Any]) -> None:
         sys.exit(str(error))
 
 
-def untouched(dataset: DataSet) -> Split:
-    """Pictures that chose nothing: the test part where val could choose, else the half that is only reported."""
-    if "test" in dataset.splits and "val" in dataset.splits:
-        return dataset.splits["test"]
-    return divide(dataset.splits.get("val", dataset.splits.get("test")), 0.5, dataset.name)[0]
+def untouched(data: str) -> Split:
+    """Pictures that chose nothing: those that `compress` and `exits` only report."""
+    dataset = sources.prepare(sources.load(data))
+    return Parts.of(dataset.splits, dataset.name).reported
 
 
 def squares_of(split: Split, classifier: Predictor) -> tuple[torch.Tensor, np.ndarray]:
@@ -156,11 +156,14 @@ def raced(ways: Mapping[str, Way], squares: torch.Tensor, batch: int) -> dict[st
     for way in ways.values():
         for part in squares[: 2 * batch].split(batch):
             way(part)
-    for number, group in enumerate(squares[: size * count].split(size)):
-        turn = number % len(ways)  # whatever one leaves behind for the next shall meet all of them
-        for name, way in [*ways.items()][turn:] + [*ways.items()][:turn]:
+    order, shuffler = list(ways.items()), random.Random(0)
+    for group in squares[: size * count].split(size):
+        shuffler.shuffle(order)
+        parts = group.split(batch)
+        for name, way in order:
+            way(parts[0])  # caches and threads are still those of the one before
             start = now()
-            for part in group.split(batch):
+            for part in parts:
                 way(part)
             times[name].append(now() - start)
     return times
@@ -217,8 +220,7 @@ def eight(bench: Bench) -> dict[str, Any]:
     """resnet50 in 8 bits, as it is."""
     run = bench.network("resnet50")
     classifier = Classifier.load(run)
-    dataset = sources.prepare(sources.load(bench.data("resnet50")))
-    squares, labels = squares_of(untouched(dataset), classifier)
+    squares, labels = squares_of(untouched(bench.data("resnet50")), classifier)
     rows = compared(usual_ways(run, classifier, bench.data("resnet50")), "torch fp32", PEERS, squares, labels)
     whole = json.loads((run / "result.json").read_text())
     return {"trained_to": whole["accuracy"], "pictures": len(labels), "rows": rows}
@@ -251,8 +253,7 @@ def smaller(bench: Bench) -> dict[str, Any]:
     folder = bench.folder / "resnet50-smaller"
     kept |= {f"smaller, {way}": p.session for way, p in deployed.in_run(folder, Classifier.load(folder)).items()}
     kept |= {f"smaller, {file}, exits": left.adaptive}
-    dataset = sources.prepare(sources.load(data))
-    squares, labels = squares_of(untouched(dataset), original)
+    squares, labels = squares_of(untouched(data), original)
     rows = compared(kept, "torch fp32", PEERS, squares, labels)
     shares = np.bincount(np.concatenate([left.adaptive(s).exits for s in squares.split(64)]), minlength=4)
     return {
@@ -404,6 +405,7 @@ def main() -> None:
     once = [name for name, (_, trainings) in NETWORKS.items() if len(trainings) == 1]
     parser.add_argument("--exits-of", choices=once, default="resnet56_cifar")
     bench = Bench(parser.parse_args())
+    failed = False
     for part in bench.arguments.parts:
         file, (measure, needed) = bench.folder / f"{part}.json", PARTS[part]
         asked = {key: getattr(bench.arguments, key) for key in needed}
@@ -412,6 +414,7 @@ def main() -> None:
             try:
                 write_json(file, measure(bench) | {"asked": asked, "versions": versions()})
             except (ResvisionError, SystemExit) as reason:
+                failed = True
                 print(f"{part}: {reason}", file=sys.stderr)
     found = {
         part: json.loads((bench.folder / f"{part}.json").read_text())
@@ -419,6 +422,7 @@ def main() -> None:
         if (bench.folder / f"{part}.json").exists()
     }
     print(json.dumps({"benchmark": "cheaper", "threads": torch.get_num_threads(), "parts": found}, indent=2))
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,6 +26,7 @@ from torch import nn
 
 from resvision import zoo
 from resvision.data.loader import Batch
+from resvision.exporting.peers import import_torchvision
 from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -77,25 +77,11 @@ class PlainResNet20(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
-@cache
-def define_torchvision_operators() -> torch.library.Library | None:
-    """Two operators that torchvision's wheel looks for and that do not load beside the CPU build of torch."""
-    if torch.cuda.is_available():
-        return None
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library  # the definitions live as long as this object, which the cache keeps
-
-
 def plain_network(name: str) -> nn.Module:
     """The peer's network."""
     if name == "resnet20_cifar":
         return PlainResNet20()
-    define_torchvision_operators()
-    import torchvision
-
-    return torchvision.models.get_model(name, num_classes=CLASSES)
+    return import_torchvision().models.get_model(name, num_classes=CLASSES)
 
 
 def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
@@ -103,7 +89,7 @@ def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     if name == "resnet20_cifar":
         network: nn.Module = PlainResNet20()
     else:
-        define_torchvision_operators()
+        import_torchvision()  # which timm imports
         import timm
 
         network = timm.create_model(name, num_classes=CLASSES)

@@ -1,24 +1,36 @@
 """What several tests need to compare with other libraries."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="session")
-def torchvision_operators() -> Iterator[None]:
-    """Lets torchvision be imported where its compiled operators do not load, beside a CPU build of torch."""
-    try:
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
-            library.define(operator)
-    except RuntimeError:  # they load
-        library = None
-    yield
-    del library  # until here it had to live
+def torchvision_operators() -> None:
+    """Lets torchvision, and timm, which takes it, be imported where its compiled operators do not load."""
+    from resvision.exporting.peers import import_torchvision
+
+    import_torchvision()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_probes() -> Iterator[None]:
+    """Runs look at their own pace for a moment; only test_length asks how good the estimate is."""
+    from resvision.training import length
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(length, "PREFLIGHT_SECONDS", 0.0)
+        patch.setattr(length, "PROBE_SECONDS", 0.5)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """What imports made stays to the end; no collection need look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -287,7 +287,7 @@ def test_a_run_with_exits(trained: Path) -> None:
     assert adaptive["accuracy_in_full"] > 0.9
     assert adaptive["milliseconds"] < adaptive["milliseconds_in_full"]
     raced = adaptive["measured"]
-    assert 40 <= raced["pictures"] <= 50  # one of eight
+    assert 100 <= raced["pictures"] <= 300  # of 359
     assert raced["times_as_fast"] == pytest.approx(raced["milliseconds_in_full"] / raced["milliseconds"])
     assert (trained / "exits.png").stat().st_size > 10_000
     # The end was trained on pictures, not the test part that is reported.
@@ -326,9 +326,12 @@ def test_thresholds_are_chosen_anew(trained: Path, tmp_path: Path, capsys: pytes
     Classifier.load(trained).save(folder)
     run("exits", folder, "digits", "--budget", "0.9", "--json")
     told = json.loads(capsys.readouterr().out)
-    assert told["adaptive"]["milliseconds"] <= 1.3 * 0.9 * told["adaptive"]["milliseconds_in_full"]
     rule = Classifier.load(folder).exits
     assert rule is not None
+    # By the times that it was chosen with; those of another moment differ.
+    shares = [row["share"] for row in told["adaptive"]["exits"]]
+    taken = np.cumsum(rule.seconds)
+    assert np.dot(shares, taken) <= 1.1 * 0.9 * taken[-1]
     assert [row["threshold"] for row in told["adaptive"]["exits"]][:-1] == list(rule.thresholds)
     (folder / "exits.png").unlink()
     run("evaluate", folder, "digits")

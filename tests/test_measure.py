@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,19 @@ def test_rounds_take_turns() -> None:
     calls: list[str] = []
     both = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     times = measure.interleaved(both, rounds=2, warmup=1)
-    # Another one first in each round, and each twice, of which the second counts.
-    assert calls == ["a", "b", "a", "a", "b", "b", "b", "b", "a", "a"]
+    # Each twice in a round, of which the second counts.
+    assert calls[:2] == ["a", "b"]
+    assert [sorted(calls[start : start + 4]) for start in (2, 6)] == [["a", "a", "b", "b"]] * 2
+    assert calls[2::2] == calls[3::2]
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
     assert all(len(values) == 1 for values in measure.interleaved(both, rounds=9, limit=0.0).values())
+
+
+def test_everybody_follows_everybody() -> None:
+    calls: list[str] = []
+    measure.interleaved({name: partial(calls.append, name) for name in "abcd"}, rounds=40)
+    behind = {(first, second) for first, second in pairwise(calls) if first != second}
+    assert behind == set(permutations("abcd", 2))
 
 
 def test_the_first_call_of_a_turn_does_not_count() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
@@ -152,7 +153,7 @@ class Predictor:
                 raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
             batch_size = 1  # a deadline is that of one picture
             side, channels = self.preprocess.size, self.preprocess.channels
-            self.adaptive.time(torch.zeros(1, side, side, channels, dtype=torch.uint8))
+            self.adaptive.time(torch.from_numpy(np.zeros((1, side, side, channels), dtype=np.uint8)))
         named = _named(pictures)
         while chunk := list(islice(named, batch_size)):
             pixels, places, results = [], [], []
@@ -243,6 +244,10 @@ class Classifier(Predictor):
         if self.exits is not None:
             macs = exit_macs(self.network.spec, self.preprocess.size)
             self.adaptive = AdaptiveSession(torch_segments(self.network, self.preprocess), self.exits, macs)
+
+    def on_cpu(self) -> Classifier:
+        """A copy on the processor, to compare exports with: a GPU's convolutions round float32 to TF32."""
+        return dataclasses.replace(self, network=copy.deepcopy(self.network).cpu().eval())
 
     def weights(self) -> bytes:
         """What model.safetensors holds."""
@@ -352,13 +357,17 @@ def _fill(network: ResNet, weights: bytes, path: Path) -> None:
 
 def _named(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
     """Pictures with the name that messages give them: the path, or the place in the list."""
-    single = isinstance(pictures, (str, Path, Image.Image)) or (
+    many: Iterable[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item,assignment]
+    for place, picture in enumerate(many):
+        yield str(picture) if isinstance(picture, (str, Path)) else f"picture {place}", picture
+
+
+def is_one(pictures: Picture | Iterable[Picture]) -> bool:
+    """Whether this is a picture, rather than several."""
+    return isinstance(pictures, (str, Path, Image.Image)) or (
         isinstance(pictures, np.ndarray | torch.Tensor)
         and (pictures.ndim == 2 or (pictures.ndim == 3 and not _is_grey_batch(pictures)))
     )
-    many: Iterable[Picture] = [pictures] if single else pictures  # type: ignore[list-item,assignment]
-    for place, picture in enumerate(many):
-        yield str(picture) if isinstance(picture, (str, Path)) else f"picture {place}", picture
 
 
 def _is_grey_batch(pictures: npt.NDArray[np.uint8] | torch.Tensor) -> bool:

@@ -578,6 +578,11 @@ def evaluate(
         told = result["gates"]
         part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
         print(f"gates: open for {told['rate']:.0%} of the pictures on average, {part}")
+        for batch, measured in told["measured"].items():
+            print(
+                f"  {batch} at once: {measured['milliseconds']:.2f} ms a picture, with every block "
+                f"{measured['milliseconds_in_full']:.2f} ms: {measured['times_as_fast']:.2f} times as fast"
+            )
 
 
 @app.command(name="exits", help_epilogue="Example: resvision exits runs/train-001 photos/ --max-drop 1")

@@ -343,11 +343,12 @@ def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> 
     """Whichever answers first on a batch of black squares."""
     choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier)}
     side, channels = classifier.preprocess.size, classifier.preprocess.channels
-    squares = torch.zeros(batch_size, side, side, channels, dtype=torch.uint8)
+    squares = torch.from_numpy(np.zeros((batch_size, side, side, channels), dtype=np.uint8))
     calls = {name: functools.partial(choice.session, squares) for name, choice in choices.items()}
     rounds = measure.interleaved(calls, rounds=TRIALS, limit=TRIAL_SECONDS)
     times = {name: measure.median(seconds) for name, seconds in rounds.items()}
     best = min(times, key=times.__getitem__)
     measured = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in times.items())
-    note(f"{best} is the fastest with {batch_size} pictures at once: {measured}")
+    at_once = "one picture" if batch_size == 1 else f"{batch_size} pictures"
+    note(f"{best} is the fastest with {at_once} at once: {measured}")
     return choices[best]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
@@ -47,8 +48,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Times functions in turn, round after round, so that what disturbs the machine disturbs all of them alike.
 
-    Each round begins with another function. Each turn begins with a call that is not counted: right behind another one
-    ONNX Runtime took 22 ms for a picture through resnet50, and 16 behind a call of its own.
+    Each round has another order, so that nobody always follows the same one. Each turn begins with a call that is not
+    counted: caches and threads are still another library's then.
 
     Args:
         functions: by name.
@@ -61,12 +62,12 @@ def interleaved(
             function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions.items())
-    begin = now()
+    begin, shuffler = now(), random.Random(0)
     for done in range(rounds):
         if limit is not None and done and now() - begin >= limit:
             break
-        first = done % len(order)
-        for name, function in order[first:] + order[:first]:
+        shuffler.shuffle(order)
+        for name, function in order:
             function()
             start = now()
             function()

@@ -137,7 +137,7 @@ class OpenVinoSession:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        core, openvino = _core(), extra("openvino", "openvino", PURPOSE)
+        core, openvino = openvino_core(), extra("openvino", "openvino", PURPOSE)
         with storage(path):
             structure = path.read_bytes()
         weights = path.with_suffix(".bin")
@@ -174,7 +174,7 @@ PURPOSE = "running an OpenVINO file"
 
 
 @functools.cache
-def _core() -> Any:
+def openvino_core() -> Any:
     """The one OpenVINO core of this process, which lives as long as it does.
 
     The processor plugin of a core installs a stack for signal handlers, and puts the earlier one back when it ends. Of

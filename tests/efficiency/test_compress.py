@@ -18,7 +18,7 @@ from resvision.cost import cost
 from resvision.data.loader import EvaluationBatches
 from resvision.data.sources import load, prepare
 from resvision.deployed import open_file
-from resvision.efficiency import compress
+from resvision.efficiency import compress, prune
 from resvision.efficiency.compress import Goal, Parts, paired_drop, run
 from resvision.errors import ClassifierError, InputError, Interrupted, RunError
 from resvision.exits import ExitRule
@@ -51,6 +51,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at here is far from even, so that a short race tells it."""
     monkeypatch.setattr(compress, "ROUND_SECONDS", 3.0)
     monkeypatch.setattr(compress, "RACE_SECONDS", 0.3)
+    monkeypatch.setattr("resvision.exporting.export.CALIBRATION_PICTURES", 60)
 
 
 def test_the_drop_is_paired() -> None:
@@ -133,7 +134,7 @@ def test_a_network_that_cannot_be_made_smaller_gives_the_best_that_was(
     for _ in range(2):  # the second time by what the ledger holds
         best, rungs, _ = run(Classifier.load(trained), parts, goal, tmp_path, ledger(tmp_path / "nan"), said.append)
         assert rungs == [best]
-    assert [line for line in said if "diverged" in line] == ["the teaching diverged: what came of it is left out"]
+    assert [line for line in said if "diverged" in line] == ["the teaching diverged: what came of it is left out"] * 2
 
 
 def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +144,7 @@ def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, mon
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     said: list[str] = []
-    goal = Goal(speedup=1.4, max_drop=100, minutes=0.2, batch_size=512)
+    goal = Goal(speedup=1.4, max_drop=100, minutes=0.1, batch_size=128)
     best, rungs, reported = run(classifier, parts, goal, tmp_path / "exports", ledger(tmp_path), said.append)
     assert any("taught by the original" in line for line in said)
     small, large = (cost(c.network.spec, 8).macs for c in (best.classifier, classifier))
@@ -160,13 +161,18 @@ def ledger(folder: Path) -> Ledger:
     return Ledger(folder / LEDGER_FILE, {}, "a compression")
 
 
+def one_less(network: ResNet) -> ResNet:
+    return prune.without_block(network, prune.removable(network)[0])
+
+
 def test_a_stopped_climb_goes_on_with_what_was_taught(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C behind the teaching: the same command teaches nothing again, and leaves an ordinary classifier."""
     monkeypatch.setattr(compress, "WAYS", ())
     out = tmp_path / "small"
-    goal = {"speedup": 1.4, "max_drop": 100, "minutes": 0.1, "batch_size": 512, "out": out}
+    monkeypatch.setattr(compress, "_cut", lambda _, best, __: one_less(best.classifier.network))
+    goal = {"speedup": 1.4, "max_drop": 100, "minutes": 0.1, "batch_size": 128, "out": out}
 
     def stop(before: ResNet, after: ResNet) -> str:
         raise KeyboardInterrupt
@@ -198,6 +204,35 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
         resvision.compress(trained, "digits", **goal)
 
 
+def test_a_cut_that_loses_too_much_is_tried_half_as_far(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times and drops are made up here: four times cheaper loses too much, twice does not."""
+    monkeypatch.setattr(compress, "WAYS", ())
+    taken, drops = iter([1.0, 0.25, 0.5]), iter([(0.0, 0.1), (9.0, 0.1), (0.2, 0.1), (0.3, 0.1)])
+    monkeypatch.setattr(compress, "interleaved", lambda *_, **__: {"original": [1.0], "torch fp32": [next(taken)]})
+    monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
+    monkeypatch.setattr(compress, "MOST_AT_ONCE", 8.0)
+    monkeypatch.setattr(compress, "_taught", lambda network, *_: network)
+    wanted: list[float] = []
+
+    def cut(ladder: Any, best: compress.Rung, times: float) -> ResNet:
+        wanted.append(times)
+        return one_less(best.classifier.network)
+
+    monkeypatch.setattr(compress, "_cut", cut)
+    splits = prepare(load("digits")).splits
+    parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
+    goal = Goal(speedup=4 / compress.MARGIN, max_drop=1, minutes=1, batch_size=1)
+    said: list[str] = []
+    best, rungs, reported = run(Classifier.load(trained), parts, goal, tmp_path, ledger(tmp_path), said.append)
+    assert wanted == [pytest.approx(4), pytest.approx(2)]
+    assert [(rung.speedup, rung.promised) for rung in rungs] == [(1, True), (4, False), (2, True)]
+    assert best is rungs[2]
+    assert reported["kept"]
+    assert "half as far once more" in "".join(said)
+
+
 def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an export in 8 bits loses and how long it takes is made up here, and the teaching is real."""
     monkeypatch.setattr(compress, "WAYS", (Target(format="openvino", precision="int8"),))
@@ -209,7 +244,7 @@ def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, mo
     drops = iter([(0.0, 0.1), (9.0, 0.1), (0.0, 0.1), (0.2, 0.1), (0.0, 0.1)])
     monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
     said: list[str] = []
-    goal = Goal(speedup=1.05, max_drop=1, minutes=0.4, batch_size=1)
+    goal = Goal(speedup=1.05, max_drop=1, minutes=0.2, batch_size=1)
     (tmp_path / "exports").mkdir()
     best, rungs, _ = run(classifier, parts, goal, tmp_path / "exports", ledger(tmp_path), said.append)
     assert [(rung.network, rung.runtime, rung.promised) for rung in rungs] == [

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from resvision import Classifier, exporting
-from resvision.target import Target
+from resvision.exporting import Export
+from resvision.target import Contract, Format
 
 CODE = """
 import gc, signal, subprocess, sys
@@ -29,7 +30,7 @@ subprocess.run(["true"], check=True)
 classifier, train = Classifier.load(run), prepare(load("digits")).splits["train"].take(range(40))
 for name in ("a", "b"):
     target = Target(format="openvino", precision="int8")
-    exporting.write(classifier, target, folder / f"{name}.xml", calibration=train, judged=False)
+    exporting.convert(classifier, target, folder / f"{name}.xml", calibration=train)
     gc.collect()
     subprocess.run(["true"], check=True)
 print("alive")
@@ -37,9 +38,9 @@ print("alive")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-def test_sessions_that_end_in_any_order_leave_signals_alone(digits_run: Path, tmp_path: Path) -> None:
-    file = tmp_path / "model.xml"
-    exporting.write(Classifier.load(digits_run), Target(format="openvino"), file)
-    command = [sys.executable, "-c", CODE, str(file), str(digits_run), str(tmp_path)]
+def test_sessions_that_end_in_any_order_leave_signals_alone(
+    digits_run: Path, exported: Callable[[Format, Contract], Export], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", CODE, str(exported("openvino", "A").file), str(digits_run), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

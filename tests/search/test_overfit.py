@@ -589,6 +589,11 @@ def test_an_examination_names_planted_noise_and_goes_on_after_a_stop(
     small_plan: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
+    # One turn and three remedies show what is asked here; others show that turns are repeated.
+    monkeypatch.setattr("resvision.search.judge.MOST_TURNS", 1)
+    monkeypatch.setattr(overfit, "MOST_TESTS", 1)
+    in_order = remedies.in_order
+    monkeypatch.setattr(remedies, "in_order", lambda *given: in_order(*given)[:3])
     array, labels = digits(900, wrong=0.25)
     data = {"data": (array[:900], labels[:900]), "validation": (array[900:1300], labels[900:1300]), "minutes": 60.0}
     with pytest.raises(Interrupted, match="the same command with --out") as stopped:

@@ -24,7 +24,8 @@ class Notes(Reporter):
         self.before_training = list(self.lines)
 
 
-def test_memory_and_time_are_said_before_the_run_starts(tmp_path: Path) -> None:
+def test_memory_and_time_are_said_before_the_run_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(length, "PREFLIGHT_SECONDS", 0.3)  # as it is outside of tests
     pictures = np.random.default_rng(0).integers(0, 256, (400, 16, 16, 3), dtype=np.uint8)
     labels = ["odd" if i % 2 else "even" for i in range(400)]
     notes = Notes()

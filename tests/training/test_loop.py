@@ -70,7 +70,7 @@ def three_splits() -> DataSet:
 # ---- a whole run ----
 
 
-def test_it_learns_and_leaves_everything_in_its_folder(tmp_path: Path) -> None:
+def test_it_learns_and_leaves_everything_in_its_folder(tmp_path: Path, drawn: None) -> None:
     made = api.train(stripes(128), validation=stripes(64, 1), epochs=6, out=tmp_path / "run", **FIXED)
     assert made.result["accuracy"] == 1.0
     files = {str(p.relative_to(made.folder)) for p in made.folder.rglob("*") if p.is_file()}
@@ -78,6 +78,7 @@ def test_it_learns_and_leaves_everything_in_its_folder(tmp_path: Path) -> None:
         *("model.safetensors", "model.json", "result.json", "metrics.jsonl", "recipe.yaml", "data.json"),
         *("curves.png", "confusion.png", "README.md", "checkpoints/last.safetensors"),
     }
+    assert all((made.folder / name).stat().st_size > 10_000 for name in ("curves.png", "confusion.png"))
     rows = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -201,8 +202,8 @@ def test_pictures_grow_from_epoch_to_epoch(tmp_path: Path, monkeypatch: pytest.M
         return plain(self, batch, optimizer, step)
 
     monkeypatch.setattr(engine.Engine, "step", step)
-    fields = {**FIXED, "size": 96, "first_size": 32, "epochs": 5, "crop_scale": 0.5}
-    made = api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "run", **fields)
+    fields = {**FIXED, "batch_size": 16, "size": 96, "first_size": 32, "epochs": 5, "crop_scale": 0.5}
+    made = api.train(stripes(32), validation=stripes(32, 1), out=tmp_path / "run", **fields)
     recipe = RunFolder(made.folder).read_recipe()
     expected = [optim.picture_size(recipe, 2 * epoch, 2) for epoch in range(5)]
     assert expected == [32, 64, 64, 96, 96]  # 32, 53, 75, 96
@@ -238,7 +239,7 @@ def test_max_steps_may_end_within_an_epoch(tmp_path: Path) -> None:
 
 
 def test_minutes_become_steps(tmp_path: Path) -> None:
-    made = api.train(stripes(64), validation=stripes(32, 1), minutes=0.25, out=tmp_path / "run", **FIXED)
+    made = api.train(stripes(64), validation=stripes(32, 1), minutes=0.1, out=tmp_path / "run", **FIXED)
     recipe = RunFolder(made.folder).read_recipe()
     assert recipe.steps == made.result["steps"] > 10
     assert made.result["stopped"] == "minutes"
@@ -373,7 +374,7 @@ def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
 
 def test_a_recorded_recipe_repeats_the_run(tmp_path: Path) -> None:
     """Also when the first run measured its precision and turned minutes into steps."""
-    first = api.train(stripes(64), validation=stripes(32, 1), model="resnet8_cifar", minutes=0.3, out=tmp_path / "a")
+    first = api.train(stripes(64), validation=stripes(32, 1), model="resnet8_cifar", minutes=0.15, out=tmp_path / "a")
     recipe = tmp_path / "a" / "recipe.yaml"
     second = api.train(stripes(64), validation=stripes(32, 1), recipe=recipe, out=tmp_path / "b")
     assert second.result["steps"] == first.result["steps"]

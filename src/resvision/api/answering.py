@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from resvision import deployed, inputs
 from resvision.adaptive import AdaptiveSession, torch_segments
-from resvision.classifier import Classifier, Picture, Prediction, Predictor
+from resvision.classifier import Classifier, Picture, Prediction, Predictor, is_one
 from resvision.cost import exit_macs
 from resvision.data import sources
 from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
@@ -17,6 +19,7 @@ from resvision.data.pictures import divide, listed
 from resvision.errors import ClassifierError, InputError, StorageError
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.evaluation import exits, gates
+from resvision.evaluation.race import sampled
 from resvision.inputs import Data
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
@@ -47,7 +50,8 @@ def evaluate(
     Returns:
         The split's name, pictures, accuracy (0..1) and its 95% interval, NLL (nats), ECE, precision and recall by
         class, and the confusion counts (rows are true classes). Of early exits also what each of them does; a run
-        folder gets the curve of accuracy against time as exits.png. Of gates, without exits, how often each was open.
+        folder gets the curve of accuracy against time as exits.png. Of gates, without exits, how often each was
+        open, and how much time that saves.
 
     Raises:
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
@@ -67,11 +71,16 @@ def evaluate(
                 (reporter or Reporter()).note(f"no plot: {reason}")
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
+    sample: list[torch.Tensor] = []
     if gated is not None:
         gates.reset(gated)
+        batches = sampled(batches, sample)
     evaluation = evaluate_session(chosen.session, batches, chosen.classes, chosen.temperature)
     result = {"data": source, "split": name, **evaluation.to_dict()}
-    return result if gated is None else result | {"gates": gates.report(gated, chosen.preprocess.size)}
+    if gated is not None:
+        told = gates.report(gated, chosen.preprocess.size)
+        result["gates"] = told | {"measured": gates.measured(gated, chosen.preprocess, sample)}
+    return result
 
 
 def tune_exits(
@@ -144,6 +153,8 @@ def tune_exits(
                 f"{listed(stale)} in {folder / deployed.FOLDER}: this program takes the new thresholds for them; for a "
                 "bare runtime the files hold the earlier ones until they are exported again"
             )
+        if (folder / "result.json").is_file():
+            reporter.note("README.md and result.json go on telling of the training; model.json holds the new figures")
         plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")
     return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
 
@@ -167,7 +178,8 @@ def predict(
         runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
         reporter: told what "auto" took.
     """
-    batch_size = min(CHUNK, len(pictures)) if isinstance(pictures, list | tuple) and pictures else CHUNK
+    many = len(pictures) if isinstance(pictures, Sized) else CHUNK
+    batch_size = 1 if deadline_ms is not None or is_one(pictures) else max(1, min(CHUNK, many))
     opened = _opened(classifier, runtime, batch_size, reporter)
     return opened.predictions(pictures, top=top, batch_size=batch_size, deadline_ms=deadline_ms)
 

@@ -16,7 +16,6 @@ from resvision.api.experiments import folder_for, stopping
 from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data import sources
-from resvision.data.pictures import DataSet, divide
 from resvision.efficiency import compress as compression
 from resvision.errors import ClassifierError, InputError
 from resvision.files import write_json
@@ -142,7 +141,9 @@ def compress(
         )
     goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
     dataset = inputs.dataset_of(data, None, original.classes, columns, reporter)
-    parts = _compression_parts(original, sources.prepare(dataset))
+    prepared = sources.prepare(dataset)
+    splits = {name: inputs.with_labels_of(original, prepared, split) for name, split in prepared.splits.items()}
+    parts = compression.Parts.of(splits, dataset.name)
     settings = {
         "compress": str(run),
         "weights": hashlib.sha256(original.weights()).hexdigest(),
@@ -176,16 +177,6 @@ def compress(
     plots.ladder(folder / "compress.png", numbers)
     compression.forget(ledger)
     return numbers, folder
-
-
-def _compression_parts(classifier: Classifier, dataset: DataSet) -> compression.Parts:
-    """Who teaches, who chooses and who is reported; nobody is two of these."""
-    splits = {name: inputs.with_labels_of(classifier, dataset, split) for name, split in dataset.splits.items()}
-    if "test" in splits and "val" in splits:
-        tuning, reported = splits["val"], splits["test"]
-    else:
-        reported, tuning = divide(splits.get("val", splits.get("test", splits["train"])), 0.5, dataset.name)
-    return compression.Parts(train=splits["train"], tuning=tuning, reported=reported)
 
 
 def benchmark(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from resvision import exporting, recipes
 from resvision.classifier import Classifier
 from resvision.data.images import to_input
 from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches, default_workers, screen
-from resvision.data.pictures import Split
+from resvision.data.pictures import Split, divide
 from resvision.deployed import FOLDER, open_file, register
 from resvision.efficiency import prune, rounding
 from resvision.errors import ExportError, InputError, MissingExtraError, SpecError
@@ -94,6 +94,14 @@ class Parts:
     tuning: Split
     reported: Split
 
+    @classmethod
+    def of(cls, splits: Mapping[str, Split], name: str) -> Parts:
+        """Parts of a data set of that name, with `train` and `val` or `test`; no picture is in two of them."""
+        if "test" in splits and "val" in splits:
+            return cls(train=splits["train"], tuning=splits["val"], reported=splits["test"])
+        reported, tuning = divide(splits.get("val", splits.get("test", splits["train"])), 0.5, name)
+        return cls(train=splits["train"], tuning=tuning, reported=reported)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
@@ -150,7 +158,7 @@ def run(
     ladder = _Ladder(classifier, parts, goal, exports, ledger, note)
     best = ladder.climb("as it is", classifier)
     if best.speedup < goal.speedup:
-        best = ladder.climb_in_eight_bits(best, 0)
+        best = ladder.climb_in_eight_bits(best, "0")
     if best.speedup < goal.speedup:
         try:
             best = _climb_with_smaller(ladder, best)
@@ -165,24 +173,34 @@ def _climb_with_smaller(ladder: _Ladder, best: Rung) -> Rung:
     Raises:
         SpecError: the network cannot be pruned.
     """
-    original, goal = ladder.classifier.network, ladder.goal
-    prune.check(original)
+    goal = ladder.goal
+    prune.check(ladder.classifier.network)
     levels = math.ceil(math.log(goal.speedup * MARGIN / best.speedup, MOST_AT_ONCE) - 1e-9)
     levels = ladder.ledger.once("levels", lambda: levels)
     for level in range(1, levels + 1):
         wanted = (goal.speedup * MARGIN / best.speedup) ** (1 / (levels - level + 1))
-        smaller = ladder.once(f"{level}", partial(_smaller, ladder, best, wanted, goal.minutes / levels))
-        if smaller is None:
-            break
-        found = ladder.climb(prune.said(original, smaller.network), smaller)
-        found = ladder.climb_in_eight_bits(found, level)
-        if found.speedup <= best.speedup:
+        better = _next_rung(ladder, best, f"{level}", wanted)
+        if better is None:
+            ladder.note("that loses too much: half as far once more")
+            better = _next_rung(ladder, best, f"{level} again", math.sqrt(wanted))
+        if better is None:
             ladder.note("nothing of this rung is faster and keeps the promise; the one before it is the best")
             break
-        best = found
+        best = better
         if best.speedup >= goal.speedup:
             break
     return best
+
+
+def _next_rung(ladder: _Ladder, best: Rung, name: str, wanted: float) -> Rung | None:
+    """A rung with a network that is `wanted` times cheaper; None if it is no faster or breaks the promise."""
+    levels = ladder.ledger.done["levels"]
+    smaller = ladder.once(name, partial(_smaller, ladder, best, wanted, ladder.goal.minutes / levels))
+    if smaller is None:
+        return None
+    found = ladder.climb(prune.said(ladder.classifier.network, smaller.network), smaller)
+    found = ladder.climb_in_eight_bits(found, name)
+    return found if found.speedup > best.speedup else None
 
 
 class _Ladder:
@@ -214,7 +232,7 @@ class _Ladder:
         for target in WAYS:
             file = self.folder / f"{len(self.rungs)}" / target.name
             try:
-                exporting.write(classifier, target, file, calibration=self.parts.train, judged=False)
+                exporting.convert(classifier, target, file, calibration=self.parts.train)
             except (ExportError, InputError) as reason:
                 self.note(f"{target} is left out: {reason}")
             else:
@@ -247,11 +265,13 @@ class _Ladder:
         # By the speedup, which is against the original in the same rounds: other rounds are of another moment.
         return max((rung for rung in self.rungs if rung.promised), key=lambda rung: rung.speedup)
 
-    def climb_in_eight_bits(self, best: Rung, level: int) -> Rung:
+    def climb_in_eight_bits(self, best: Rung, level: str) -> Rung:
         """Teaches the newest network in 8 bits, if these would be the fastest and lose too much, and measures again."""
         name, newest = self.rungs[-1].network, self.rungs[-1].classifier
-        lost = [r for r in self.rungs if r.network == name and r.target and r.target.precision == "int8"]
-        if not any(rung.speedup > best.speedup and not rung.promised for rung in lost):
+        mine = [rung for rung in self.rungs if rung.network == name]
+        lost = [rung for rung in mine if rung.target and rung.target.precision == "int8" and not rung.promised]
+        in_float_kept = any(rung.promised for rung in mine if rung.target is None)  # or it is not 8 bits that lose
+        if not in_float_kept or not any(rung.speedup > best.speedup for rung in lost):
             return best
         teach = partial(_in_eight_bits, self, newest.network, self.goal.minutes * ROUNDED_PART)
         taught = self.once(f"{level} in 8 bits", teach)
@@ -290,7 +310,7 @@ class _Ladder:
                 return TorchSession(network, self.classifier.preprocess)
             target = Target(format=best.target.format)
             file = self.folder / "race" / f"model{target.suffix}"
-            exporting.write(replace(self.classifier, network=network), target, file, judged=False)
+            exporting.convert(replace(self.classifier, network=network), target, file)
             return open_file(file).session
 
         slower = self._call(session(best.classifier.network))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,15 @@ from resvision.data.loader import Batch
 from resvision.errors import InputError
 from resvision.evaluation.evaluate import Evaluation, collect, figures
 from resvision.evaluation.metrics import log_softmax
+from resvision.evaluation.race import race, sampled
 from resvision.exits import ExitRule
-from resvision.measure import now, seconds
+from resvision.measure import now
 from resvision.preprocess import Preprocess
 
 NEVER = 2.0  # a threshold that no confidence reaches
 CANDIDATES = 64  # thresholds that are tried at an exit: quantiles of the confidences there
 PRICES = np.geomspace(1e-3, 30, 48)  # of computing a picture in full, in errors
 SWEEPS = 3
-SAMPLED = 8  # one picture of so many may be raced,
-RACED, RACE_SECONDS = 300, 6.0  # at most so many, and about so long
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -251,42 +250,12 @@ def evaluate(
     """
     start, rule = now(), adaptive.rule
     sample: list[torch.Tensor] = []
-    logits, labels = _of_all_exits(adaptive.segments, _sampled(batches, sample))
+    logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
     judged = Judged.of(logits, labels, rule.temperatures, _one_at_a_time(adaptive.segments, preprocess))
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
     told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=now() - start)
-    return told, report(judged, rule.thresholds, adaptive.macs) | {"measured": _raced(adaptive, sample)}
-
-
-def _sampled(batches: Iterable[Batch], sample: list[torch.Tensor]) -> Iterator[Batch]:
-    """The batches; some of their squares, (1, S, S, C) each, go into `sample`."""
-    for batch in batches:
-        sample += batch.squares[::SAMPLED].split(1)  # type: ignore[no-untyped-call]
-        yield batch
-
-
-def _raced(adaptive: AdaptiveSession, sample: Sequence[torch.Tensor]) -> dict[str, float]:
-    """How long real pictures take one at a time, leaving early and in full, in turn; for JSON."""
-    places = np.linspace(0, len(sample) - 1, min(RACED, len(sample))).astype(np.int64)
-    ways: list[Callable[[torch.Tensor], object]] = [adaptive, adaptive.in_full]
-    taken: list[list[float]] = [[], []]
-    for way in ways:
-        way(sample[0])
-    begin = now()
-    # In an order in which those of a class are apart, since time may end the race.
-    for number, place in enumerate(np.random.default_rng(0).permutation(places)):
-        for which in (0, 1) if number % 2 else (1, 0):
-            taken[which] += seconds(lambda: ways[which](sample[place]), repeats=1, warmup=0)  # noqa: B023
-        if now() - begin > RACE_SECONDS:
-            break
-    early, full = (float(np.mean(times)) for times in taken)
-    return {
-        "pictures": len(taken[0]),
-        "milliseconds": 1000 * early,
-        "milliseconds_in_full": 1000 * full,
-        "times_as_fast": full / early,
-    }
+    return told, report(judged, rule.thresholds, adaptive.macs) | {"measured": race(adaptive, adaptive.in_full, sample)}
 
 
 def _of_all_exits(
@@ -299,8 +268,8 @@ def _of_all_exits(
 
 def _one_at_a_time(segments: Sequence[Segment], preprocess: Preprocess) -> tuple[float, ...]:
     """Seconds of each segment with one picture at a time, whatever it shows."""
-    square = torch.zeros(1, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
-    return segment_seconds(segments, square)
+    square = np.zeros((1, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
+    return segment_seconds(segments, torch.from_numpy(square))
 
 
 def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:

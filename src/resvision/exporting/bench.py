@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import cache
-from itertools import cycle
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from resvision import measure, zoo
+from resvision import measure
 from resvision.classifier import Classifier, Predictor
-from resvision.cost import cost
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
 from resvision.deployed import in_run, open_file
 from resvision.errors import ExportError, InputError
 from resvision.evaluation import evaluate
 from resvision.evaluation.evaluate import collect
-from resvision.exporting.export import quiet, write
+from resvision.exporting.export import convert
+from resvision.exporting.peers import Note, peer
 from resvision.models import ResNet
-from resvision.runtime import Session, TorchSession, device
+from resvision.runtime import Session, TorchSession
 from resvision.target import Target
 
 BATCHES = (1, 32)
@@ -34,7 +31,7 @@ ROUNDS = 30
 LIMIT_SECONDS = 30.0  # of a batch size, after which no further round is begun
 WARMUP = 2
 
-Note = Callable[[str], None]
+Ways = Mapping[str, Callable[[torch.Tensor], object]]
 
 
 def compare_runtimes(
@@ -52,7 +49,7 @@ def compare_runtimes(
 
     Returns:
         One row a runtime: its name; latency_ms of one picture and pictures_per_second at 32 at once (median, least and
-        most of the rounds); accuracy, 0..1 or None.
+        most of the rounds; where pictures leave early, of the means over 32 different ones); accuracy, 0..1 or None.
     """
     with tempfile.TemporaryDirectory() as made:
         predictors = _predictors(classifier, folder, Path(made), note)
@@ -68,9 +65,9 @@ def compare_runtimes(
         if split is None and adaptive:
             note("how fast it is where pictures leave early is only known with data")
         leaving = adaptive if split is not None else {}
-        timed: dict[str, Callable[[torch.Tensor], object]] = {**sessions, **leaving, **_peer(classifier, note)}
+        timed: dict[str, Callable[[torch.Tensor], object]] = {**sessions, **peer(classifier, note)}
         squares = _squares(classifier, split)
-        times = {batch: _timed(timed, squares, batch) for batch in BATCHES}
+        times = {batch: _timed(timed, leaving, squares, batch) for batch in BATCHES}
     accuracies = {}
     if split is not None:
         batches = EvaluationBatches(split, classifier.preprocess, default_workers())
@@ -85,7 +82,7 @@ def compare_runtimes(
         {
             "runtime": name,
             "latency_ms": _spread([1000 * seconds for seconds in times[one][name]]),
-            "pictures_per_second": _spread([many / seconds for seconds in times[many][name]]),
+            "pictures_per_second": _spread([1 / seconds for seconds in times[many][name]]),
             "accuracy": accuracies.get(name),
         }
         for name in times[one]
@@ -100,8 +97,8 @@ def _predictors(classifier: Classifier, folder: Path, made: Path, note: Note) ->
             continue
         note(f"exporting: {target}")
         try:
-            # It is judged by the accuracy that stands beside it.
-            found[str(target)] = open_file(write(classifier, target, made / target.name, judged=False).file)
+            convert(classifier, target, made / target.name)  # judged by the accuracy that stands beside it
+            found[str(target)] = open_file(made / target.name)
         except (ExportError, InputError) as error:
             note(f"left out: {error}")
     return found
@@ -116,83 +113,24 @@ def _squares(classifier: Classifier, split: Split | None) -> torch.Tensor:
     return torch.cat([batch.squares for batch in EvaluationBatches(some, classifier.preprocess, 0)])
 
 
-def _timed(
-    sessions: Mapping[str, Callable[[torch.Tensor], object]], squares: torch.Tensor, batch: int
-) -> dict[str, list[float]]:
-    """Seconds of each call with `batch` squares at once, other ones each time: some leave early and others do not."""
-    turns = {name: cycle(squares.split(batch)) for name in sessions}  # type: ignore[no-untyped-call]
-    calls = {name: lambda n=name, session=session: session(next(turns[n])) for name, session in sessions.items()}
-    return measure.interleaved(calls, rounds=ROUNDS, warmup=WARMUP, limit=LIMIT_SECONDS)
+def _timed(sessions: Ways, leaving: Ways, squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
+    """Seconds a picture in each round, with `batch` squares at once.
+
+    The sessions take as long for one picture as for another. Of `leaving` a round is all squares, since some leave
+    early and others do not: of their single times the median would be that of either.
+    """
+    parts = squares.split(batch)  # type: ignore[no-untyped-call]
+
+    def all_parts(way: Callable[[torch.Tensor], object]) -> None:
+        for part in parts:
+            way(part)
+
+    calls: dict[str, Callable[[], object]] = {name: partial(way, parts[0]) for name, way in sessions.items()}
+    calls |= {name: partial(all_parts, way) for name, way in leaving.items()}
+    times = measure.interleaved(calls, rounds=ROUNDS, warmup=WARMUP, limit=LIMIT_SECONDS)
+    pictures = {name: len(squares) if name in leaving else batch for name in times}
+    return {name: [seconds / pictures[name] for seconds in found] for name, found in times.items()}
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"median": measure.median(values), "least": min(values), "most": max(values)}
-
-
-# ---- the peer: torchvision's or timm's network of the same name, the usual way, with random weights ----
-
-
-class PeerSession:
-    """A network of another library behind the usual preprocessing, on the device of the classifier's own network."""
-
-    def __init__(self, network: torch.nn.Module, classifier: Classifier) -> None:
-        self.where = device()
-        self.network = network.eval().to(self.where)
-        preprocess = classifier.preprocess
-        self.mean, self.std = (
-            torch.tensor(values, device=self.where)[:, None, None] for values in (preprocess.mean, preprocess.std)
-        )
-
-    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
-        """uint8 squares (N, S, S, C) to float32 logits (N, K)."""
-        with torch.inference_mode():
-            pictures = squares.to(self.where).permute(0, 3, 1, 2).float() / 255
-            return self.network((pictures - self.mean) / self.std).cpu().numpy()  # type: ignore[no-any-return]
-
-
-def _peer(classifier: Classifier, note: Note) -> dict[str, Session]:
-    """The peer, where one is installed and has the network that this one is, or was made smaller from."""
-    provenance, spec = classifier.provenance, classifier.network.spec
-    name = provenance.get("model") or provenance.get("recipe", {}).get("model")
-    if name is None:
-        return {}
-    whole = dataclasses.replace(zoo.get(name), num_classes=spec.num_classes, in_channels=spec.in_channels)
-    size = cost(whole, classifier.preprocess.size).params
-    _operators()
-    for package, build in (("torchvision", _torchvision), ("timm", _timm)):
-        with quiet():
-            try:
-                network = build(name, spec.num_classes, spec.in_channels)
-            except (ImportError, RuntimeError, AttributeError, ValueError):  # not installed, or knows no such network
-                continue
-        if sum(p.numel() for p in network.parameters()) == size:
-            if cost(spec, classifier.preprocess.size).params != size:
-                note(f"{package}'s {name} is the network by that name, which this one differs from")
-            return {f"{package} eager": PeerSession(network, classifier)}
-    return {}
-
-
-def _torchvision(name: str, classes: int, channels: int) -> torch.nn.Module:
-    import torchvision
-
-    if channels != 3:
-        raise ValueError
-    return torchvision.models.get_model(name, num_classes=classes)  # type: ignore[no-any-return]
-
-
-def _timm(name: str, classes: int, channels: int) -> torch.nn.Module:
-    import timm
-
-    return timm.create_model(name, num_classes=classes, in_chans=channels)
-
-
-@cache  # what torchvision registers refers to them: they must live as long as the process
-def _operators() -> torch.library.Library | None:
-    """Two operators that torchvision's wheel looks for and that do not load beside the CPU build of torch."""
-    try:
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for operator in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
-            library.define(operator)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # they load
-        return None
-    return library

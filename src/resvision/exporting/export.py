@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import io
 import logging
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
@@ -82,7 +82,6 @@ def write(
     *,
     calibration: Split | None = None,
     checked: Split | None = None,
-    judged: bool = True,
 ) -> Export:
     """Exports a classifier to `path`, verified; what does not answer as the original leaves no file.
 
@@ -92,48 +91,69 @@ def write(
         path: of the file, with the format's suffix.
         calibration: pictures by which the ranges of int8 are chosen.
         checked: others, with labels, that are compared; None takes made-up pictures.
-        judged: whether a file that differs too much is refused; who measures it otherwise says no.
 
     Raises:
         InputError: the path has another suffix, or int8 is to be calibrated with nothing.
         MissingExtraError: a package is not installed.
         ExportError: the file does not answer as the original.
     """
-    if path.suffix != target.suffix:
-        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
-    preprocess = classifier.preprocess
-    inputs: list[UInt8Array] = []
-    if target.precision == "int8":
-        if calibration is None:
-            raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
-        inputs = _calibrating(calibration, target, preprocess)
-    pictures: Sequence[UInt8Array] = golden(preprocess)
+    pictures: Sequence[UInt8Array] = golden(classifier.preprocess)
     labels = None
     if checked is not None:
-        sample = Sample(checked, preprocess, CHECKED_PICTURES)
+        sample = Sample(checked, classifier.preprocess, CHECKED_PICTURES)
         pictures, labels = sample, sample.split.labels
-    if target.format == "keras":
-        with quiet():
-            found = keras_file.write(classifier, path, pictures, labels)
-        return Export(file=path, files=(path,), verification=found)
-    kind = KINDS[target.format]
-    document = Document.of(classifier, target)
+    classifier = classifier.on_cpu()
     with _folder_beside(path) as folder:
         made = folder / path.name
-        if classifier.exits is None:
-            with quiet():
-                kind.write(made, trace(classifier, target.contract), document, inputs)
-            session = kind.session(made)
-            found = compare(classifier, session, kind.version(), target.contract, pictures, labels)
-        else:
-            segments = [file_segment(one) for one in _write_segments(made, classifier, document, kind, inputs)]
-            found = compare_segments(classifier, segments, kind.version(), pictures, labels)
-        if judged:
-            demand(found, target)
+        convert(classifier, target, made, calibration=calibration)
+        found = _compared(classifier, target, made, pictures, labels)
+        demand(found, target)
         files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
         for file in files:
             file.replace(path.parent / file.name)
     return Export(file=path, files=tuple(path.parent / file.name for file in files), verification=found)
+
+
+def convert(classifier: Classifier, target: Target, path: Path, *, calibration: Split | None = None) -> None:
+    """Writes the files of an export that nobody has compared yet, for those who measure it themselves; as `write`."""
+    if path.suffix != target.suffix:
+        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
+    inputs: list[UInt8Array] = []
+    if target.precision == "int8":
+        if calibration is None:
+            raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
+        inputs = _calibrating(calibration, target, classifier.preprocess)
+    classifier = classifier.on_cpu()
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        if target.format == "keras":
+            keras_file.write(classifier, path)
+        elif classifier.exits is None:
+            KINDS[target.format].write(
+                path, trace(classifier, target.contract), Document.of(classifier, target), inputs
+            )
+        else:
+            _write_segments(path, classifier, target, inputs)
+
+
+def _compared(
+    classifier: Classifier,
+    target: Target,
+    path: Path,
+    pictures: Sequence[UInt8Array],
+    labels: npt.NDArray[np.int64] | None,
+) -> Verification:
+    """The files of an export against the original, in the runtime that they are for."""
+    if target.format == "keras":
+        with quiet():
+            return keras_file.compare(classifier, path, pictures, labels)
+    kind = KINDS[target.format]
+    if classifier.exits is None:
+        return compare(classifier, kind.session(path), kind.version(), target.contract, pictures, labels)
+    sessions = [kind.session(path.parent / name) for name in _segment_names(path, classifier)]
+    segments = [file_segment(session) for session in sessions if isinstance(session, FileSession)]
+    return compare_segments(classifier, segments, kind.version(), pictures, labels)
 
 
 def describe(classifier: Classifier, target: Target, file: Path, path: Path) -> tuple[Path, ...]:
@@ -156,33 +176,32 @@ def describe(classifier: Classifier, target: Target, file: Path, path: Path) -> 
     return tuple(path.parent / made.name for made in files)
 
 
-def _write_segments(
-    path: Path, classifier: Classifier, document: Document, kind: Kind, inputs: Sequence[UInt8Array]
-) -> list[FileSession]:
-    """Writes a network with early exits, a file for each segment: model.onnx, model-2.onnx, ...; opens them.
+def _segment_names(path: Path, classifier: Classifier) -> list[str]:
+    """The files of a network with early exits: model.onnx, model-2.onnx, ..."""
+    count = len(classifier.network.spec.exits) + 1
+    return [path.name, *(f"{path.stem}-{place}{path.suffix}" for place in range(2, count + 1))]
+
+
+def _write_segments(path: Path, classifier: Classifier, target: Target, inputs: Sequence[UInt8Array]) -> None:
+    """Writes a network with early exits, a file for each segment.
 
     Raises:
-        InputError: the format or the contract has no segments.
+        InputError: the format or the contract has no segments, or the network has none that can be exported.
     """
-    if document.contract != "A" or not issubclass(kind.session, FileSession):  # type: ignore[arg-type]
+    kind = KINDS.get(target.format)
+    if target.contract != "A" or kind is None or not issubclass(kind.session, FileSession):  # type: ignore[arg-type]
         raise InputError("a network with early exits exports as onnx or openvino by contract A, a file a segment")
-    segments = torch_segments(copy.deepcopy(classifier.network).cpu(), classifier.preprocess)
-    count = len(segments)
-    names = [path.name, *(f"{path.stem}-{place}{path.suffix}" for place in range(2, count + 1))]
+    segments = torch_segments(classifier.network, classifier.preprocess)
+    names = _segment_names(path, classifier)
+    document = Document.of(classifier, target)
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     states: list[Any] = [torch.tensor(square) for square in inputs]
     example: Any = torch.zeros(1, size, size, channels, dtype=torch.uint8)
-    sessions = []
     for index, name in enumerate(names):
         described = dataclasses.replace(document, segment=index + 1, files=tuple(names))
-        with quiet():
-            program = trace_segment(classifier, index, example)
-            kind.write(path.parent / name, program, described, [state.numpy() for state in states])
-        session = kind.session(path.parent / name)
-        assert isinstance(session, FileSession)
-        sessions.append(session)
+        program = trace_segment(classifier, index, example)
+        kind.write(path.parent / name, program, described, [state.numpy() for state in states])
         example, states = segments[index](example)[0], [segments[index](state)[0] for state in states]
-    return sessions
 
 
 @contextlib.contextmanager

@@ -87,6 +87,10 @@ def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedPr
 
 def trace_segment(classifier: Classifier, index: int, state: torch.Tensor) -> torch.export.ExportedProgram:
     """The graph of one segment of a network with early exits; `state` is what it takes, (1, ...) of any content."""
+    if (experts := classifier.network.spec.experts) > 1:
+        raise InputError(
+            f"experts={experts}: such a network exports for one picture at a time, and not with early exits"
+        )
     # Of one picture the tracer would take the batch for a constant.
     return _traced(Segment(classifier, index), torch.cat([state, state]), {0: torch.export.Dim.DYNAMIC})
 

@@ -8,24 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from resvision.classifier import Classifier
 from resvision.data.images import UInt8Array
 from resvision.evaluation.metrics import log_softmax
-from resvision.exporting.verify import Verification, taken
+from resvision.exporting.verify import BATCH, Verification, batched, taken
 
 
-def write(
-    classifier: Classifier, path: Path, pictures: Sequence[UInt8Array], labels: npt.NDArray[np.int64] | None
-) -> Verification:
-    """Writes the file, which `resvision.keras.save` compares on pictures of its own, and compares these, too.
+def write(classifier: Classifier, path: Path) -> None:
+    """Writes the file, which `resvision.keras.save` compares on a few pictures of its own.
 
     Args:
         classifier: the original.
         path: of the file.
-        pictures: (H, W, C) each.
-        labels: their classes, as far as they are known.
 
     Raises:
         MissingExtraError: Keras or TensorFlow is not installed.
@@ -35,15 +30,24 @@ def write(
     from resvision import keras  # which takes seconds to import
 
     keras.save(classifier, path)
-    squares = np.concatenate([taken(picture, "A", classifier.preprocess) for picture in pictures])
-    exported = keras.load(path).predict(squares, verbose=0)
-    original = np.exp(log_softmax(classifier.session(torch.from_numpy(squares)) / classifier.temperature))
-    first, second = original.argmax(axis=1), exported.argmax(axis=1)
-    return Verification(
-        runtime=f"keras {version('keras')}",
-        pictures=len(pictures),
-        largest_difference=float(np.abs(original - exported).max()),
-        same_top1=float(np.mean(first == second)),
-        accuracy=None if labels is None else float(np.mean(second == labels)),
-        original_accuracy=None if labels is None else float(np.mean(first == labels)),
-    )
+
+
+def compare(
+    classifier: Classifier, path: Path, pictures: Sequence[UInt8Array], labels: npt.NDArray[np.int64] | None
+) -> Verification:
+    """Sends pictures through the original and through the file.
+
+    Args:
+        classifier: the original.
+        path: of the file.
+        pictures: (H, W, C) each.
+        labels: their classes, as far as they are known.
+    """
+    from resvision import keras
+
+    squares = [taken(picture, "A", classifier.preprocess) for picture in pictures]
+    exported = keras.load(path).predict(np.concatenate(squares), batch_size=BATCH, verbose=0)
+    original = np.exp(log_softmax(batched(classifier.session, squares) / classifier.temperature))
+    difference = float(np.abs(original - exported).max())
+    runtime = f"keras {version('keras')}"
+    return Verification.of(runtime, difference, original.argmax(axis=1), exported.argmax(axis=1), labels)

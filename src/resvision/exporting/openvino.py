@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from resvision.deployed import Document
-from resvision.runtime import DOCUMENT_KEY, extra
+from resvision.runtime import DOCUMENT_KEY, extra, openvino_core
 
 PURPOSE = "an export to OpenVINO"
 
@@ -43,7 +43,8 @@ def write(
 
 def describe(file: Path, path: Path, document: Document) -> None:
     """Copies a file to `path`, and the .bin beside it, with another document in it."""
-    _save(extra("openvino", "openvino", PURPOSE).Core().read_model(file), path, document)
+    extra("openvino", "openvino", PURPOSE)
+    _save(openvino_core().read_model(file), path, document)
 
 
 def _save(model: Any, path: Path, document: Document) -> None:

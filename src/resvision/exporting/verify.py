@@ -38,7 +38,7 @@ class Verification:
     Args:
         runtime: that ran it, and its version.
         pictures: that went through both.
-        largest_difference: between two logits.
+        largest_difference: between two logits, or of Keras between two probabilities.
         same_top1: the share of pictures with the same most probable class, 0..1.
         accuracy: of the export on them, 0..1; None where no labels are known.
         original_accuracy: of the original on the same.
@@ -50,6 +50,25 @@ class Verification:
     same_top1: float
     accuracy: float | None = None
     original_accuracy: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        runtime: str,
+        difference: float,
+        first: npt.NDArray[np.int64],
+        second: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64] | None,
+    ) -> Verification:
+        """From the largest difference, and the classes (N,) that the original and the export say."""
+        return cls(
+            runtime=runtime,
+            pictures=len(first),
+            largest_difference=difference,
+            same_top1=float(np.mean(first == second)),
+            accuracy=None if labels is None else float(np.mean(second == labels)),
+            original_accuracy=None if labels is None else float(np.mean(first == labels)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -123,13 +142,13 @@ def compare(
         labels: true classes, as far as they are known.
     """
     squares = [taken(picture, "A", classifier.preprocess) for picture in pictures]
-    original = _batched(classifier.session, squares)
+    original = batched(classifier.session, squares)
     if contract == "A":
-        exported = _batched(session, squares)
+        exported = batched(session, squares)
     else:
         exported = _one_by_one(session, (taken(picture, contract, classifier.preprocess) for picture in pictures))
     difference = float(np.abs(original - exported).max())
-    return _verification(runtime, difference, original.argmax(axis=1), exported.argmax(axis=1), labels)
+    return Verification.of(runtime, difference, original.argmax(axis=1), exported.argmax(axis=1), labels)
 
 
 def compare_segments(
@@ -159,25 +178,7 @@ def compare_segments(
         difference = max(difference, *(float(np.abs(one - other).max()) for one, other in pairs))
         for found, session in zip(classes, (classifier.adaptive, exported), strict=True):
             found += session(batch).logits.argmax(axis=1).tolist()
-    return _verification(runtime, difference, np.array(classes[0]), np.array(classes[1]), labels)
-
-
-def _verification(
-    runtime: str,
-    difference: float,
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64] | None,
-) -> Verification:
-    """From the classes that the original and the export say."""
-    return Verification(
-        runtime=runtime,
-        pictures=len(first),
-        largest_difference=difference,
-        same_top1=float(np.mean(first == second)),
-        accuracy=None if labels is None else float(np.mean(second == labels)),
-        original_accuracy=None if labels is None else float(np.mean(first == labels)),
-    )
+    return Verification.of(runtime, difference, np.array(classes[0]), np.array(classes[1]), labels)
 
 
 def demand(found: Verification, target: Target) -> None:
@@ -203,7 +204,8 @@ def demand(found: Verification, target: Target) -> None:
     raise ExportError(f"{target}: does not answer as the original ({found.runtime}): {reason}; not kept")
 
 
-def _batched(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8Array]) -> Logits:
+def batched(session: Callable[[torch.Tensor], Logits], pictures: Sequence[UInt8Array]) -> Logits:
+    """The logits (N, K) of squares (1, S, S, C), a few at once."""
     parts = [np.concatenate(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
     return _one_by_one(session, parts)
 

@@ -349,7 +349,7 @@ def _difference(model: Any, classifier: Classifier, *, scaled: bool) -> float:
         squares if scaled else to_input(torch.from_numpy(squares), classifier.preprocess).permute(0, 2, 3, 1).numpy()
     )
     theirs = _log(keras.ops.convert_to_numpy(model.predict_on_batch(given.astype(np.float32))))
-    logits = classifier.logits(squares) / classifier.temperature
+    logits = classifier.on_cpu().logits(squares) / classifier.temperature
     ours = _log(torch.from_numpy(logits).double().softmax(dim=1).numpy())
     if theirs.shape != ours.shape:
         raise ClassifierError(f"{model.name}: gives {theirs.shape[1:]} a picture instead of {ours.shape[1:]}")

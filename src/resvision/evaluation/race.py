@@ -1,0 +1,61 @@
+"""A race of two ways to answer on real pictures: what is computed for some of them only is judged by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from resvision.data.loader import Batch
+from resvision.measure import now, seconds
+
+RACED, RACE_SECONDS = 300, 6.0  # pictures at most, and about so long
+
+Way = Callable[[torch.Tensor], object]
+
+
+def sampled(batches: Iterable[Batch], sample: list[torch.Tensor]) -> Iterator[Batch]:
+    """The batches; copies of at most 2 x RACED of their squares, (1, S, S, C) each, evenly spread, are in `sample`."""
+    step, seen = 1, 0
+    for batch in batches:
+        places = range(-seen % step, len(batch.squares), step)
+        sample += [batch.squares[place : place + 1].clone() for place in places]  # views would keep the whole batch
+        seen += len(batch.squares)
+        while len(sample) > 2 * RACED:
+            del sample[1::2]
+            step *= 2
+        yield batch
+
+
+def race(early: Way, in_full: Way, sample: Sequence[torch.Tensor], batch: int = 1) -> dict[str, float]:
+    """How long pictures take, in turn, where some are spared a part of the computation, and where none is; for JSON.
+
+    Args:
+        early: what leaves something out.
+        in_full: what computes everything.
+        sample: squares (1, S, S, C).
+        batch: pictures at once; fewer if there are not as many.
+    """
+    places = np.linspace(0, len(sample) - 1, min(RACED, len(sample))).astype(np.int64)
+    # In an order in which those of a class are apart, since time may end the race.
+    places = np.random.default_rng(0).permutation(places)
+    whole = max(1, len(places) // batch)
+    batches = [torch.cat([sample[place] for place in part]) for part in np.array_split(places, whole)]
+    ways, taken, raced = (early, in_full), [0.0, 0.0], 0
+    for way in ways:
+        way(batches[0])
+    begin = now()
+    for number, squares in enumerate(batches):
+        for which in (0, 1) if number % 2 else (1, 0):
+            taken[which] += seconds(lambda: ways[which](squares), repeats=1, warmup=0)[0]  # noqa: B023
+        raced += len(squares)
+        if now() - begin > RACE_SECONDS:
+            break
+    first, second = (time / raced for time in taken)
+    return {
+        "pictures": raced,
+        "milliseconds": 1000 * first,
+        "milliseconds_in_full": 1000 * second,
+        "times_as_fast": second / first,
+    }

@@ -1,0 +1,101 @@
+"""The peer beside a classifier: torchvision's or timm's network of its name, the usual way, with random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resvision import zoo
+from resvision.classifier import Classifier
+from resvision.cost import cost
+from resvision.exporting.export import quiet
+from resvision.runtime import Session, device
+
+Note = Callable[[str], None]
+
+
+class PeerSession:
+    """A network of another library behind the usual preprocessing, on the device of the classifier's own network."""
+
+    def __init__(self, network: torch.nn.Module, classifier: Classifier) -> None:
+        self.where = device()
+        self.network = network.eval().to(self.where)
+        preprocess = classifier.preprocess
+        self.mean, self.std = (
+            torch.tensor(values, device=self.where)[:, None, None] for values in (preprocess.mean, preprocess.std)
+        )
+
+    def __call__(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
+        """uint8 squares (N, S, S, C) to float32 logits (N, K)."""
+        with torch.inference_mode():
+            pictures = squares.to(self.where).permute(0, 3, 1, 2).float() / 255
+            return self.network((pictures - self.mean) / self.std).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def peer(classifier: Classifier, note: Note) -> dict[str, Session]:
+    """The peer, where one is installed and has the network that this one is, or was made smaller from."""
+    provenance, spec = classifier.provenance, classifier.network.spec
+    name = provenance.get("model") or provenance.get("recipe", {}).get("model")
+    if name is None:
+        return {}
+    whole = dataclasses.replace(zoo.get(name), num_classes=spec.num_classes, in_channels=spec.in_channels)
+    size = cost(whole, classifier.preprocess.size).params
+    for package, build in (("torchvision", _torchvision), ("timm", _timm)):
+        with quiet():
+            try:
+                network = build(name, spec.num_classes, spec.in_channels)
+            except (ImportError, RuntimeError, AttributeError, ValueError):  # not installed, or knows no such network
+                continue
+        if sum(p.numel() for p in network.parameters()) == size:
+            if cost(spec, classifier.preprocess.size).params != size:
+                note(f"{package}'s {name} is the network by that name, which this one differs from")
+            return {f"{package} eager": PeerSession(network, classifier)}
+    return {}
+
+
+def _torchvision(name: str, classes: int, channels: int) -> torch.nn.Module:
+    if channels != 3:
+        raise ValueError
+    return import_torchvision().models.get_model(name, num_classes=classes)  # type: ignore[no-any-return]
+
+
+def _timm(name: str, classes: int, channels: int) -> torch.nn.Module:
+    with contextlib.suppress(ImportError):
+        import_torchvision()  # which timm imports
+    import timm
+
+    return timm.create_model(name, num_classes=classes, in_chans=channels)
+
+
+def import_torchvision() -> Any:
+    """torchvision, also where its compiled operators do not load, as beside the CPU build of torch.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # it is imported by half
+    _missing_operators()
+    return import_module("torchvision")
+
+
+@cache  # they live as long as the object that defined them
+def _missing_operators() -> torch.library.Library:
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for operator in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+        library.define(operator)  # type: ignore[no-untyped-call]
+    return library
