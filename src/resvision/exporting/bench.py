@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +49,7 @@ def compare_runtimes(
 
     Returns:
         One row a runtime: its name; latency_ms of one picture and pictures_per_second at 32 at once (median, least and
-        most of the rounds; where pictures leave early, of the means over 32 different ones); accuracy, 0..1 or None.
+        most of the rounds; with exits and gates, of the means over 32 different ones); accuracy, 0..1 or None.
     """
     with tempfile.TemporaryDirectory() as made:
         predictors = _predictors(classifier, folder, Path(made), note)
@@ -65,9 +65,10 @@ def compare_runtimes(
         if split is None and adaptive:
             note("how fast it is where pictures leave early is only known with data")
         leaving = adaptive if split is not None else {}
-        timed: dict[str, Callable[[torch.Tensor], object]] = {**sessions, **peer(classifier, note)}
+        ways: Ways = {**sessions, **leaving, **peer(classifier, note)}
+        uneven = {*leaving, *(sessions if classifier.network.spec.gates else ())}
         squares = _squares(classifier, split)
-        times = {batch: _timed(timed, leaving, squares, batch) for batch in BATCHES}
+        times = {batch: _timed(ways, uneven, squares, batch) for batch in BATCHES}
     accuracies = {}
     if split is not None:
         batches = EvaluationBatches(split, classifier.preprocess, default_workers())
@@ -113,11 +114,11 @@ def _squares(classifier: Classifier, split: Split | None) -> torch.Tensor:
     return torch.cat([batch.squares for batch in EvaluationBatches(some, classifier.preprocess, 0)])
 
 
-def _timed(sessions: Ways, leaving: Ways, squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
+def _timed(ways: Ways, uneven: Container[str], squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
     """Seconds a picture in each round, with `batch` squares at once.
 
-    The sessions take as long for one picture as for another. Of `leaving` a round is all squares, since some leave
-    early and others do not: of their single times the median would be that of either.
+    Of `uneven` ways a round is all squares, since some take longer than others: the median of single times would be
+    that of either.
     """
     parts = squares.split(batch)  # type: ignore[no-untyped-call]
 
@@ -125,10 +126,9 @@ def _timed(sessions: Ways, leaving: Ways, squares: torch.Tensor, batch: int) -> 
         for part in parts:
             way(part)
 
-    calls: dict[str, Callable[[], object]] = {name: partial(way, parts[0]) for name, way in sessions.items()}
-    calls |= {name: partial(all_parts, way) for name, way in leaving.items()}
+    calls = {name: partial(all_parts, way) if name in uneven else partial(way, parts[0]) for name, way in ways.items()}
     times = measure.interleaved(calls, rounds=ROUNDS, warmup=WARMUP, limit=LIMIT_SECONDS)
-    pictures = {name: len(squares) if name in leaving else batch for name in times}
+    pictures = {name: len(squares) if name in uneven else batch for name in times}
     return {name: [seconds / pictures[name] for seconds in found] for name, found in times.items()}
 
 

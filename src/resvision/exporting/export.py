@@ -97,6 +97,7 @@ def write(
         MissingExtraError: a package is not installed.
         ExportError: the file does not answer as the original.
     """
+    _check_name(path, target)
     pictures: Sequence[UInt8Array] = golden(classifier.preprocess)
     labels = None
     if checked is not None:
@@ -116,8 +117,7 @@ def write(
 
 def convert(classifier: Classifier, target: Target, path: Path, *, calibration: Split | None = None) -> None:
     """Writes the files of an export that nobody has compared yet, for those who measure it themselves; as `write`."""
-    if path.suffix != target.suffix:
-        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
+    _check_name(path, target)
     inputs: list[UInt8Array] = []
     if target.precision == "int8":
         if calibration is None:
@@ -135,6 +135,11 @@ def convert(classifier: Classifier, target: Target, path: Path, *, calibration: 
             )
         else:
             _write_segments(path, classifier, target, inputs)
+
+
+def _check_name(path: Path, target: Target) -> None:
+    if path.suffix != target.suffix:
+        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
 
 
 def _compared(
