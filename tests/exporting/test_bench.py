@@ -10,7 +10,7 @@ from samples import colourful
 from resvision import Classifier, Preprocess, api, zoo
 from resvision.efficiency import prune
 from resvision.exits import ExitRule
-from resvision.exporting import bench
+from resvision.exporting import bench, peers
 from resvision.models import ResNet
 from resvision.progress import Reporter
 
@@ -39,15 +39,15 @@ def test_a_peer_of_the_same_name_and_size() -> None:
         network=network, preprocess=Preprocess(size=32), classes=classes, provenance={"model": "resnet18"}
     )
     said: list[str] = []
-    found = bench._peer(made, said.append)
+    found = peers.peer(made, said.append)
     assert list(found) == ["torchvision eager"]
     assert found["torchvision eager"](torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 1000)
     assert not said
-    assert bench._peer(colourful(), said.append) == {}
+    assert peers.peer(colourful(), said.append) == {}
     # One that was pruned is compared with the whole one.
     smaller = prune.without_block(network, 1)
     pruned = dataclasses.replace(made, network=smaller)
-    assert list(bench._peer(pruned, said.append)) == ["torchvision eager"]
+    assert list(peers.peer(pruned, said.append)) == ["torchvision eager"]
     assert said == ["torchvision's resnet18 is the network by that name, which this one differs from"]
 
 

@@ -210,7 +210,7 @@ def test_pictures_grow_from_epoch_to_epoch(tmp_path: Path, monkeypatch: pytest.M
     assert seen == [(size, size) for size in expected for _ in range(2)]
     assert made.classifier.preprocess.size == 96
     seen.clear()
-    made = api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "one", **{**fields, "epochs": 1})
+    made = api.train(stripes(32), validation=stripes(32, 1), out=tmp_path / "one", **{**fields, "epochs": 1})
     assert seen == [(96, 96)] * 2
 
 
