@@ -150,7 +150,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="only print what is in the ledger")
     arguments = parser.parse_args()
-    same_question(arguments)
+    if not arguments.show:
+        same_question(arguments)
     numbers = searched(arguments)
     ledger = Ledger(arguments.folder / "sweep.jsonl", numbers["settings"], "a sweep")
     within = [candidate for candidate in numbers["candidates"] if not candidate["breaks"]]

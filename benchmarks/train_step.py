@@ -26,7 +26,7 @@ from torch import nn
 
 from resvision import zoo
 from resvision.data.loader import Batch
-from resvision.exporting.peers import import_torchvision
+from resvision.exporting.peers import timm_network, torchvision_network
 from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -81,7 +81,7 @@ def plain_network(name: str) -> nn.Module:
     """The peer's network."""
     if name == "resnet20_cifar":
         return PlainResNet20()
-    return import_torchvision().models.get_model(name, num_classes=CLASSES)
+    return torchvision_network(name, CLASSES, 3)
 
 
 def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
@@ -89,10 +89,7 @@ def peer_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     if name == "resnet20_cifar":
         network: nn.Module = PlainResNet20()
     else:
-        import_torchvision()  # which timm imports
-        import timm
-
-        network = timm.create_model(name, num_classes=CLASSES)
+        network = timm_network(name, CLASSES, 3)
     where = device().type
     network = network.to(where, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)

@@ -211,10 +211,10 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
     """Side by side, on a thread each."""
     one = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "resvision", "demo", "--out", str(tmp_path / "a")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=one) as first:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one) as first:
         second = process("demo", "--out", tmp_path / "b", "--json", env=one)
-        said, _ = first.communicate()
-    assert first.returncode == second.returncode == 0
+        said, progress = first.communicate()
+    assert (first.returncode, second.returncode) == (0, 0), progress + second.stderr
     assert "Next:" in said
     assert json.loads(second.stdout)["accuracy"] >= 0.985
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]

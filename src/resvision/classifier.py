@@ -152,8 +152,7 @@ class Predictor:
             if self.adaptive is None:
                 raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
             batch_size = 1  # a deadline is that of one picture
-            side, channels = self.preprocess.size, self.preprocess.channels
-            self.adaptive.time(torch.from_numpy(np.zeros((1, side, side, channels), dtype=np.uint8)))
+            self.adaptive.time(images.blank(self.preprocess, 1))
         named = _named(pictures)
         while chunk := list(islice(named, batch_size)):
             pixels, places, results = [], [], []

@@ -578,9 +578,9 @@ def evaluate(
         told = result["gates"]
         part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
         print(f"gates: open for {told['rate']:.0%} of the pictures on average, {part}")
-        for batch, measured in told["measured"].items():
+        for measured in told["measured"].values():
             print(
-                f"  {batch} at once: {measured['milliseconds']:.2f} ms a picture, with every block "
+                f"  {measured['at_once']} at once: {measured['milliseconds']:.2f} ms a picture, with every block "
                 f"{measured['milliseconds_in_full']:.2f} ms: {measured['times_as_fast']:.2f} times as fast"
             )
 
@@ -816,7 +816,8 @@ def compress(
     max_drop
         Percentage points of accuracy that this may cost.
     minutes
-        Minutes of teaching smaller networks, if runtimes alone are not fast enough.
+        Minutes of teaching smaller networks, if runtimes alone are not fast enough; where one loses too much, a milder
+        one is taught as long again.
     batch_size
         Pictures at once whose time counts.
     out

@@ -14,12 +14,12 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from resvision import measure
 from resvision.adaptive import AdaptiveSession, Segment
 from resvision.classifier import Classifier, Predictor, check_parts
 from resvision.cost import exit_macs
+from resvision.data.images import blank
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
 from resvision.files import parse, read_json, storage, write_json
@@ -342,8 +342,7 @@ def _checksums(*files: Path) -> dict[str, str]:
 def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> Predictor:
     """Whichever answers first on a batch of black squares."""
     choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier)}
-    side, channels = classifier.preprocess.size, classifier.preprocess.channels
-    squares = torch.from_numpy(np.zeros((batch_size, side, side, channels), dtype=np.uint8))
+    squares = blank(classifier.preprocess, batch_size)
     calls = {name: functools.partial(choice.session, squares) for name, choice in choices.items()}
     rounds = measure.interleaved(calls, rounds=TRIALS, limit=TRIAL_SECONDS)
     times = {name: measure.median(seconds) for name, seconds in rounds.items()}

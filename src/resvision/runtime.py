@@ -165,9 +165,10 @@ class OpenVinoSession:
         return self.run(squares.numpy())[LOGITS]
 
     def run(self, value: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
-        """What the file takes to all of its outputs, by name."""
-        found = self.model(value)
-        return {output.any_name: found[output].copy() for output in self.model.outputs}  # the next call overwrites them
+        """What the file takes to all of its outputs, by name; the next call overwrites features for a next segment."""
+        found = self.model(value, share_outputs=True)
+        named = {output.any_name: found[output] for output in self.model.outputs}
+        return {name: output if name == NEXT else output.copy() for name, output in named.items()}
 
 
 PURPOSE = "running an OpenVINO file"

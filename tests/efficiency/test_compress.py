@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,8 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
     monkeypatch.setattr(compress, "WAYS", ())
     out = tmp_path / "small"
     monkeypatch.setattr(compress, "_cut", lambda _, best, __: one_less(best.classifier.network))
+    taken = cycle([1.0, 0.5])  # of the network as it is, and of the smaller one
+    monkeypatch.setattr(compress, "interleaved", lambda *_, **__: {"original": [1.0], "torch fp32": [next(taken)]})
     goal = {"speedup": 1.4, "max_drop": 100, "minutes": 0.1, "batch_size": 128, "out": out}
 
     def stop(before: ResNet, after: ResNet) -> str:
@@ -198,8 +201,8 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
     assert sorted(path.name for path in out.iterdir()) == [
         *("compress.json", "compress.png", "model.json", "model.safetensors")
     ]
-    if numbers["best"] == numbers["rungs"][1]:
-        assert (out / "model.safetensors").read_bytes() == weights
+    assert numbers["best"] == numbers["rungs"][1]
+    assert (out / "model.safetensors").read_bytes() == weights
     with pytest.raises(RunError, match="exists already"):
         resvision.compress(trained, "digits", **goal)
 
@@ -218,7 +221,8 @@ def test_a_cut_that_loses_too_much_is_tried_half_as_far(
 
     def cut(ladder: Any, best: compress.Rung, times: float) -> ResNet:
         wanted.append(times)
-        return one_less(best.classifier.network)
+        network = one_less(best.classifier.network)
+        return network if len(wanted) == 2 else one_less(network)
 
     monkeypatch.setattr(compress, "_cut", cut)
     splits = prepare(load("digits")).splits
@@ -231,6 +235,29 @@ def test_a_cut_that_loses_too_much_is_tried_half_as_far(
     assert best is rungs[2]
     assert reported["kept"]
     assert "half as far once more" in "".join(said)
+
+
+def test_the_same_cut_is_not_taught_twice(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what loses too much in float is not taught in 8 bits."""
+    monkeypatch.setattr(compress, "WAYS", (Target(format="openvino", precision="int8"),))
+    taken = {"original": [1.0], "torch fp32": [0.9], "openvino int8": [0.5]}
+    monkeypatch.setattr(compress, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
+    drops = iter([(0.0, 0.1), (0.0, 0.1), (9.0, 0.1), (9.0, 0.1), (0.0, 0.1)])
+    monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
+    taught: list[ResNet] = []
+    monkeypatch.setattr(compress, "_taught", lambda network, *_: taught.append(network) or network)
+    monkeypatch.setattr(compress, "_cut", lambda _, best, __: one_less(best.classifier.network))
+    splits = prepare(load("digits")).splits
+    parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
+    said: list[str] = []
+    (tmp_path / "exports").mkdir()
+    goal = Goal(speedup=3, max_drop=1, minutes=1, batch_size=1)
+    classifier = Classifier.load(trained)
+    best, rungs, _ = run(classifier, parts, goal, tmp_path / "exports", ledger(tmp_path), said.append)
+    assert len(taught) == 1
+    assert sum("was taught before" in line for line in said) == 1
+    assert not any("8 bits lose too much" in line for line in said)
+    assert best is rungs[1]
 
 
 def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

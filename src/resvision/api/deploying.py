@@ -108,7 +108,7 @@ def compress(
         speedup: times as fast as `run` is in float32 by PyTorch.
         max_drop: points of accuracy, in percent, that this may cost: the drop on the pictures that choose is at most
             this, and on those that are reported at most this and 1.64 standard errors, or the promise is not kept.
-        minutes: of teaching, if smaller networks are needed.
+        minutes: of teaching, if smaller networks are needed; where one will not do another is taught as long again.
         batch_size: pictures at once whose time counts.
         columns: of a manifest.
         out: the new classifier's folder; None takes the next number under runs/. A compression that was stopped there
@@ -206,7 +206,6 @@ def benchmark(
 
     Raises:
         InputError: the folder holds no classifier, or the data cannot be used.
-        ExportError: an export does not answer as the original.
     """
     reporter = reporter or Reporter()
     folder = Path(run)

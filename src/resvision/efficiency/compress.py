@@ -23,12 +23,12 @@ from torch import nn
 
 from resvision import exporting, recipes
 from resvision.classifier import Classifier
-from resvision.data.images import to_input
+from resvision.data.images import blank, to_input
 from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches, default_workers, screen
 from resvision.data.pictures import Split, divide
 from resvision.deployed import FOLDER, open_file, register
 from resvision.efficiency import prune, rounding
-from resvision.errors import ExportError, InputError, MissingExtraError, SpecError
+from resvision.errors import InputError, MissingExtraError, SpecError
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import temperature
 from resvision.files import parse
@@ -142,7 +142,7 @@ class Rung:
 def run(
     classifier: Classifier, parts: Parts, goal: Goal, exports: Path, ledger: Ledger, note: Note
 ) -> tuple[Rung, list[Rung], dict[str, Any]]:
-    """Climbs the ladder until the goal is reached or a rung breaks the promise.
+    """Climbs the ladder until the goal is reached or a rung breaks the promise, also with half of its cut.
 
     Args:
         classifier: the original.
@@ -177,12 +177,13 @@ def _climb_with_smaller(ladder: _Ladder, best: Rung) -> Rung:
     prune.check(ladder.classifier.network)
     levels = math.ceil(math.log(goal.speedup * MARGIN / best.speedup, MOST_AT_ONCE) - 1e-9)
     levels = ladder.ledger.once("levels", lambda: levels)
+    minutes = goal.minutes / levels
     for level in range(1, levels + 1):
         wanted = (goal.speedup * MARGIN / best.speedup) ** (1 / (levels - level + 1))
-        better = _next_rung(ladder, best, f"{level}", wanted)
+        better = _next_rung(ladder, best, f"{level}", wanted, minutes)
         if better is None:
-            ladder.note("that loses too much: half as far once more")
-            better = _next_rung(ladder, best, f"{level} again", math.sqrt(wanted))
+            ladder.note("that will not do: half as far once more")
+            better = _next_rung(ladder, best, f"{level} again", math.sqrt(wanted), minutes)
         if better is None:
             ladder.note("nothing of this rung is faster and keeps the promise; the one before it is the best")
             break
@@ -192,10 +193,9 @@ def _climb_with_smaller(ladder: _Ladder, best: Rung) -> Rung:
     return best
 
 
-def _next_rung(ladder: _Ladder, best: Rung, name: str, wanted: float) -> Rung | None:
+def _next_rung(ladder: _Ladder, best: Rung, name: str, wanted: float, minutes: float) -> Rung | None:
     """A rung with a network that is `wanted` times cheaper; None if it is no faster or breaks the promise."""
-    levels = ladder.ledger.done["levels"]
-    smaller = ladder.once(name, partial(_smaller, ladder, best, wanted, ladder.goal.minutes / levels))
+    smaller = ladder.once(name, partial(_smaller, ladder, best, wanted, minutes))
     if smaller is None:
         return None
     found = ladder.climb(prune.said(ladder.classifier.network, smaller.network), smaller)
@@ -214,11 +214,7 @@ class _Ladder:
         self.batches = EvaluationBatches(parts.tuning, classifier.preprocess, default_workers())
         self.right = _right(*collect(classifier.session, self.batches))
         self.rungs: list[Rung] = []
-        # The batch whose time counts; what it shows does not matter. It is made once: filling a tensor wakes PyTorch's
-        # threads, which then spin beside the runtime that is timed, and OpenVINO took 8.1 ms for what takes it 4.4.
-        preprocess = classifier.preprocess
-        side = preprocess.size
-        self.squares = torch.zeros(goal.batch_size, side, side, preprocess.channels, dtype=torch.uint8)
+        self.squares = blank(classifier.preprocess, goal.batch_size)  # whose time counts
         sample, bad = balanced(parts.train, LOOKED_AT), BadPictures(limit=LOOKED_AT)  # which training leaves out, too
         looked_at = EvaluationBatches(sample, classifier.preprocess, 0, bad, GRADIENT_BATCH)
         where = device()
@@ -233,10 +229,9 @@ class _Ladder:
             file = self.folder / f"{len(self.rungs)}" / target.name
             try:
                 exporting.convert(classifier, target, file, calibration=self.parts.train)
-            except (ExportError, InputError) as reason:
-                self.note(f"{target} is left out: {reason}")
-            else:
                 sessions[str(target)] = (open_file(file).session, target, file)
+            except InputError as reason:
+                self.note(f"{target} is left out: {reason}")
         calls = {runtime: self._call(session) for runtime, (session, _, _) in sessions.items()}
         calls["original"] = self._call(self.classifier.session)
         times = {key: median(t) for key, t in interleaved(calls, rounds=ROUNDS, warmup=2, limit=ROUND_SECONDS).items()}
@@ -268,7 +263,7 @@ class _Ladder:
     def climb_in_eight_bits(self, best: Rung, level: str) -> Rung:
         """Teaches the newest network in 8 bits, if these would be the fastest and lose too much, and measures again."""
         name, newest = self.rungs[-1].network, self.rungs[-1].classifier
-        mine = [rung for rung in self.rungs if rung.network == name]
+        mine = [rung for rung in self.rungs if rung.classifier is newest]
         lost = [rung for rung in mine if rung.target and rung.target.precision == "int8" and not rung.promised]
         in_float_kept = any(rung.promised for rung in mine if rung.target is None)  # or it is not 8 bits that lose
         if not in_float_kept or not any(rung.speedup > best.speedup for rung in lost):
@@ -396,6 +391,9 @@ def _smaller(ladder: _Ladder, best: Rung, wanted: float, minutes: float) -> ResN
         ladder.note(f"nothing that can be taken out makes the network {wanted:.2f} times cheaper")
         return None
     said = prune.said(ladder.classifier.network, network)
+    if network.spec in {rung.classifier.network.spec for rung in ladder.rungs}:
+        ladder.note(f"{said}: was taught before")
+        return None
     ladder.note(f"{said}: taught by the original for {minutes:.1f} minutes")
     return _taught(network, ladder, 60 * minutes, SMALLER_RATE)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from resvision.adaptive import AdaptiveSession, Segment, all_exits, segment_seconds
+from resvision.data.images import blank
 from resvision.data.loader import Batch
 from resvision.errors import InputError
 from resvision.evaluation.evaluate import Evaluation, collect, figures
@@ -268,8 +269,7 @@ def _of_all_exits(
 
 def _one_at_a_time(segments: Sequence[Segment], preprocess: Preprocess) -> tuple[float, ...]:
     """Seconds of each segment with one picture at a time, whatever it shows."""
-    square = np.zeros((1, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
-    return segment_seconds(segments, torch.from_numpy(square))
+    return segment_seconds(segments, blank(preprocess, 1))
 
 
 def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def measured(network: ResNet, preprocess: Preprocess, sample: Sequence[torch.Ten
         preprocess: of its pictures.
         sample: squares (1, S, S, C) of some of them.
     """
-    every_block = ResNet(replace(network.spec, gates=False)).to(next(network.parameters()).device)
-    every_block.load_state_dict({key: value for key, value in network.state_dict().items() if ".gate." not in key})
+    every_block = ResNet(replace(network.spec, gates=False))
+    weights = {key: value for key, value in network.state_dict().items() if ".gate." not in key}
+    every_block.load_state_dict(weights, assign=True)  # the same tensors, on their device and in their memory format
     gated, in_full = (TorchSession(one, preprocess) for one in (network, every_block))
     return {str(batch): race(gated, in_full, sample, batch) for batch in BATCHES}

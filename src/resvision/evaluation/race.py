@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,21 +41,23 @@ def race(early: Way, in_full: Way, sample: Sequence[torch.Tensor], batch: int = 
     places = np.linspace(0, len(sample) - 1, min(RACED, len(sample))).astype(np.int64)
     # In an order in which those of a class are apart, since time may end the race.
     places = np.random.default_rng(0).permutation(places)
-    whole = max(1, len(places) // batch)
-    batches = [torch.cat([sample[place] for place in part]) for part in np.array_split(places, whole)]
+    size = min(batch, len(places))
+    parts = places[: len(places) // size * size].reshape(-1, size)
+    batches = [torch.cat([sample[place] for place in part]) for part in parts]
     ways, taken, raced = (early, in_full), [0.0, 0.0], 0
     for way in ways:
         way(batches[0])
     begin = now()
     for number, squares in enumerate(batches):
         for which in (0, 1) if number % 2 else (1, 0):
-            taken[which] += seconds(lambda: ways[which](squares), repeats=1, warmup=0)[0]  # noqa: B023
+            taken[which] += seconds(partial(ways[which], squares), repeats=1, warmup=0)[0]
         raced += len(squares)
         if now() - begin > RACE_SECONDS:
             break
     first, second = (time / raced for time in taken)
     return {
         "pictures": raced,
+        "at_once": size,
         "milliseconds": 1000 * first,
         "milliseconds_in_full": 1000 * second,
         "times_as_fast": second / first,

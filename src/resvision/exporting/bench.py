@@ -15,12 +15,12 @@ from resvision import measure
 from resvision.classifier import Classifier, Predictor
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
-from resvision.deployed import in_run, open_file
-from resvision.errors import ExportError, InputError
+from resvision.deployed import Note, in_run, open_file
+from resvision.errors import InputError
 from resvision.evaluation import evaluate
 from resvision.evaluation.evaluate import collect
 from resvision.exporting.export import convert
-from resvision.exporting.peers import Note, peer
+from resvision.exporting.peers import peer
 from resvision.models import ResNet
 from resvision.runtime import Session, TorchSession
 from resvision.target import Target
@@ -100,7 +100,7 @@ def _predictors(classifier: Classifier, folder: Path, made: Path, note: Note) ->
         try:
             convert(classifier, target, made / target.name)  # judged by the accuracy that stands beside it
             found[str(target)] = open_file(made / target.name)
-        except (ExportError, InputError) as error:
+        except InputError as error:
             note(f"left out: {error}")
     return found
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ def write(
         MissingExtraError: a package is not installed.
         ExportError: the file does not answer as the original.
     """
-    _check_name(path, target)
+    _check(path, target, calibration)
     pictures: Sequence[UInt8Array] = golden(classifier.preprocess)
     labels = None
     if checked is not None:
@@ -106,7 +106,7 @@ def write(
     classifier = classifier.on_cpu()
     with _folder_beside(path) as folder:
         made = folder / path.name
-        convert(classifier, target, made, calibration=calibration)
+        _convert(classifier, target, made, calibration)
         found = _compared(classifier, target, made, pictures, labels)
         demand(found, target)
         files = sorted(folder.iterdir())  # .bin before .xml: what is opened comes last
@@ -116,16 +116,36 @@ def write(
 
 
 def convert(classifier: Classifier, target: Target, path: Path, *, calibration: Split | None = None) -> None:
-    """Writes the files of an export that nobody has compared yet, for those who measure it themselves; as `write`."""
-    _check_name(path, target)
-    inputs: list[UInt8Array] = []
-    if target.precision == "int8":
-        if calibration is None:
-            raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
-        inputs = _calibrating(calibration, target, classifier.preprocess)
-    classifier = classifier.on_cpu()
+    """Writes the files of an export in place, without a comparison, for those who measure them themselves.
+
+    Args:
+        classifier: the original.
+        target: format, contract and precision.
+        path: of the file, with the format's suffix; its folder is made.
+        calibration: as in `write`.
+
+    Raises:
+        InputError: as in `write`.
+        MissingExtraError: a package is not installed.
+    """
+    _check(path, target, calibration)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    _convert(classifier.on_cpu(), target, path, calibration)
+
+
+def _check(path: Path, target: Target, calibration: Split | None) -> None:
+    if path.suffix != target.suffix:
+        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
+    if target.precision == "int8" and calibration is None:
+        raise InputError("int8 chooses its ranges by pictures like those that the network learned: give --data")
+
+
+def _convert(classifier: Classifier, target: Target, path: Path, calibration: Split | None) -> None:
+    """Writes the files of a classifier on the processor."""
+    inputs: list[UInt8Array] = []
+    if target.precision == "int8" and calibration is not None:
+        inputs = _calibrating(calibration, target, classifier.preprocess)
     with quiet():
         if target.format == "keras":
             keras_file.write(classifier, path)
@@ -135,11 +155,6 @@ def convert(classifier: Classifier, target: Target, path: Path, *, calibration: 
             )
         else:
             _write_segments(path, classifier, target, inputs)
-
-
-def _check_name(path: Path, target: Target) -> None:
-    if path.suffix != target.suffix:
-        raise InputError(f"{path}: a file for {target.format} ends in {target.suffix}")
 
 
 def _compared(
@@ -157,7 +172,7 @@ def _compared(
     if classifier.exits is None:
         return compare(classifier, kind.session(path), kind.version(), target.contract, pictures, labels)
     sessions = [kind.session(path.parent / name) for name in _segment_names(path, classifier)]
-    segments = [file_segment(session) for session in sessions if isinstance(session, FileSession)]
+    segments = [file_segment(cast(FileSession, session)) for session in sessions]  # others have no segments
     return compare_segments(classifier, segments, kind.version(), pictures, labels)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ class Squares(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.network = copy.deepcopy(classifier.network).cpu().eval()
+        self.network = classifier.network
         self.preprocess = classifier.preprocess
         self.temperature = classifier.temperature
 
@@ -47,7 +46,7 @@ class Segment(nn.Module):
     def __init__(self, classifier: Classifier, index: int) -> None:
         super().__init__()
         assert classifier.exits is not None
-        self.network = copy.deepcopy(classifier.network).cpu().eval()
+        self.network = classifier.network
         self.preprocess = classifier.preprocess
         self.index = index
         self.last = index + 1 == len(classifier.exits.temperatures)
@@ -68,7 +67,7 @@ class Whole(Squares):
 
 
 def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedProgram:
-    """The graph of a contract, from which every format is made.
+    """The graph of a contract, from which every format is made, of a classifier on the processor.
 
     Raises:
         InputError: contract A of a network with experts, which gives every picture a kernel of its own.
@@ -86,7 +85,11 @@ def trace(classifier: Classifier, contract: Contract) -> torch.export.ExportedPr
 
 
 def trace_segment(classifier: Classifier, index: int, state: torch.Tensor) -> torch.export.ExportedProgram:
-    """The graph of one segment of a network with early exits; `state` is what it takes, (1, ...) of any content."""
+    """The graph of one segment of a network with early exits; `state` is what it takes, (1, ...) of any content.
+
+    Raises:
+        InputError: the network has experts.
+    """
     if (experts := classifier.network.spec.experts) > 1:
         raise InputError(
             f"experts={experts}: such a network exports for one picture at a time, and not with early exits"

@@ -16,7 +16,7 @@ from resvision.exporting.verify import BATCH, Verification, batched, taken
 
 
 def write(classifier: Classifier, path: Path) -> None:
-    """Writes the file, which `resvision.keras.save` compares on a few pictures of its own.
+    """Writes the file.
 
     Args:
         classifier: the original.
@@ -25,11 +25,10 @@ def write(classifier: Classifier, path: Path) -> None:
     Raises:
         MissingExtraError: Keras or TensorFlow is not installed.
         SpecError: the network has parts that Keras has no layers for.
-        ClassifierError: the file does not answer as the original; it is not left.
     """
-    from resvision import keras  # which takes seconds to import
+    from resvision.keras import convert  # which takes seconds to import
 
-    keras.save(classifier, path)
+    convert.write_file(classifier, path)
 
 
 def compare(

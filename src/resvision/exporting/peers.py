@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -17,10 +16,9 @@ import torch
 from resvision import zoo
 from resvision.classifier import Classifier
 from resvision.cost import cost
+from resvision.deployed import Note
 from resvision.exporting.export import quiet
 from resvision.runtime import Session, device
-
-Note = Callable[[str], None]
 
 
 class PeerSession:
@@ -49,7 +47,7 @@ def peer(classifier: Classifier, note: Note) -> dict[str, Session]:
         return {}
     whole = dataclasses.replace(zoo.get(name), num_classes=spec.num_classes, in_channels=spec.in_channels)
     size = cost(whole, classifier.preprocess.size).params
-    for package, build in (("torchvision", _torchvision), ("timm", _timm)):
+    for package, build in (("torchvision", torchvision_network), ("timm", timm_network)):
         with quiet():
             try:
                 network = build(name, spec.num_classes, spec.in_channels)
@@ -62,13 +60,19 @@ def peer(classifier: Classifier, note: Note) -> dict[str, Session]:
     return {}
 
 
-def _torchvision(name: str, classes: int, channels: int) -> torch.nn.Module:
+def torchvision_network(name: str, classes: int, channels: int) -> torch.nn.Module:
+    """The network of that name in torchvision, with random weights.
+
+    Raises:
+        ValueError: it has none for so many channels.
+    """
     if channels != 3:
         raise ValueError
     return import_torchvision().models.get_model(name, num_classes=classes)  # type: ignore[no-any-return]
 
 
-def _timm(name: str, classes: int, channels: int) -> torch.nn.Module:
+def timm_network(name: str, classes: int, channels: int) -> torch.nn.Module:
+    """The network of that name in timm, with random weights."""
     with contextlib.suppress(ImportError):
         import_torchvision()  # which timm imports
     import timm

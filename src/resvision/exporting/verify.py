@@ -190,7 +190,7 @@ def demand(found: Verification, target: Target) -> None:
     least = SAME_TOP1[target.precision]
     different = round((1 - found.same_top1) * found.pictures)
     if target.contract == "A" and target.precision == "fp32" and not found.largest_difference <= LOGITS_TOLERANCE:
-        reason = f"its logits differ by {found.largest_difference:.2g}, and {LOGITS_TOLERANCE} is allowed"
+        reason = f"its answers differ by {found.largest_difference:.2g}, and {LOGITS_TOLERANCE} is allowed"
     elif different > max(1, (1 - least) * found.pictures):  # one of a few pictures may lie on the border of two classes
         reason = f"it differs on {different} of {found.pictures} pictures, and {least:.1%} shall agree"
     elif (

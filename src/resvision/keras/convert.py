@@ -109,17 +109,22 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
     path = Path(path)
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: Keras wants a name that ends in {SUFFIX}")
-    model = to_keras(classifier)
     with replacing(path) as temporary:
-        model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as file:
-            file.writestr(ENTRY, json.dumps(dataclasses.asdict(model.resvision), allow_nan=False))
+        write_file(classifier, temporary)
         difference = _difference(load(temporary), classifier, scaled=True)
         if not difference <= tolerance:
             raise ClassifierError(
                 f"{path}: Keras computes {difference:.1e} off, more than {tolerance:.1e}; not written"
             )
     return difference
+
+
+def write_file(classifier: Classifier, path: Path) -> None:
+    """Writes a .keras file that nobody has compared yet."""
+    model = to_keras(classifier)
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(ENTRY, json.dumps(dataclasses.asdict(model.resvision), allow_nan=False))
 
 
 def from_keras(
