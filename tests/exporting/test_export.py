@@ -119,10 +119,10 @@ def test_probabilities_have_the_temperature(tmp_path: Path) -> None:
     assert np.allclose(probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", LOGITS)
+@pytest.mark.parametrize("kind", [*LOGITS, "keras"])
 def test_what_does_not_answer_alike_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format) -> None:
     monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
-    with pytest.raises(ExportError, match=r"its logits differ by .*, and -1\.0 is allowed; not kept"):
+    with pytest.raises(ExportError, match=r"its answers differ by .*, and -1\.0 is allowed; not kept"):
         exporting.write(colourful(), Target(format=kind), tmp_path / f"m{Target(format=kind).suffix}")
     assert list(tmp_path.iterdir()) == []
 
@@ -139,7 +139,7 @@ def test_limits() -> None:
     verify.demand(found(same_top1=398 / 400), b)
     verify.demand(found(same_top1=384 / 400, accuracy=0.895, original_accuracy=0.9), int8)
     for wrong, target, message in (
-        (found(largest_difference=float("nan")), a, "logits differ by nan"),
+        (found(largest_difference=float("nan")), a, "answers differ by nan"),
         (found(same_top1=397 / 400), b, "differs on 3 of 400 pictures, and 99.5% shall agree"),
         (found(same_top1=379 / 400), int8, "differs on 21 of 400"),
         (found(accuracy=0.88, original_accuracy=0.9), int8, "its accuracy is 88.00% instead of 90.00%"),
