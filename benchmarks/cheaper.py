@@ -38,7 +38,7 @@ from resvision.classifier import Classifier, Predictor
 from resvision.data import sources
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import FilePictures, Split
-from resvision.efficiency.compress import Parts, paired_drop
+from resvision.efficiency.ladder import Parts, paired_drop
 from resvision.errors import ExportError, ResvisionError
 from resvision.exporting.peers import PeerSession
 from resvision.files import write_json

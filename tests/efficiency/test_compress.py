@@ -19,8 +19,9 @@ from resvision.cost import cost
 from resvision.data.loader import EvaluationBatches
 from resvision.data.sources import load, prepare
 from resvision.deployed import open_file
-from resvision.efficiency import compress, prune
-from resvision.efficiency.compress import Goal, Parts, paired_drop, run
+from resvision.efficiency import compress, ladder, prune
+from resvision.efficiency.compress import run
+from resvision.efficiency.ladder import Goal, Parts, paired_drop
 from resvision.errors import ClassifierError, InputError, Interrupted, RunError
 from resvision.exits import ExitRule
 from resvision.models import ResNet
@@ -50,8 +51,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at here is far from even, so that a short race tells it."""
-    monkeypatch.setattr(compress, "ROUND_SECONDS", 3.0)
-    monkeypatch.setattr(compress, "RACE_SECONDS", 0.3)
+    monkeypatch.setattr(ladder, "ROUND_SECONDS", 3.0)
+    monkeypatch.setattr(ladder, "RACE_SECONDS", 0.3)
     monkeypatch.setattr("resvision.exporting.export.CALIBRATION_PICTURES", 60)
 
 
@@ -113,7 +114,7 @@ def test_a_compressed_run_is_a_classifier(trained: Path, tmp_path: Path, capsys:
 def test_a_network_that_cannot_be_made_smaller_gives_the_best_that_was(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compress, "WAYS", ())
+    monkeypatch.setattr(ladder, "WAYS", ())
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     goal = Goal(speedup=4, max_drop=1, minutes=0.1, batch_size=1)
@@ -131,7 +132,7 @@ def test_a_network_that_cannot_be_made_smaller_gives_the_best_that_was(
             network.fc.weight.fill_(float("nan"))
         return network
 
-    monkeypatch.setattr(compress, "_taught", broken)
+    monkeypatch.setattr(compress, "taught", broken)
     for _ in range(2):  # the second time by what the ledger holds
         best, rungs, _ = run(Classifier.load(trained), parts, goal, tmp_path, ledger(tmp_path / "nan"), said.append)
         assert rungs == [best]
@@ -140,7 +141,7 @@ def test_a_network_that_cannot_be_made_smaller_gives_the_best_that_was(
 
 def test_smaller_networks_are_made_and_taught(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By PyTorch alone, with so many pictures at once that the network's size decides."""
-    monkeypatch.setattr(compress, "WAYS", ())
+    monkeypatch.setattr(ladder, "WAYS", ())
     classifier = Classifier.load(trained)
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
@@ -170,20 +171,20 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C behind the teaching: the same command teaches nothing again, and leaves an ordinary classifier."""
-    monkeypatch.setattr(compress, "WAYS", ())
+    monkeypatch.setattr(ladder, "WAYS", ())
     out = tmp_path / "small"
-    monkeypatch.setattr(compress, "_cut", lambda _, best, __: one_less(best.classifier.network))
+    monkeypatch.setattr(compress, "cut", lambda _, best, __: one_less(best.classifier.network))
     taken = cycle([1.0, 0.5])  # of the network as it is, and of the smaller one
-    monkeypatch.setattr(compress, "interleaved", lambda *_, **__: {"original": [1.0], "torch fp32": [next(taken)]})
+    monkeypatch.setattr(ladder, "interleaved", lambda *_, **__: {"original": [1.0], "torch fp32": [next(taken)]})
     goal = {"speedup": 1.4, "max_drop": 100, "minutes": 0.1, "batch_size": 128, "out": out}
 
     def stop(before: ResNet, after: ResNet) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(compress, "_taught", lambda network, *_: network)
+        patched.setattr(compress, "taught", lambda network, *_: network)
         patched.setattr(compress.prune, "said", lambda *_: "smaller")
-        patched.setattr(compress._Ladder, "report", stop)
+        patched.setattr(ladder.Ladder, "report", stop)
         with pytest.raises(Interrupted, match=f"--out {out} goes on"):
             resvision.compress(trained, "digits", **goal)
     weights = (out / "taught" / "1" / "model.safetensors").read_bytes()
@@ -191,7 +192,7 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
     def never(*_: Any) -> ResNet:
         raise AssertionError("taught again")
 
-    monkeypatch.setattr(compress, "_taught", never)
+    monkeypatch.setattr(compress, "taught", never)
     with pytest.raises(RunError, match="another goal: give another --out"):
         resvision.compress(trained, "digits", **goal | {"speedup": 1.5})
     numbers, folder = resvision.compress(trained, "digits", **goal)
@@ -211,20 +212,20 @@ def test_a_cut_that_loses_too_much_is_tried_half_as_far(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Times and drops are made up here: four times cheaper loses too much, twice does not."""
-    monkeypatch.setattr(compress, "WAYS", ())
+    monkeypatch.setattr(ladder, "WAYS", ())
     taken, drops = iter([1.0, 0.25, 0.5]), iter([(0.0, 0.1), (9.0, 0.1), (0.2, 0.1), (0.3, 0.1)])
-    monkeypatch.setattr(compress, "interleaved", lambda *_, **__: {"original": [1.0], "torch fp32": [next(taken)]})
-    monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
+    monkeypatch.setattr(ladder, "interleaved", lambda *_, **__: {"original": [1.0], "torch fp32": [next(taken)]})
+    monkeypatch.setattr(ladder, "paired_drop", lambda before, after: next(drops))
     monkeypatch.setattr(compress, "MOST_AT_ONCE", 8.0)
-    monkeypatch.setattr(compress, "_taught", lambda network, *_: network)
+    monkeypatch.setattr(compress, "taught", lambda network, *_: network)
     wanted: list[float] = []
 
-    def cut(ladder: Any, best: compress.Rung, times: float) -> ResNet:
+    def cut(_: Any, best: ladder.Rung, times: float) -> ResNet:
         wanted.append(times)
         network = one_less(best.classifier.network)
         return network if len(wanted) == 2 else one_less(network)
 
-    monkeypatch.setattr(compress, "_cut", cut)
+    monkeypatch.setattr(compress, "cut", cut)
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     goal = Goal(speedup=4 / compress.MARGIN, max_drop=1, minutes=1, batch_size=1)
@@ -239,14 +240,14 @@ def test_a_cut_that_loses_too_much_is_tried_half_as_far(
 
 def test_the_same_cut_is_not_taught_twice(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what loses too much in float is not taught in 8 bits."""
-    monkeypatch.setattr(compress, "WAYS", (Target(format="openvino", precision="int8"),))
+    monkeypatch.setattr(ladder, "WAYS", (Target(format="openvino", precision="int8"),))
     taken = {"original": [1.0], "torch fp32": [0.9], "openvino int8": [0.5]}
-    monkeypatch.setattr(compress, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
+    monkeypatch.setattr(ladder, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
     drops = iter([(0.0, 0.1), (0.0, 0.1), (9.0, 0.1), (9.0, 0.1), (0.0, 0.1)])
-    monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
+    monkeypatch.setattr(ladder, "paired_drop", lambda before, after: next(drops))
     taught: list[ResNet] = []
-    monkeypatch.setattr(compress, "_taught", lambda network, *_: taught.append(network) or network)
-    monkeypatch.setattr(compress, "_cut", lambda _, best, __: one_less(best.classifier.network))
+    monkeypatch.setattr(compress, "taught", lambda network, *_: taught.append(network) or network)
+    monkeypatch.setattr(compress, "cut", lambda _, best, __: one_less(best.classifier.network))
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     said: list[str] = []
@@ -262,14 +263,14 @@ def test_the_same_cut_is_not_taught_twice(trained: Path, tmp_path: Path, monkeyp
 
 def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an export in 8 bits loses and how long it takes is made up here, and the teaching is real."""
-    monkeypatch.setattr(compress, "WAYS", (Target(format="openvino", precision="int8"),))
+    monkeypatch.setattr(ladder, "WAYS", (Target(format="openvino", precision="int8"),))
     taken = {"original": [1.0], "torch fp32": [1.0], "openvino int8": [0.5]}
-    monkeypatch.setattr(compress, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
+    monkeypatch.setattr(ladder, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
     classifier = Classifier.load(trained)
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
     drops = iter([(0.0, 0.1), (9.0, 0.1), (0.0, 0.1), (0.2, 0.1), (0.0, 0.1)])
-    monkeypatch.setattr(compress, "paired_drop", lambda before, after: next(drops))
+    monkeypatch.setattr(ladder, "paired_drop", lambda before, after: next(drops))
     said: list[str] = []
     goal = Goal(speedup=1.05, max_drop=1, minutes=0.2, batch_size=1)
     (tmp_path / "exports").mkdir()

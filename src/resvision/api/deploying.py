@@ -17,6 +17,7 @@ from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data import sources
 from resvision.efficiency import compress as compression
+from resvision.efficiency.ladder import Goal, Parts
 from resvision.errors import ClassifierError, InputError
 from resvision.files import write_json
 from resvision.inputs import Data
@@ -139,11 +140,11 @@ def compress(
             f"{run}: has {what}; train without them, compress that, and add exits to what comes of it "
             "(resvision train DATA --pretrained RUN --exits auto --freeze-trunk)"
         )
-    goal = compression.Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
+    goal = Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
     dataset = inputs.dataset_of(data, None, original.classes, columns, reporter)
     prepared = sources.prepare(dataset)
     splits = {name: inputs.with_labels_of(original, prepared, split) for name, split in prepared.splits.items()}
-    parts = compression.Parts.of(splits, dataset.name)
+    parts = Parts.of(splits, dataset.name)
     settings = {
         "compress": str(run),
         "weights": hashlib.sha256(original.weights()).hexdigest(),
