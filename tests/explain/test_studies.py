@@ -14,7 +14,7 @@ from PIL import Image
 from resvision import api
 from resvision.cli import main
 from resvision.data import sources
-from resvision.errors import InputError, RecipeError, RunError
+from resvision.errors import InputError, Interrupted, RecipeError, RunError
 from resvision.explain import degradation, gradients, landscape, paths
 from resvision.explain.bench import Bench, Options
 from resvision.models import ResNet
@@ -248,7 +248,7 @@ class Stops(Reporter):
 
 def test_a_stopped_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = TINY | {"depths": (8,)}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=f"the same command with --out {tmp_path / 'run'} goes on"):
         api.study("degradation", out=tmp_path / "run", reporter=Stops(), **options)
     trained = []
     train = degradation._train

@@ -314,6 +314,25 @@ def test_with_train_and_test_a_part_of_train_chooses(monkeypatch: pytest.MonkeyP
     assert (len(whole.train), whole.chooser, whole.watched) == (80, None, None)
 
 
+def test_exits_on_a_network_of_ones_own_are_not_chosen_by_pictures_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside few pictures its run held nothing back, so that half of the test split chooses; beside many it did."""
+    data = three_splits()
+    data = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "val"})
+    recipe = Recipe(model="resnet8_cifar", size=8, exits="1", pretrained="runs/train-001")
+    few = roles.assign(data, recipe)
+    assert (len(few.train), few.report_name, len(few.report)) == (80, "half of test", 20)
+    assert (few.chooser_name, len(few.chooser or ())) == ("test", 20)
+    assert "20 of test choose, 20 of half of test are reported" in few.describe()
+    monkeypatch.setattr(roles, "HOLDOUT_LEAST", 8)
+    many, before = roles.assign(data, recipe), roles.assign(data, Recipe(model="resnet8_cifar", size=8))
+    assert (many.report_name, many.chooser_name, len(many.train)) == ("test", "held", 72)
+    assert many.fingerprint() == before.fingerprint()
+    scratch = roles.assign(data, dataclasses.replace(recipe, pretrained=None))
+    assert (scratch.report_name, scratch.chooser_name) == ("test", "held")
+
+
 def test_looking_at_pictures_takes_a_tenth_of_the_time() -> None:
     data = three_splits()
     for train, val, most in ((400, 300, 120), (80, 300, 100), (400, 40, 40), (8000, 4000, 1000)):

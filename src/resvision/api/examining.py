@@ -51,6 +51,7 @@ def study(
 
     Raises:
         InputError: there is no such study, or an option or the data cannot be used.
+        Interrupted: Ctrl-C; what is finished is kept.
     """
     reporter = reporter or Reporter()
     if name not in STUDIES:
@@ -64,10 +65,13 @@ def study(
     folder = folder_for(f"study-{name}", out)
     bench = Bench(dataset, wanted)
     ledger = Ledger(folder / LEDGER_FILE, settings)
-    precision = ledger.once("precision", bench.fastest_precision)
-    bench.recipe = dataclasses.replace(bench.recipe, precision=precision)
-    reporter.note(f"{dataset.name}: {len(bench.train_split):,} pictures of {bench.recipe.size} px train; in {folder}")
-    numbers = json.loads(json.dumps(chosen.run(bench, ledger, reporter.note), allow_nan=False))
+    with stopping(folder):
+        precision = ledger.once("precision", bench.fastest_precision)
+        bench.recipe = dataclasses.replace(bench.recipe, precision=precision)
+        train_split = bench.train_split
+        reporter.note(f"{dataset.name}: {len(train_split):,} pictures of {bench.recipe.size} px train; in {folder}")
+        found = chosen.run(bench, ledger, reporter.note)
+    numbers = json.loads(json.dumps(found, allow_nan=False))
     numbers = {"settings": settings | {"size": bench.recipe.size, "precision": precision}, **numbers}
     numbers |= {"description": chosen.describe(numbers), "created": timestamp(), "versions": versions()}
     write_json(folder / "numbers.json", numbers)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from resvision.cost import FLOAT_BYTES, block_activations, cost
+from resvision.cost import cost
 from resvision.data.loader import Batch
 from resvision.errors import InputError
 from resvision.measure import median, now, seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.recipe import Memory, Precision, Recipe
+from resvision.recipe import Precision, Recipe
 from resvision.runtime import TorchSession, device
+from resvision.search.footprint import Footprint
 from resvision.spec import ResNetSpec
 from resvision.training import engine as engines
-from resvision.training import losses, memory, optim
+from resvision.training import losses, optim
 
 AT_ONCE = 32  # pictures of the larger batch that is answered, and of the step that is timed
+WATCHED = 8  # pictures of the larger of two steps whose memory is counted
 ANSWERS, STEPS = 15, 3  # calls that are timed at most, of answers and of training steps
 MEASUREMENTS = 4  # of each candidate: two of answers, two of steps
 MOST_SECONDS = 1.0  # after which no further call of a measurement begins
@@ -57,8 +59,8 @@ class Costs:
     Args:
         params: trainable numbers.
         macs: multiply-adds of one picture.
-        memory_gb: of a training step with the recipe's batch, estimated, in 10^9 bytes.
-        answer_gb: of the answer to one picture, estimated.
+        memory_gb: of a training step with the recipe's batch: weights, optimizer and activations, in 10^9 bytes.
+        answer_gb: of the answer to one picture.
         latency_ms: median time of the answer to one picture in float32, in milliseconds.
         batch_ms: the same of AT_ONCE pictures.
         step_seconds: of a training step with the recipe's batch, reading not included.
@@ -99,18 +101,16 @@ def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Li
     """
     begin = now()
     counted = cost(spec, preprocess.size)
-    fastest: Memory = "checkpoint" if spec.reversible else "full"
-    way = fastest if recipe.memory == "auto" else recipe.memory
-    values: dict[str, Any] = {
-        "params": counted.params,
-        "macs": counted.macs,
-        "memory_gb": memory.step_bytes(spec, preprocess.size, recipe.batch_size // recipe.accumulate, way) / 1e9,
-        "answer_gb": _answer_bytes(spec, preprocess.size) / 1e9,
-    }
     most = min(MOST_SECONDS, allowed / MEASUREMENTS)
     torch.manual_seed(0)
     network = ResNet(spec).to(device())
-    values["latency_ms"] = 1000 * _answer_seconds(network, preprocess, 1, most)
+    values: dict[str, Any] = {
+        "params": counted.params,
+        "macs": counted.macs,
+        "answer_gb": _answer_bytes(network, preprocess) / 1e9,
+        "latency_ms": 1000 * _answer_seconds(network, preprocess, 1, most),
+        "memory_gb": _step_bytes(spec, recipe, preprocess) / 1e9,
+    }
     if not Costs(**values).broken(limits):
         values["batch_ms"] = 1000 * _answer_seconds(network, preprocess, AT_ONCE, most)
         step = _step_seconds(network, recipe, preprocess, most)
@@ -166,15 +166,7 @@ def _answer_seconds(network: ResNet, preprocess: Preprocess, pictures: int, most
 def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess, most: float) -> float:
     """The time of a training step: what goes by the pictures, from a small batch, and what each step takes besides."""
     count = min(AT_ONCE, recipe.batch_size // recipe.accumulate)
-    classes = network.spec.num_classes
-    network.train()
-    recipe = replace(recipe, accumulate=1, compile=False, channels_last=True)
-    engine = engines.build(network, recipe, losses.build(recipe, [1] * classes), preprocess)
-    optimizer = optim.build(network, recipe)
-    batch = Batch(_squares(preprocess, count), torch.arange(count) % classes)
-
-    def step() -> None:
-        engine.step(batch, optimizer).loss.item()
+    step, optimizer = _step(network, recipe, preprocess, count)
 
     def update() -> None:
         optimizer.step()
@@ -187,13 +179,54 @@ def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess, most:
     return fixed + (whole - fixed) * recipe.batch_size / count
 
 
+def _step(
+    network: ResNet, recipe: Recipe, preprocess: Preprocess, count: int
+) -> tuple[Callable[[], object], torch.optim.Optimizer]:
+    """A training step of so many pictures, and the optimizer that it uses."""
+    classes = network.spec.num_classes
+    network.train()
+    recipe = replace(recipe, accumulate=1, compile=False, channels_last=True)
+    engine = engines.build(network, recipe, losses.build(recipe, [1] * classes), preprocess)
+    optimizer = optim.build(network, recipe)
+    batch = Batch(_squares(preprocess, count), torch.arange(count) % classes)
+    return lambda: engine.step(batch, optimizer).loss.item(), optimizer
+
+
 def _squares(preprocess: Preprocess, count: int) -> torch.Tensor:
     shape = (count, preprocess.size, preprocess.size, preprocess.channels)
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
 
-def _answer_bytes(spec: ResNetSpec, size: int) -> int:
-    """At most about the memory of the answer to one picture: the weights, and what the largest block holds."""
-    whole, blocks = cost(spec, size), block_activations(spec, size)
-    stem = max(0, whole.activation_bytes - sum(inside for _, inside in blocks))
-    return whole.params * FLOAT_BYTES + max(stem, *(enters + inside for enters, inside in blocks))
+def _step_bytes(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> float:
+    """The memory of a training step: what goes by the pictures, from two small batches, and what each step holds."""
+    at_once = recipe.batch_size // recipe.accumulate
+    larger = min(WATCHED, at_once)
+    smaller = max(1, larger // 2)
+    needs = {count: _counted_step(spec, recipe, preprocess, count) for count in {smaller, larger}}
+    each = (needs[larger] - needs[smaller]) / max(1, larger - smaller)
+    return needs[larger] + each * (at_once - larger)
+
+
+def _counted_step(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, count: int) -> int:
+    """The memory of a training step of so many pictures."""
+    network = ResNet(spec).to(device())  # a step changes it
+    step, optimizer = _step(network, recipe, preprocess, count)
+    step()  # makes the optimizer's state, and the gradients, which stay
+    state = (value for values in optimizer.state.values() for value in values.values())
+    gradients = (parameter.grad for parameter in network.parameters())
+    held = [*network.state_dict().values(), *(t for t in (*state, *gradients) if isinstance(t, torch.Tensor))]
+    return _counted(step, held)
+
+
+def _answer_bytes(network: ResNet, preprocess: Preprocess) -> int:
+    """The memory of the answer to one picture: the weights, and the most that is held beside them."""
+    session, squares = TorchSession(network, preprocess), _squares(preprocess, 1)
+    return _counted(lambda: session(squares), list(network.state_dict().values()))
+
+
+def _counted(work: Callable[[], object], held: Sequence[torch.Tensor]) -> int:
+    """What is held, and the most that is held beside it, in bytes."""
+    with Footprint(held) as footprint:
+        work()
+    peak: int = footprint.peak
+    return sum(tensor.nbytes for tensor in held) + peak

@@ -30,9 +30,9 @@ class Roles:
         classes: the class names.
         train: pictures that train.
         report: pictures whose accuracy is the run's result.
-        report_name: "test", "val", or "half of val" where the other half chooses.
+        report_name: "test", "val", or "half of" one of them where the other half chooses.
         chooser: pictures that choose the epoch or the exits, or stop the run; None if nothing is chosen.
-        chooser_name: "val", or "held" for a part of the training split.
+        chooser_name: "val" or "test", or "held" for a part of the training split.
         divided: whether the data came without a validation or test split.
         method: where the splits come from.
     """
@@ -68,7 +68,7 @@ class Roles:
         if self.chooser is not None and self.chooser_name == "held":
             text += f", {len(self.chooser):,} of train are held back to choose the epoch (--holdout)"
         elif self.chooser is not None:
-            text += f", {len(self.chooser):,} of val choose"
+            text += f", {len(self.chooser):,} of {self.chooser_name} choose"
         once = ", looked at once" if self.report_name == "test" else ""
         return f"{text}, {len(self.report):,} of {self.report_name} are reported{once}; splits: {self.method}"
 
@@ -94,7 +94,7 @@ class Roles:
         """A hash of the classes and of the names and labels of all pictures; to resume with others would be a lie."""
         digest = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
         # What is held back of train is known by what is left.
-        given = (self.chooser,) if self.chooser is not None and self.chooser_name == "val" else ()
+        given = (self.chooser,) if self.chooser is not None and self.chooser_name != "held" else ()
         for split in (self.train, self.report, *given):
             digest.update(split.labels.tobytes())
             digest.update("\0".join(_names(split)).encode())
@@ -120,15 +120,15 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
         raise RecipeError(f"holdout={share:g}: {dataset.name} has a val split, which chooses: leave it out")
     if share == 0 and choices and chooser is None:
         raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
+    usual = min(HOLDOUT, HOLDOUT_MOST / len(train))
+    worth_it = test is not None and recipe.keep != "last" and usual * len(train) >= HOLDOUT_LEAST
     if share == 0 and not choices:
         chooser = None
-    elif share is None and test is None and _has_seen_them(recipe):
+    elif share is None and chooser is None and _has_seen_train(recipe) and not worth_it:
+        chooser_name, report_name = report_name, f"half of {report_name}"
         report, chooser = divide(report, 0.5, dataset.name)
-        report_name, chooser_name = "half of val", "val"
     elif share is None and chooser is None:
-        share = min(HOLDOUT, HOLDOUT_MOST / len(train))
-        worth_it = test is not None and recipe.keep != "last" and share * len(train) >= HOLDOUT_LEAST
-        share = share if choices or worth_it else None
+        share = usual if choices or worth_it else None
     if share:
         train, chooser = divide(train, share, dataset.name)
     return Roles(
@@ -143,8 +143,8 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
     )
 
 
-def _has_seen_them(recipe: Recipe) -> bool:
-    """Whether exits are put on a network of one's own, which may know all training pictures by heart.
+def _has_seen_train(recipe: Recipe) -> bool:
+    """Whether exits are put on a network of one's own, which knows the pictures that its own run did not hold back.
 
     On a part of these its answers are surer and better than they will be, and exits chosen by them leave too early.
     """
