@@ -1,5 +1,6 @@
 """Classifier: what goes in comes out again, predictions, and what is refused."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,13 @@ def test_bad_pictures_are_named_and_the_rest_go_on(tmp_path: Path) -> None:
         "holds float32: give uint8 values in 0..255",
     ]
     assert results[1].to_dict() == {"path": str(text), "error": results[1].error}
+    # Pillow decodes when the pixels are wanted: what is cut off is only noticed then.
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.jpg")
+    cut_off = Image.open(io.BytesIO((tmp_path / "whole.jpg").read_bytes()[:1500]))
+    [first, second] = made.predictions([cut_off, good])
+    assert first.error is not None
+    assert first.error.startswith("cannot be decoded (")
+    assert second.label is not None
     with pytest.raises(PictureError, match=r"text\.jpg"):
         made.predict([good, text])
 

@@ -364,6 +364,20 @@ def test_evaluating_unknown_classes_or_splits(trained: Path, data: Path, tmp_pat
     assert "there is no split 'test'; there are train, val" in line
 
 
+def test_evaluating_what_has_no_training_part(trained: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    """Pictures of one class, and a manifest of test pictures."""
+    write_pictures(tmp_path, {"zero": 5})
+    assert run("evaluate", trained, tmp_path, "--split", "all", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pictures"] == 5
+    assert "only the class 'zero' was found" in mistake(capsys, "train", tmp_path, *FAST)
+    files = sorted((data / "val").rglob("*.png"))
+    rows = [f"{file},{file.parent.name},test" for file in files]
+    (tmp_path / "test.csv").write_text("\n".join(["path,label,split", *rows]))
+    for options in ((), ("--split", "test"), ("--split", "all")):
+        assert run("evaluate", trained, tmp_path / "test.csv", "--json", *options) == 0
+        assert json.loads(capsys.readouterr().out)["pictures"] == len(files)
+
+
 def test_a_full_disk(data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the operating system refuses to write on."""
 

@@ -1,5 +1,6 @@
 """Gates: blocks that are left out for pictures that do not need them."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_the_loss_asks_for_the_rate() -> None:
     logits, targets = torch.zeros(2, 3), torch.tensor([0, 1])
     total, _ = loss(lambda x: logits, torch.zeros(1), targets)
     assert total.item() == pytest.approx(torch.tensor(3.0).log().item() + 2 * (0.09 + 0.01) / 2)
+
+
+def test_averages_and_exports_copy_a_network_that_has_just_trained(tmp_path: Path) -> None:
+    """The gates hold the last batch's rate, with its gradient, and copies must not want that."""
+    fields: dict[str, Any] = {"model": "resnet14_cifar", "recipe": "plain", "max_steps": 4, "workers": 0}
+    made = resvision.train("digits", out=tmp_path / "a", gate_rate=0.5, ema=0.5, **fields)
+    exported = resvision.export(made.classifier, "onnx", out=tmp_path)
+    assert exported.file.is_file()
+    copied = copy.deepcopy(made.classifier.network)
+    assert all(float(gate.rate) == 1 for gate in copied.gates())
 
 
 def test_training_reaches_the_rate_and_repeats(tmp_path: Path) -> None:

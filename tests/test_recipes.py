@@ -341,3 +341,12 @@ def test_the_table_in_the_docs_says_what_recipes_set() -> None:
         told = [cell.removesuffix(", SiLU").strip("`").replace("10 to 100", "") for cell in cells]
         assert told == expected, option
     assert len(rows) == 16
+
+
+def test_growing_pictures_follow_the_size_of_a_recorded_recipe() -> None:
+    photographs = dataclasses.replace(make(recipes.quick(224) | {"size": 224, "epochs": 1}), channels=3)
+    assert photographs.first_size == 168
+    digits = builtin("digits")
+    assert inputs.recipe_of(digits, photographs, {"size": 96}).recipe.first_size == 72
+    assert inputs.recipe_of(digits, photographs, {"size": 96, "first_size": 48}).recipe.first_size == 48
+    assert inputs.recipe_of(digits, photographs, {"epochs": 2}).recipe.first_size == 168

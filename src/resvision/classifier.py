@@ -26,7 +26,7 @@ from resvision.data import images
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule
-from resvision.files import parse, read_json, replacing, storage, write_json
+from resvision.files import parse, printable, read_json, replacing, storage, write_json
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -358,7 +358,7 @@ def _named(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, Picture
     """Pictures with the name that messages give them: the path, or the place in the list."""
     many: Iterable[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item,assignment]
     for place, picture in enumerate(many):
-        yield str(picture) if isinstance(picture, (str, Path)) else f"picture {place}", picture
+        yield printable(str(picture)) if isinstance(picture, (str, Path)) else f"picture {place}", picture
 
 
 def is_one(pictures: Picture | Iterable[Picture]) -> bool:

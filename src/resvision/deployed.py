@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,19 +304,17 @@ def _squares_entries(run: Path) -> list[Entry]:
 
 def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
     folder = run / FOLDER
+    again = f"resvision export {shlex.quote(str(run))} --format {entry.runtime} --precision {entry.precision}"
+    again += " --data DATA" if entry.precision == "int8" else ""
     if Path(entry.file).name != entry.file or any(Path(name).name != name for name in entry.sha256):
         raise ClassifierError(f"{folder / INDEX_FILE}: {entry.file} is not the name of a file in its folder")
     if _checksums(*(folder / name for name in entry.sha256)) != entry.sha256:
-        raise ClassifierError(
-            f"{folder / entry.file}: not the file that {INDEX_FILE} was written with; "
-            f"again: resvision export {run} --format {entry.runtime} --precision {entry.precision}"
-        )
+        raise ClassifierError(f"{folder / entry.file}: not the file that {INDEX_FILE} was written with; again: {again}")
     predictor = open_file(folder / entry.file)
     weights = hashlib.sha256(classifier.weights()).hexdigest()
     if predictor.provenance["weights"] != weights or predictor.preprocess != classifier.preprocess:
         raise ClassifierError(
-            f"{folder / entry.file}: was exported from another classifier than the one in {run}; "
-            f"again: resvision export {run} --format {entry.runtime} --precision {entry.precision}"
+            f"{folder / entry.file}: was exported from another classifier than the one in {run}; again: {again}"
         )
     # Class names, calibration and thresholds are the run's own, which may have been changed since.
     adaptive = predictor.adaptive

@@ -15,6 +15,11 @@ from resvision.errors import InputError, StorageError
 T = TypeVar("T")
 
 
+def printable(name: str) -> str:
+    """The name of a file as text, also where its bytes are no UTF-8, as in old archives."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
     """Turns what the operating system says of `path` (disk full, no permission) into a StorageError."""

@@ -68,7 +68,7 @@ def choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
         if len(parts) > 1:
             raise DataError(f"{dataset.name}: is divided into {', '.join(splits)}; name one of these with --split")
         return "all", parts[0]
-    if len(splits) == 1:
+    if set(splits) <= {"all", "train"}:
         splits |= sources.prepare(dataset).splits
     if split is None:
         split = "test" if "test" in splits else "val"
@@ -212,6 +212,8 @@ def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
     # keeps what came of them, and a run that differs measures again.
     if recorded["epochs"] or recorded["max_steps"] or (recorded["minutes"] and fields.keys() - {"seed"}):
         recorded["steps"] = None
+    if recorded["first_size"] and "size" in fields and "first_size" not in fields:
+        recorded["first_size"] = max(1, round(recorded["first_size"] * fields["size"] / recorded["size"]))
     return replaced(recorded, fields)
 
 

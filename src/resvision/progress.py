@@ -95,7 +95,9 @@ class ConsoleReporter(Reporter):
             self.bar.update(self.task, completed=done, description=text)
 
     def epoch(self, row: dict[str, Any], seconds_left: float) -> None:
-        held = "".join(f"  {s} accuracy {row[f'{s}_accuracy']:.2%}" for s in ("val", "held") if f"{s}_accuracy" in row)
+        held = "".join(
+            f"  {s} accuracy {row[f'{s}_accuracy']:.2%}" for s in ("val", "held", "test") if f"{s}_accuracy" in row
+        )
         self.note(
             f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['train_loss']:.3f}  "
             f"accuracy {row['train_accuracy']:.2%}{held}  {row['images_per_second']:,.0f} pictures/s  "

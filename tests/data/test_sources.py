@@ -154,8 +154,23 @@ def test_pictures_without_classes(tmp_path: Path, write_pictures: WritePictures)
 
 
 def test_one_class_only(tmp_path: Path, write_pictures: WritePictures) -> None:
-    with pytest.raises(DataError, match="only the class 'cat' was found; a classifier needs at least two"):
-        load(write_pictures(tmp_path, ["cat/1.png", "cat/2.png"]))
+    """It can be evaluated, and nothing can be trained on it."""
+    data = load(write_pictures(tmp_path, ["cat/1.png", "cat/2.png"]))
+    assert len(data.splits["all"]) == 2
+    with pytest.raises(DataError, match=r"only the class 'cat' was found; .* at least two \(.*--split all\)"):
+        prepare(data)
+
+
+def test_names_that_are_not_text(tmp_path: Path, write_pictures: WritePictures) -> None:
+    """Bytes that are no UTF-8, as old archives leave them: the pictures are read, and their names can be written."""
+    write_pictures(tmp_path, PLAIN)
+    first = next(tmp_path.rglob("*.png"))
+    first.rename(first.with_name(os.fsdecode(b"caf\xe9.png")))
+    split = load(tmp_path).splits["all"]
+    names = [split.pictures.name(index) for index in range(len(split))]
+    assert any(name.endswith("caf\N{REPLACEMENT CHARACTER}.png") for name in names)
+    assert all(name.encode() for name in names)
+    assert all(split.pictures.header(index).width > 0 for index in range(len(split)))
 
 
 def test_an_empty_class(tmp_path: Path, write_pictures: WritePictures) -> None:
@@ -543,7 +558,7 @@ def test_a_manifest_without_rows(manifest: Callable[..., Path]) -> None:
 
 def test_a_manifest_with_one_class(manifest: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=r"list\.csv: only the class 'cat' was found"):
-        load(manifest("path,label", "files/1.png,cat", "files/2.png,cat"))
+        prepare(load(manifest("path,label", "files/1.png,cat", "files/2.png,cat")))
 
 
 def test_a_quote_that_is_never_closed_is_one_error(manifest: Callable[..., Path]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import resvision
 from resvision import zoo
@@ -22,7 +23,7 @@ from resvision.deployed import open_file
 from resvision.efficiency import compress, ladder, prune
 from resvision.efficiency.compress import run
 from resvision.efficiency.ladder import Goal, Parts, paired_drop
-from resvision.errors import ClassifierError, InputError, Interrupted, RunError
+from resvision.errors import ClassifierError, DataError, InputError, Interrupted, RecipeError, RunError
 from resvision.exits import ExitRule
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -289,6 +290,40 @@ def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, mo
     assert rungs[3].accuracy > 0.9
     before, after = (c.network.state_dict()["conv1.weight"] for c in (classifier, best.classifier))
     assert not torch.equal(before, after)
+
+
+def test_pictures_that_cannot_be_read_are_named_first(trained: Path, tmp_path: Path) -> None:
+    """Before anything is measured or taught: without them it would be another question, and no climb goes on."""
+    source = load("digits").splits["all"]
+    for index in range(60):
+        for split in ("train", "val", "test"):
+            folder = tmp_path / "data" / split / str(source.labels[index])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.frombytes("L", (8, 8), source.pictures.content(index)).save(folder / f"{index}.png")
+    broken = next((tmp_path / "data" / "test").rglob("*.png"))
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=f"1 unreadable.*{broken.name}"):
+        resvision.compress(trained, tmp_path / "data", out=tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_what_cannot_be_taught_ends_the_climb_and_keeps_what_was_found(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "WAYS", ())
+
+    def refused(*_: Any) -> ResNet:
+        raise RecipeError("1 pictures at once need about 2 GB")
+
+    monkeypatch.setattr(compress, "taught", refused)
+    monkeypatch.setattr(compress, "cut", lambda _, best, __: one_less(best.classifier.network))
+    said: list[str] = []
+    splits = prepare(load("digits")).splits
+    parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])
+    goal = Goal(speedup=4, max_drop=1, minutes=1, batch_size=1)
+    best, rungs, _ = run(Classifier.load(trained), parts, goal, tmp_path, ledger(tmp_path), said.append)
+    assert rungs == [best]
+    assert any("is not taught: 1 pictures at once need about 2 GB" in line for line in said)
 
 
 def test_early_exits_come_afterwards(tmp_path: Path) -> None:

@@ -268,5 +268,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="plain8_cifar and plain14_cifar"):
         api.study("paths", out=tmp_path / "b", **(TINY | {"depths": (10,)}))
     assert list(tmp_path.iterdir()) == []  # a mistake leaves no trace
+    with pytest.raises(InputError, match="a study has no option 'rate'; it has depths, seeds, pictures"):
+        api.study("paths", out=tmp_path / "c", rate=3)
     with pytest.raises(RecipeError, match="steps=0 must be at least 1"):
         api.study("paths", out=tmp_path / "c", steps=0)

@@ -138,6 +138,7 @@ def test_limits() -> None:
     verify.demand(found(), b)
     verify.demand(found(same_top1=398 / 400), b)
     verify.demand(found(same_top1=384 / 400, accuracy=0.895, original_accuracy=0.9), int8)
+    verify.demand(found(pictures=40, same_top1=39 / 40, accuracy=35 / 40, original_accuracy=36 / 40), int8)
     for wrong, target, message in (
         (found(largest_difference=float("nan")), a, "answers differ by nan"),
         (found(same_top1=397 / 400), b, "differs on 3 of 400 pictures, and 99.5% shall agree"),
@@ -165,6 +166,12 @@ def test_what_is_refused(arguments: dict[str, Any], message: str, tmp_path: Path
     with pytest.raises(InputError, match=message):
         api.export(colourful(), **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_have_a_dot(tmp_path: Path) -> None:
+    made = api.export(colourful(), "onnx", out=tmp_path / "v1.2")
+    assert made.file == tmp_path / "v1.2" / "model-A-fp32.onnx"
+    assert made.file.is_file()
 
 
 def test_networks_of_other_kinds(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import resvision
 from resvision import cost, zoo
 from resvision.cli import main
 from resvision.data import sources
-from resvision.errors import InputError, RecipeError, RunError, SpecError
+from resvision.errors import DataError, InputError, RecipeError, RunError, SpecError
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 from resvision.recipes import for_batch
@@ -59,6 +59,9 @@ def test_lists_of_ones_own() -> None:
     found = enumerate_all(32, 32, ("widths=[16,24,32]",), ["wrn16_2", "resnet8_cifar"], [24, 32], [1.0, 0.5])
     assert len(found) == 8
     assert found[-1].spec == ("widths=[8,16,16]",)
+    # A recorded recipe may have other widths than the model's own, so that these are said, too.
+    named = enumerate_all(32, 32, ("activation=silu",), ["resnet8_cifar"], [32], [1.0], explicit=True)
+    assert [candidate.spec for candidate in named] == [("activation=silu", "widths=[16,32,64]")]
     with pytest.raises(SpecError, match="there is no network 'resnet21'"):
         enumerate_all(32, 32, (), ["resnet21"])
     with pytest.raises(InputError, match="widths: 0 must be a factor above 0"):
@@ -119,7 +122,7 @@ def test_limits() -> None:
     larger = replace(some, latency_ms=7.0, memory_gb=1.0)
     said = costs.nearest([("a", some), ("b", larger)], Limits(latency_ms=4, memory_gb=1))
     assert said.startswith("latency_ms=4: no candidate is within it; b comes nearest and needs 7 ms an answer.")
-    with pytest.raises(InputError, match="latency_ms=-1 must be a number above 0"):
+    with pytest.raises(InputError, match="latency_ms=-1 must be above 0 and finite"):
         Limits(latency_ms=-1)
 
 
@@ -255,7 +258,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         resvision.depth(
             "digits", latency_ms=1e-4, minutes=0.01, models=["resnet8_cifar"], widths=[1], out=tmp_path / "a"
         )
-    with pytest.raises(InputError, match="minutes=0 must be a number above 0"):
+    with pytest.raises(InputError, match="minutes=0 must be above 0 and finite"):
         resvision.depth("digits", minutes=0)
     with pytest.raises(InputError, match="model and size: are searched for; say which with models and sizes"):
         resvision.depth("digits", model="resnet8_cifar", size=8)
@@ -263,6 +266,14 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         resvision.depth("digits", lr="auto", out=tmp_path / "b")
     with pytest.raises(RecipeError, match="epochs"):
         resvision.depth("digits", epochs=2, train_minutes=1, out=tmp_path / "c")
+    with pytest.raises(InputError, match="minutes=inf must be above 0 and finite"):
+        resvision.depth("digits", minutes=float("inf"))
+    with pytest.raises(InputError, match="latency_ms=inf must be above 0 and finite"):
+        resvision.depth("digits", latency_ms=float("inf"))
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
+    few = (pictures, ["a", "a", "a", "a", "b"])
+    with pytest.raises(DataError, match="the class b has one training picture; a second one must judge"):
+        resvision.depth(few, validation=(pictures[3:], ["a", "b"]), minutes=0.05, out=tmp_path / "d")
     assert not (tmp_path / "b").exists()
 
 
@@ -270,7 +281,7 @@ def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
     for arguments, said in (
         (["depth"], "DATA"),
         (["depth", "nowhere"], "there is no folder"),
-        (["depth", "digits", "--latency-ms", "-3"], "latency_ms=-3 must be a number above 0"),
+        (["depth", "digits", "--latency-ms", "-3"], "latency_ms=-3 must be above 0 and finite"),
         (["depth", "digits", "--sizes", "8.5"], "8.5 is no whole number"),
         (["depth", "digits", "--models", "resnet9_cifar"], "there is no network 'resnet9_cifar'"),
         (["depth", "digits", "--model", "resnet8_cifar"], "--model"),

@@ -702,7 +702,7 @@ def test_a_network_that_diverges_gets_what_guessing_gets(tmp_path: Path) -> None
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="minutes=0 must be a number above 0"):
+    with pytest.raises(InputError, match="minutes=0 must be above 0 and finite"):
         api.overfit("digits", minutes=0, out=tmp_path / "a")
     with pytest.raises(RecipeError, match="lr=auto: trials train from scratch at a given rate"):
         api.overfit("digits", lr="auto", out=tmp_path / "b")

@@ -12,7 +12,7 @@ from resvision.errors import RecipeError
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
-from resvision.training import engine, memory, optim
+from resvision.training import engine, losses, memory, optim
 from resvision.training.losses import cross_entropy
 
 RECIPE = Recipe(model="resnet56_cifar", size=16, channels=3, batch_size=16, steps=10)
@@ -32,7 +32,7 @@ def trained(
     optim.set_step(optimizer, recipe, 5)
     squares = torch.randint(0, 256, (16, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     network.train()
-    losses = []
+    values = []
     for step in range(steps):
         torch.manual_seed(step)
         inputs = squares.permute(0, 3, 1, 2).double() / 255
@@ -40,16 +40,16 @@ def trained(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses, network.state_dict()
+        values.append(loss.item())
+    return values, network.state_dict()
 
 
 @pytest.mark.parametrize("name", ["resnet56_cifar", "preact20_cifar", "resnet18"])
 def test_checkpointing_gives_the_same_numbers(name: str) -> None:
     """Losses, weights and the norms' running statistics, which a second pass must not update again."""
-    losses, state = trained("full", name)
-    other_losses, other_state = trained("checkpoint", name)
-    assert other_losses == pytest.approx(losses, rel=1e-12)
+    values, state = trained("full", name)
+    other_values, other_state = trained("checkpoint", name)
+    assert other_values == pytest.approx(values, rel=1e-12)
     for key, value in state.items():
         torch.testing.assert_close(other_state[key], value, rtol=1e-9, atol=1e-9)
     assert state["layer1.0.bn1.num_batches_tracked"] == 3
@@ -57,12 +57,28 @@ def test_checkpointing_gives_the_same_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet56_cifar", "preact20_cifar"])
 def test_checkpointing_leaves_out_the_same_branches_twice(name: str) -> None:
-    losses, state = trained("full", name, drop_path=0.5)
-    other_losses, other_state = trained("checkpoint", name, drop_path=0.5)
-    assert other_losses == pytest.approx(losses, rel=1e-12)
+    values, state = trained("full", name, drop_path=0.5)
+    other_values, other_state = trained("checkpoint", name, drop_path=0.5)
+    assert other_values == pytest.approx(values, rel=1e-12)
     for key, value in state.items():
         torch.testing.assert_close(other_state[key], value, rtol=1e-9, atol=1e-9)
-    assert losses != pytest.approx(trained("full", name)[0], rel=1e-3)  # something was left out
+    assert values != pytest.approx(trained("full", name)[0], rel=1e-3)  # something was left out
+
+
+def test_checkpointing_opens_the_same_gates_twice() -> None:
+    found = []
+    for way in ("full", "checkpoint"):
+        torch.manual_seed(0)
+        network = ResNet(dataclasses.replace(zoo.get("resnet20_cifar"), gates=True)).double().train()
+        recipe = Recipe(**{**vars(RECIPE), **FIXED, "model": "resnet20_cifar", "memory": way, "gate_rate": 0.5})
+        loss = losses.with_gates(cross_entropy(), list(network.gates()), rate=0.5)
+        built = engine.build(network, recipe, loss, PREPROCESS)
+        torch.manual_seed(1)
+        value, _ = built.loss(built.forward, torch.randn(16, 3, 16, 16).double(), torch.arange(16) % 10)
+        value.backward()
+        found.append({name: p.grad for name, p in network.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_a_step_keeps_what_the_plan_says() -> None:

@@ -16,6 +16,7 @@ from resvision.api.experiments import folder_for, stopping
 from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data import sources
+from resvision.data.loader import check_readable
 from resvision.efficiency import compress as compression
 from resvision.efficiency.ladder import Goal, Parts
 from resvision.errors import ClassifierError, InputError
@@ -25,7 +26,7 @@ from resvision.measure import timestamp
 from resvision.progress import Reporter
 from resvision.report import plots
 from resvision.runtime import using_threads
-from resvision.target import Contract, ExportPrecision, Format, Target
+from resvision.target import SUFFIXES, Contract, ExportPrecision, Format, Target
 from resvision.training.bench import LEDGER_FILE, Ledger
 from resvision.training.loop import versions
 
@@ -85,7 +86,7 @@ def _export_path(run: Path | None, out: str | Path | None, name: str) -> Path:
             raise InputError("a classifier in memory has no folder for its exports: give out")
         return run / deployed.FOLDER / name
     out = Path(out).expanduser()
-    return out if out.suffix and not out.is_dir() else out / name
+    return out if out.suffix in SUFFIXES.values() and not out.is_dir() else out / name
 
 
 def compress(
@@ -152,6 +153,8 @@ def compress(
         "pictures": {part.name: len(getattr(parts, part.name)) for part in dataclasses.fields(parts)},
         "goal": dataclasses.asdict(goal),
     }
+    for part in (parts.tuning, parts.reported):
+        check_readable(part)
     folder = folder_for("compress", out)
     ledger = Ledger(folder / LEDGER_FILE, settings, "a compression")
     reporter.note(
@@ -161,22 +164,22 @@ def compress(
         best, rungs, reported = compression.run(original, parts, goal, Path(exports), ledger, reporter.note)
         origin = {"from": str(run), "goal": settings["goal"]}
         compression.save(best, folder, origin, reported)
-    numbers = {
-        "run": str(run),
-        "data": dataset.name,
-        "goal": settings["goal"],
-        "reached": best.speedup >= speedup and reported["kept"],
-        "best": best.to_dict(),
-        "reported": reported,
-        "rungs": [rung.to_dict() for rung in rungs],
-        "spec": dataclasses.asdict(best.classifier.network.spec),
-        "params": cost(best.classifier.network.spec, original.preprocess.size).params,
-        "created": timestamp(),
-        "versions": versions(),
-    }
-    write_json(folder / "compress.json", numbers)
-    plots.ladder(folder / "compress.png", numbers)
-    compression.forget(ledger)
+        numbers = {
+            "run": str(run),
+            "data": dataset.name,
+            "goal": settings["goal"],
+            "reached": best.speedup >= speedup and reported["kept"],
+            "best": best.to_dict(),
+            "reported": reported,
+            "rungs": [rung.to_dict() for rung in rungs],
+            "spec": dataclasses.asdict(best.classifier.network.spec),
+            "params": cost(best.classifier.network.spec, original.preprocess.size).params,
+            "created": timestamp(),
+            "versions": versions(),
+        }
+        write_json(folder / "compress.json", numbers)
+        plots.ladder(folder / "compress.png", numbers)
+        compression.forget(ledger)
     return numbers, folder
 
 

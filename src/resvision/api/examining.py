@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,25 +58,28 @@ def study(
     if name not in STUDIES:
         raise InputError(f"there is no study {name!r}: there are {', '.join(STUDIES)}")
     chosen = STUDIES[name]
+    known = [field.name for field in dataclasses.fields(chosen.options)]
+    if unknown := [option for option in options if option not in known]:
+        raise InputError(f"a study has no option {unknown[0]!r}; it has {', '.join(known)}")
     wanted = dataclasses.replace(chosen.options, **options)
     if len(chosen.options.depths) == 1 != len(wanted.depths):
         raise RecipeError(f"depths={wanted.depths}: the study {name} takes one")
     dataset = sources.load(data, progress=reporter.download)
     settings = {"study": name, "data": dataset.name, **dataclasses.asdict(wanted)}
     folder = folder_for(f"study-{name}", out)
-    bench = Bench(dataset, wanted)
-    ledger = Ledger(folder / LEDGER_FILE, settings)
     with stopping(folder):
+        bench = Bench(dataset, wanted)
+        ledger = Ledger(folder / LEDGER_FILE, settings)
         precision = ledger.once("precision", bench.fastest_precision)
         bench.recipe = dataclasses.replace(bench.recipe, precision=precision)
         train_split = bench.train_split
         reporter.note(f"{dataset.name}: {len(train_split):,} pictures of {bench.recipe.size} px train; in {folder}")
         found = chosen.run(bench, ledger, reporter.note)
-    numbers = json.loads(json.dumps(found, allow_nan=False))
-    numbers = {"settings": settings | {"size": bench.recipe.size, "precision": precision}, **numbers}
-    numbers |= {"description": chosen.describe(numbers), "created": timestamp(), "versions": versions()}
-    write_json(folder / "numbers.json", numbers)
-    pages.write(folder, name, chosen.title, numbers)
+        numbers = json.loads(json.dumps(found, allow_nan=False))
+        numbers = {"settings": settings | {"size": bench.recipe.size, "precision": precision}, **numbers}
+        numbers |= {"description": chosen.describe(numbers), "created": timestamp(), "versions": versions()}
+        write_json(folder / "numbers.json", numbers)
+        pages.write(folder, name, chosen.title, numbers)
     return numbers, folder
 
 
@@ -112,8 +116,8 @@ def overfit(
         Interrupted: Ctrl-C; what is finished is kept.
     """
     reporter = reporter or Reporter()
-    if not minutes > 0:
-        raise InputError(f"minutes={minutes} must be a number above 0")
+    if not 0 < minutes < math.inf:
+        raise InputError(f"minutes={minutes} must be above 0 and finite")
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     made = inputs.recipe_of(dataset, recipe, fields)
     chosen = made.recipe
@@ -198,8 +202,8 @@ def depth(
         Interrupted: Ctrl-C; what is finished is kept.
     """
     reporter = reporter or Reporter()
-    if not minutes > 0:
-        raise InputError(f"minutes={minutes} must be a number above 0")
+    if not 0 < minutes < math.inf:
+        raise InputError(f"minutes={minutes} must be above 0 and finite")
     if searched := [name for name in ("model", "size") if name in fields]:
         raise InputError(
             f"{' and '.join(searched)}: are searched for; say which with {' and '.join(s + 's' for s in searched)}"
@@ -214,7 +218,8 @@ def depth(
         reporter.note(reason)
     # The recipe's own widths are of its own network.
     spec = tuple(pair for pair in base.spec if "spec" in fields or not pair.startswith("widths="))
-    candidates = enumerate_all(base.size, facts(dataset).side, spec, models, sizes, widths)
+    side, has_widths = facts(dataset).side, spec != base.spec
+    candidates = enumerate_all(base.size, side, spec, models, sizes, widths, explicit=has_widths)
 
     def recipe_of(candidate: Candidate) -> Recipe:
         return inputs.recipe_of(dataset, made.base, lasting | inputs.options_of(candidate)).recipe

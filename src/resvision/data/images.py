@@ -23,6 +23,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif",
 OTHER_EXTENSIONS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (300 MB as RGB)
 EXIF_ORIENTATION = 0x0112
+UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError)  # what Pillow raises, by format
 APP1 = b"\xff\xe1"  # the marker before EXIF and XMP in a JPEG; pixels never hold it
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -73,7 +74,7 @@ def decode(data: bytes, name: str, preprocess: Preprocess, min_side: int | None 
             if picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB"):
                 picture = _decode_jpeg(data, picture, preprocess, min_side)
             return upright(picture, name, preprocess)
-        except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        except UNDECODABLE as error:
             raise PictureError(name, f"cannot be decoded ({error})") from error
 
 
@@ -131,9 +132,12 @@ def _jpeg_pixels(data: bytes, preprocess: Preprocess, min_side: int | None) -> U
 
 def upright(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:
     """Any picture, turned as its EXIF orientation asks, as mode "L" or "RGB". Raises PictureError."""
-    if preprocess.exif:
-        picture = ImageOps.exif_transpose(picture)
-    return flatten(picture, name, preprocess)
+    try:  # Pillow reads a file when its pixels are wanted
+        if preprocess.exif:
+            picture = ImageOps.exif_transpose(picture)
+        return flatten(picture, name, preprocess)
+    except UNDECODABLE as error:
+        raise PictureError(name, f"cannot be decoded ({error})") from error
 
 
 def flatten(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:

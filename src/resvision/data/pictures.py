@@ -171,9 +171,8 @@ class DataSet:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            only = f"only the class {self.classes[0]!r}" if self.classes else "no class"
-            raise DataError(f"{self.name}: {only} was found; a classifier needs at least two")
+        if not self.classes:
+            raise DataError(f"{self.name}: no class was found")
         for split_name, split in self.splits.items():
             if len(split.pictures) != len(split.labels):
                 raise DataError(

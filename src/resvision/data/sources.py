@@ -17,7 +17,7 @@ from resvision.data.builtin import load as load_builtin
 from resvision.data.download import Progress
 from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, Labels, Split, divide, listed
 from resvision.errors import DataError, PictureError
-from resvision.files import storage
+from resvision.files import printable, storage
 
 SPLIT_NAMES = {  # of folders, in small letters, and in manifests
     **dict.fromkeys(("train", "training"), "train"),
@@ -117,6 +117,8 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
     values = np.asarray(labels).reshape(-1).tolist()
     if len(array) != len(values):
         raise DataError(f"{name}: {len(array)} pictures, but {len(values)} labels")
+    if not values:
+        raise DataError(f"{name}: holds no pictures")
     by_name = {label: i for i, label in enumerate(classes)}
     indices = [by_name.get(str(v), v) for v in values]
     if unknown := sorted({str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}):
@@ -133,6 +135,11 @@ def _pair(pair: Arrays, name: str) -> Arrays:
 def prepare(dataset: DataSet) -> DataSet:
     """The data set with a training split and at least one of "val" and "test": what is missing is divided off."""
     splits = dict(dataset.splits)
+    if len(dataset.classes) < 2:
+        raise DataError(
+            f"{dataset.name}: only the class {dataset.classes[0]!r} was found; a classifier needs at least two "
+            "(to evaluate one with these pictures: --split all)"
+        )
     if "train" in splits and len(splits) > 1:
         return dataset
     whole = splits.get("train") or splits.get("all")
@@ -166,7 +173,7 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
     folders: set[PurePosixPath] = set()
     with storage(root):
         for path in sorted(root.rglob("*")):
-            relative = PurePosixPath(path.relative_to(root).as_posix())
+            relative = PurePosixPath(printable(path.relative_to(root).as_posix()))
             if any(part.startswith(".") for part in relative.parts):
                 continue
             if path.is_dir():
@@ -182,7 +189,7 @@ def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[Pur
     folders: set[PurePosixPath] = set()
     total = 0
     for name, data in archives.members(path):
-        relative = PurePosixPath(name)
+        relative = PurePosixPath(printable(name))
         if relative.is_absolute() or ".." in relative.parts:
             raise DataError(f"{path}: the member {name!r} points outside the archive; pack it again without that")
         # "." itself has no parts: an archive that was made from within the folder.

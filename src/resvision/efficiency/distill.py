@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 
@@ -11,11 +12,14 @@ from resvision import recipes
 from resvision.classifier import Classifier
 from resvision.data.loader import TrainingBatches, default_workers, screen
 from resvision.data.pictures import Split
+from resvision.errors import RecipeError
 from resvision.files import parse
 from resvision.measure import now
 from resvision.models import ResNet
+from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe, make
 from resvision.runtime import device
+from resvision.spec import ResNetSpec
 from resvision.training import engine as engines
 from resvision.training import losses, memory
 from resvision.training.bench import train as train_steps
@@ -35,12 +39,12 @@ def taught(network: ResNet, original: Classifier, train: Split, seconds: float, 
         rate: the learning rate, as a part of the one that the original was trained with.
     """
     preprocess = original.preprocess
-    recipe, _ = memory.choose(network.spec, _lesson(original, train, rate), preprocess)
+    recipe = _fitting(network.spec, _lesson(original, train, rate), preprocess)
     teacher = copy.deepcopy(original.network).eval().requires_grad_(False)
     counts = np.bincount(train.labels, minlength=len(original.classes))
     loss = losses.distilled(losses.build(recipe, counts.tolist()), teacher, DISTILLED)
     recipe, _ = engines.choose(network, recipe, loss, preprocess, lambda a_picture: seconds / a_picture)
-    readable, bad, largest = screen(train, recipe.max_bad)
+    readable, bad, largest = screen(train, 1.0)
     batches = TrainingBatches(readable, recipe, preprocess, bad, largest, where=device())
     begin, probe = now(), copy.deepcopy(network)
     times = [now() for _ in train_steps(probe, batches, replace(recipe, steps=PROBE_STEPS), loss, preprocess)]
@@ -50,6 +54,19 @@ def taught(network: ResNet, original: Classifier, train: Split, seconds: float, 
     for _ in train_steps(network, batches, replace(recipe, steps=steps), loss, preprocess):
         pass
     return network.eval()
+
+
+def _fitting(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> Recipe:
+    """The recipe with steps in as few parts as fit the memory at hand.
+
+    Raises:
+        RecipeError: not even one picture at once fits.
+    """
+    parts = [n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0]
+    for n in parts[:-1]:
+        with contextlib.suppress(RecipeError):
+            return memory.choose(spec, replace(recipe, accumulate=n), preprocess)[0]
+    return memory.choose(spec, replace(recipe, accumulate=parts[-1]), preprocess)[0]
 
 
 def _lesson(original: Classifier, train: Split, rate: float) -> Recipe:

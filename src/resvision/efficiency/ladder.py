@@ -138,7 +138,11 @@ class Ladder:
         sample, bad = balanced(parts.train, LOOKED_AT), BadPictures(limit=LOOKED_AT)  # which training leaves out, too
         looked_at = EvaluationBatches(sample, classifier.preprocess, 0, bad, LOOKED_AT_BATCH)
         where = device()
-        self.looked_at = [(to_input(b.squares.to(where), classifier.preprocess), b.labels.to(where)) for b in looked_at]
+        self.looked_at = [
+            (to_input(b.squares.to(where), classifier.preprocess), b.labels.to(where))
+            for b in looked_at
+            if len(b.labels) > 1 or len(sample) == 1  # norms have no statistics of a single value
+        ]
 
     def climb(self, name: str, classifier: Classifier) -> Rung:
         """Measures a network in every way to run it; returns the fastest of all rungs that keeps the promise."""
@@ -188,7 +192,11 @@ class Ladder:
         folder = self.ledger.path.parent / TAUGHT / name
 
         def make() -> bool:
-            network = work()
+            try:
+                network = work()
+            except InputError as reason:
+                self.note(f"that network is not taught: {reason}")
+                return False
             if network is None:
                 return False
             if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):

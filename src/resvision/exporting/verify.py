@@ -196,7 +196,7 @@ def demand(found: Verification, target: Target) -> None:
     elif (
         found.accuracy is not None
         and found.original_accuracy is not None
-        and round((found.original_accuracy - found.accuracy) * found.pictures) > ACCURACY_DROP * found.pictures
+        and round((found.original_accuracy - found.accuracy) * found.pictures) > max(1, ACCURACY_DROP * found.pictures)
     ):
         reason = f"its accuracy is {found.accuracy:.2%} instead of {found.original_accuracy:.2%}"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -167,6 +168,10 @@ class Gate(nn.Module):
         nn.init.constant_(self.fc2.bias, GATE_BIAS)
         self.rate = torch.ones(())
         self.seen = self.open = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which gets no gradient from the last batch."""
+        return self.__dict__ | {"rate": torch.ones(())}
 
     def logit(self, x: torch.Tensor) -> torch.Tensor:
         """The block's input (N, C, H, W) to the log-odds that F is computed, (N,)."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from resvision.files import replacing, write_text
+from resvision.report.plots import in_any_script, literal
 
 # Okabe & Ito's colours, which can be told apart with any kind of colour vision.
 TRAIN, HELD, BETTER, WORSE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#777777"
@@ -22,6 +23,7 @@ SUSPECTS_SHOWN = 20
 Numbers = dict[str, Any]
 
 
+@in_any_script()
 def write(folder: Path, numbers: Numbers) -> None:
     """Writes overfit.png, overfit.svg and README.md into the folder of an examination."""
     figure = _figure(numbers)
@@ -33,7 +35,8 @@ def write(folder: Path, numbers: Numbers) -> None:
 
 def _figure(numbers: Numbers) -> Figure:
     figure = Figure(figsize=(14, 9), layout="constrained")
-    figure.suptitle(f"How {numbers['plan']['model']} overfits {numbers['settings']['data']}", fontsize=14)
+    title = f"How {numbers['plan']['model']} overfits {numbers['settings']['data']}"
+    figure.suptitle(literal(title), fontsize=14)
     (course, gap), (curve, remedies) = figure.subplots(2, 2)
     _course(course, numbers)
     _gap(gap, numbers)

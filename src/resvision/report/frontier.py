@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from resvision.files import replacing, write_text
+from resvision.report.plots import in_any_script, literal
 from resvision.search.costs import UNITS
 
 # Okabe & Ito's colours, which can be told apart with any kind of colour vision.
@@ -22,10 +23,11 @@ AXES = {"latency_ms": "time of an answer to one picture (ms)", "memory_gb": "mem
 Numbers = dict[str, Any]
 
 
+@in_any_script()
 def write(folder: Path, numbers: Numbers) -> None:
     """Writes depth.png, depth.svg and README.md into the folder of a search."""
     figure = Figure(figsize=(15, 6.5), layout="constrained")
-    figure.suptitle(f"Depth, width and picture size for {numbers['settings']['data']}", fontsize=14)
+    figure.suptitle(literal(f"Depth, width and picture size for {numbers['settings']['data']}"), fontsize=14)
     frontier, curves = figure.subplots(1, 2, width_ratios=(3, 2))
     _frontier(frontier, numbers)
     _curves(curves, numbers)

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from resvision.files import replacing, write_text
+from resvision.report.plots import in_any_script, literal
 
 # Okabe & Ito's colours, which can be told apart with any kind of colour vision.
 ARM_COLOURS = {"plain": "#d55e00", "residual": "#0072b2"}
@@ -28,6 +29,7 @@ LEVELS = 24  # contours of a landscape
 Numbers = dict[str, Any]
 
 
+@in_any_script()
 def write(folder: Path, name: str, title: str, numbers: Numbers) -> None:
     """Writes NAME.png, NAME.svg and README.md into a study's folder."""
     figure = _DRAWINGS[name](numbers)
@@ -229,7 +231,7 @@ def _with_styles(axes: Axes, styles: dict[str, str]) -> tuple[list[Any], list[st
 def _titled(figure: Figure, numbers: Numbers, title: str) -> Figure:
     settings = numbers["settings"]
     seeds = "1 seed" if settings["seeds"] == 1 else f"{settings['seeds']} seeds"
-    figure.suptitle(f"{title}: {settings['data']}, {seeds}", fontsize=14)
+    figure.suptitle(literal(f"{title}: {settings['data']}, {seeds}"), fontsize=14)
     return figure
 
 

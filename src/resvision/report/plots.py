@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from resvision.files import replacing
 
 TRAIN, HELD = "#4c72b0", "#dd8452"
+# Fonts with the characters of Chinese, Japanese and Korean, as systems bring them along.
+WIDE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "PingFang HK", "Hiragino Sans GB", "Arial Unicode MS"),
+)
 MOST_NUMBERS = 20  # classes up to which every cell of the confusion matrix shows its count
 MOST_NAMES = 50  # classes up to which the axes show their names
 
-SPLIT_TITLES = {"held": "held-back part of train", "val": "validation"}
+SPLIT_TITLES = {"held": "held-back part of train", "val": "validation", "test": "half of test"}
 
 
+@contextlib.contextmanager
+def in_any_script() -> Iterator[None]:
+    """Lets plots show names in every script that the machine has a font for; what it has none for are boxes."""
+    installed = {font.name for font in fontManager.ttflist}
+    families = ["DejaVu Sans", *(name for name in WIDE_FONTS if name in installed)]
+    with rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def literal(text: str) -> str:
+    """A name for a plot: of two dollars matplotlib would make a formula."""
+    return text.replace("$", r"\$")
+
+
+@in_any_script()
 def curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
     """Loss and accuracy by epoch, training and the split that was watched.
 
@@ -29,7 +55,7 @@ def curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
     """
     watched = next((name for name in SPLIT_TITLES if f"{name}_loss" in history[0]), None)
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     left, right = figure.subplots(1, 2)
     for axes, kind in ((left, "loss"), (right, "accuracy")):
         _line(axes, history, f"train_{kind}", "training (augmented)", TRAIN)
@@ -52,6 +78,7 @@ def _line(axes: Axes, history: list[dict[str, Any]], key: str, label: str, colou
     )
 
 
+@in_any_script()
 def confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], title: str) -> None:
     """The confusion matrix: rows are true classes, columns predicted ones, colours shares of the row."""
     matrix = np.array(counts)
@@ -61,12 +88,13 @@ def confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], tit
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, format=PercentFormatter(xmax=1), shrink=0.8, label="share of the true class")
-    axes.set_title(title)
+    axes.set_title(literal(title))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= MOST_NAMES:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(classes)), classes)
+        names = [literal(name) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
     if len(classes) <= MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
@@ -75,6 +103,7 @@ def confusion(path: Path, counts: list[list[int]], classes: tuple[str, ...], tit
     _save(figure, path)
 
 
+@in_any_script()
 def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
     """Accuracy against time, for every choice of thresholds that none beats, with the one that is used.
 
@@ -84,7 +113,7 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
         title: above the plot.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     left, right = figure.subplots(1, 2)
     curve, rows = adaptive["curve"], adaptive["exits"]
     times = [row["milliseconds"] for row in rows]
@@ -107,6 +136,7 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
     _save(figure, path)
 
 
+@in_any_script()
 def ladder(path: Path, numbers: dict[str, Any]) -> None:
     """Accuracy against speed for every rung of a compression, with what was asked for.
 
@@ -137,7 +167,7 @@ def ladder(path: Path, numbers: dict[str, Any]) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    axes.set_title(f"{numbers['run']} on {numbers['data']}")
+    axes.set_title(literal(f"{numbers['run']} on {numbers['data']}"))
     _save(figure, path)
 
 

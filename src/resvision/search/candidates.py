@@ -62,6 +62,8 @@ def enumerate_all(
     models: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     widths: Sequence[float] | None = None,
+    *,
+    explicit: bool = False,
 ) -> list[Candidate]:
     """Every model at every width and size; what is None is usual for pictures like these.
 
@@ -72,6 +74,7 @@ def enumerate_all(
         models: names from the zoo.
         sizes: in pixels.
         widths: factors.
+        explicit: name the widths also where they are the model's own, since a recorded recipe has others.
 
     Raises:
         SpecError: there is no such network.
@@ -91,17 +94,23 @@ def enumerate_all(
         if not value > 0:
             raise InputError(f"widths: {value:g} must be a factor above 0, such as 0.5")
     found = {
-        (model, width, size): Candidate(model=model, spec=_widened(model, spec, width), width=width, size=size)
+        (model, width, size): Candidate(
+            model=model, spec=_widened(model, spec, width, explicit), width=width, size=size
+        )
         for model, width, size in product(models, widths, sizes)
     }
     return list(found.values())
 
 
-def _widened(model: str, spec: tuple[str, ...], width: float) -> tuple[str, ...]:
+def _widened(model: str, spec: tuple[str, ...], width: float, explicit: bool) -> tuple[str, ...]:
     widths = zoo.variant(model, spec).widths  # refuses what is no network, at any width
-    if width == 1:
+    if width == 1 and not explicit:
         return spec
-    wide = [max(ROUNDED_TO, round(width * channels / ROUNDED_TO) * ROUNDED_TO) for channels in widths]
-    pairs = (*(pair for pair in spec if not pair.startswith("widths=")), f"widths={json.dumps(wide)}".replace(" ", ""))
+    if width != 1:
+        widths = tuple(max(ROUNDED_TO, round(width * channels / ROUNDED_TO) * ROUNDED_TO) for channels in widths)
+    pairs = (
+        *(pair for pair in spec if not pair.startswith("widths=")),
+        f"widths={json.dumps(widths)}".replace(" ", ""),
+    )
     zoo.variant(model, pairs)
     return pairs

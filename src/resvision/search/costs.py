@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -48,8 +49,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field, value in asdict(self).items():
-            if value is not None and not value > 0:
-                raise InputError(f"{field}={value:g} must be a number above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{field}={value:g} must be above 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from resvision.cost import cost
 from resvision.data.pictures import DataSet, Split, divide
 from resvision.data.sources import prepare
 from resvision.data.statistics import facts
-from resvision.errors import InputError, RecipeError
+from resvision.errors import DataError, InputError, RecipeError
 from resvision.measure import available_memory_bytes, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -129,6 +129,12 @@ def run(
     side = min(plan.side(largest), max(largest.size, facts(dataset).side))
     count = ledger.once("plan pool", lambda: _pool_size(train, largest, side, READING * clock.left()))
     assert largest.channels is not None
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    if counts.min() < 2:
+        name = dataset.classes[int(counts.argmin())]
+        raise DataError(
+            f"{dataset.name}: the class {name} has one training picture; a second one must judge: add pictures"
+        )
     pool, _ = read(train.take(evenly(train.labels, count)), side, largest.channels, largest.max_bad)
     fitted, held = divide(pool, HELD, dataset.name)
     held = held.take(evenly(held.labels, MOST_HELD, 1))

@@ -132,7 +132,8 @@ def checkpointed(network: ResNet, size: int) -> Network:
     blocks = list(network.blocks())
     lengths = segments(network.spec, size)
     ends = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
-    random = any(block.drop_path for block in blocks)  # both passes must leave out the same branches
+    # Both passes must leave out the same branches, and open the same gates.
+    random = any(block.drop_path or block.plan.gated for block in blocks)
     groups = [blocks[start:end] for start, end in pairwise(ends)]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
