@@ -1,6 +1,6 @@
 """How much cheaper the same network answers, in 8 bits, smaller, with early exits, and what that costs in accuracy.
 
-    python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits promises exports] [--minutes 20]
+    python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits added promises exports] [--minutes 20]
         [--seeds 0 1] [--exits-of resnet56_cifar]
 
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
@@ -280,17 +280,34 @@ def exported(run: Path, best: str, data: str) -> str:
     raise ExportError(f"{run}: no export answers as the original")
 
 
+EXITS: Fields = {"exits": "auto", "max_drop": 0.2}
+
+
 def exits(bench: Bench) -> dict[str, Any]:
     """A network with early exits against a twin without, trained alike, over the whole test part."""
+    return against_twin(bench, lambda name, seed, _, alike: bench.run(name, f"{name}-exits-{seed}", alike | EXITS))
+
+
+def added(bench: Bench) -> dict[str, Any]:
+    """The twin itself, with early exits that were trained on top of it, against what it was."""
+
+    def on_top(name: str, seed: int, twin: Path, alike: Fields) -> Path:
+        fields = {"pretrained": str(twin), "freeze_trunk": True, "epochs": 6, "seed": seed}
+        return bench.run(name, f"{name}-added-{seed}", fields | {"holdout": alike["holdout"]} | EXITS)
+
+    return against_twin(bench, on_top)
+
+
+def against_twin(bench: Bench, make: Callable[[str, int, Path, Fields], Path]) -> dict[str, Any]:
+    """Networks with early exits, which `make` trains, against twins without, over the whole test part."""
     name = bench.arguments.exits_of
     rows = []
     for seed in bench.arguments.seeds:
         [fields] = NETWORKS[name][1]
         alike = {"model": name} | fields | {"seed": seed}
-        own = {"exits": "auto", "max_drop": 0.2}
         is_there = seed == fields["seed"]
-        twin = Classifier.load(bench.network(name) if is_there else bench.run(name, f"{name}-twin-{seed}", alike))
-        leaving = Classifier.load(bench.run(name, f"{name}-exits-{seed}", alike | own))
+        folder = bench.network(name) if is_there else bench.run(name, f"{name}-twin-{seed}", alike)
+        twin, leaving = Classifier.load(folder), Classifier.load(make(name, seed, folder, alike))
         assert leaving.adaptive is not None
         dataset = sources.prepare(sources.load(bench.data(name)))
         squares, labels = squares_of(dataset.splits["test" if "test" in dataset.splits else "val"], twin)
@@ -389,6 +406,7 @@ PARTS: dict[str, tuple[Callable[[Bench], dict[str, Any]], tuple[str, ...]]] = { 
     "eight": (eight, ()),
     "smaller": (smaller, ("speedup", "minutes")),
     "exits": (exits, ("seeds", "exits_of")),
+    "added": (added, ("seeds", "exits_of")),
     "promises": (promises, ("minutes",)),
     "exports": (exports, ()),
 }
@@ -402,7 +420,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of teaching smaller networks")
     parser.add_argument("--speedup", type=float, default=10.0, help="that is asked of compress")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")
-    once = [name for name, (_, trainings) in NETWORKS.items() if len(trainings) == 1]
+    once = [name for name, (_, trainings) in NETWORKS.items() if len(trainings) == 1 and "holdout" in trainings[0]]
     parser.add_argument("--exits-of", choices=once, default="resnet56_cifar")
     bench = Bench(parser.parse_args())
     failed = False

@@ -295,7 +295,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ),
         (
             ["train", "digits", "--model", "resnet18", "--size", "32", "--batch-size", "1"],
-            "one picture of 32 px at a time ends in features of 1 x 1, which a batch norm cannot learn from",
+            "one picture of 32 px at a time has features of 1 x 1, which a batch norm cannot learn from",
         ),
         (
             ["train", "digits", "--minutes", "0.001", "--recipe", "plain"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from resvision.cli import main
 from resvision.cost import cost, exit_macs
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
-from resvision.evaluation.exits import NEVER, Judged, choose, temperature
+from resvision.evaluation.exits import NEVER, Judged, Outcome, choose, temperature
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule, with_exits
 from resvision.measure import now
@@ -202,18 +203,20 @@ def judged(pictures: int = 400) -> Judged:
     ease = rng.uniform(size=pictures)
     right = np.stack([ease + 0.15 * rng.normal(size=pictures) > bar for bar in (0.5, 0.25, 0.1)])
     sure = np.clip(0.5 + 0.4 * (ease - 0.4) + 0.1 * rng.normal(size=(3, pictures)), 0.1, 0.999)
-    return Judged(confidence=sure, right=right, seconds=np.array([1.0, 1.0, 2.0]))
+    return Judged(confidence=sure, right=right, chance=right.astype(np.float64), seconds=np.array([1.0, 1.0, 2.0]))
 
 
 def test_an_outcome_by_hand() -> None:
     small = Judged(
         confidence=np.array([[0.9, 0.2, 0.3], [0.1, 0.8, 0.4], [0.5, 0.5, 0.5]]),
         right=np.array([[True, False, False], [True, False, False], [True, True, True]]),
+        chance=np.array([[0.9, 0.3, 0.2], [0.9, 0.6, 0.2], [0.9, 0.6, 0.7]]),
         seconds=np.array([1.0, 2.0, 3.0]),
     )
     assert small.leave([0.9, 0.5]).tolist() == [0, 1, 2]
     outcome = small.outcome([0.9, 0.5])
     assert outcome.accuracy == pytest.approx(2 / 3)
+    assert outcome.expected == pytest.approx((0.9 + 0.6 + 0.7) / 3)
     assert outcome.seconds == pytest.approx((1 + 3 + 6) / 3)
 
 
@@ -228,9 +231,42 @@ def test_the_frontier_is_about_as_good_as_trying_everything() -> None:
     for allowed in (0.0, 0.01, 0.03):
         least = made.right[-1].mean() - allowed
         best = min(o.seconds for o in tried if o.accuracy >= least)
-        mine = choose(made, max_drop=100 * allowed)
+        mine = next(o for o in frontier if o.accuracy >= least - 1e-12)
         assert mine.accuracy >= least - 1e-12
         assert mine.seconds <= 1.06 * best
+
+
+def answers(pictures: int, seed: int) -> tuple[list[npt.NDArray[np.float64]], npt.NDArray[np.int64]]:
+    """Logits of three exits that know more and more of ten classes, and labels drawn as the last of them says."""
+    rng = np.random.default_rng(seed)
+    end = 4 * rng.normal(size=(pictures, 10)) * rng.uniform(0.2, 1, size=(pictures, 1))
+    probabilities = np.exp(log_softmax(end))
+    labels = (probabilities.cumsum(axis=1) > rng.uniform(size=(pictures, 1))).argmax(axis=1)
+    return [part * end + noise * rng.normal(size=end.shape) for part, noise in ((0.6, 0.8), (0.9, 0.5))] + [end], labels
+
+
+def test_a_drop_is_kept_to_on_pictures_that_did_not_choose() -> None:
+    """On average; the fastest thresholds that keep to it by the labels have had luck with them, and lose more."""
+    kept, lucky, saved = [], [], []
+    for seed in range(8):
+        made = []
+        for pictures, offset in ((2000, 0), (40_000, 100)):
+            logits, labels = answers(pictures, seed + offset)
+            temperatures = [temperature(rows, labels) for rows in logits]
+            made.append(Judged.of(logits, labels, temperatures, [1.0, 1.0, 2.0]))
+        few, many = made
+
+        def lost(outcome: Outcome, many: Judged = many) -> float:
+            return 100 * float(many.right[-1].mean() - many.outcome(outcome.thresholds).accuracy)
+
+        chosen = choose(few, max_drop=0.5)
+        kept.append(lost(chosen))
+        saved.append(1 - many.outcome(chosen.thresholds).seconds / many.until[-1])
+        by_labels = dataclasses.replace(few, chance=few.right.astype(np.float64))
+        lucky.append(lost(choose(by_labels, max_drop=0.5)))
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.15)
+    assert np.mean(lucky) > np.mean(kept) + 0.4
+    assert np.mean(saved) > 0.2
 
 
 def test_limits_are_kept_to() -> None:
@@ -417,6 +453,7 @@ def test_exits_are_added_to_a_network_that_stays_as_it_is(tmp_path: Path) -> Non
     whole = resvision.evaluate(added.folder, "digits", split="val")
     assert whole["adaptive"]["accuracy_in_full"] == base.result["accuracy"]
     assert adaptive["exits"][-2]["accuracy_of_all"] > 0.8  # they did learn
+    assert added.result["epoch_kept"] == added.result["epochs"]  # the end of a frozen trunk tells no epochs apart
 
 
 def test_without_exits_there_is_nothing_to_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from resvision.models import ResNet
 from resvision.models.layers import Gate
 from resvision.recipe import Recipe
 from resvision.training import losses
+from resvision.training.run import read_recipe
 
 
 def network(name: str, **changes: Any) -> ResNet:
@@ -111,6 +112,20 @@ def test_averages_and_exports_copy_a_network_that_has_just_trained(tmp_path: Pat
     assert exported.file.is_file()
     copied = copy.deepcopy(made.classifier.network)
     assert all(float(gate.rate) == 1 for gate in copied.gates())
+
+
+def test_gates_and_the_last_layer_alone(tmp_path: Path) -> None:
+    """While the trunk does not learn no gate decides in training, and the loss must not hold rates of earlier steps."""
+    fields: dict[str, Any] = {"recipe": "plain", "max_steps": 8, "workers": 0}
+    base = resvision.train("digits", model="resnet14_cifar", gate_rate=0.6, out=tmp_path / "a", **fields)
+    tuned = resvision.train("digits", pretrained=str(base.folder), head_first=0.5, out=tmp_path / "b", **fields)
+    assert tuned.result["steps"] == 8
+    assert read_recipe(tuned.folder / "recipe.yaml").gate_rate == 0.6  # which gates that learn on still have to keep to
+
+
+def test_gates_do_not_go_into_a_frozen_trunk() -> None:
+    with pytest.raises(RecipeError, match="freeze_trunk=True and gate_rate exclude each other"):
+        Recipe(model="resnet20_cifar", size=8, pretrained="x", freeze_trunk=True, exits="auto", gate_rate=0.5)
 
 
 def test_training_reaches_the_rate_and_repeats(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The clock, and files that are whole or not there."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -10,7 +11,7 @@ import pytest
 
 from resvision import measure
 from resvision.errors import InputError, StorageError
-from resvision.files import read_json, replacing, write_json
+from resvision.files import printable, read_json, replacing, write_json
 
 
 def test_seconds_counts_calls() -> None:
@@ -89,3 +90,11 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "b.json", float("nan"))
     assert not (tmp_path / "b.json").exists()
+
+
+def test_names_that_are_no_text_are_written_and_read_again(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write_json(tmp_path / "a.json", {"path": name, "other": "é"})
+    assert read_json(tmp_path / "a.json") == {"path": name, "other": "é"}
+    assert printable(name) == "caf\N{REPLACEMENT CHARACTER}.png"
+    assert printable("é/猫.png") == "é/猫.png"

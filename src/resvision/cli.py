@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
@@ -112,6 +113,9 @@ Flag = Annotated[bool, Parameter(negative="")]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one verb and leaves with its exit status: 0 done, 2 wrong input, 1 a fault of ours, 130/143 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text, which must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -442,7 +446,7 @@ def _whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     numbers = _numbers(option, text)
     if numbers is None:
         return None
-    if broken := [number for number in numbers if number != int(number)]:
+    if broken := [number for number in numbers if not number.is_integer()]:
         raise InputError(f"{option} {text!r}: {broken[0]} is no whole number")
     return tuple(map(int, numbers))
 

@@ -108,12 +108,15 @@ def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...
     return tuple(_count_blocks(_Tally(), spec, _count_stem(_Tally(), spec, size)))
 
 
-def last_size(spec: ResNetSpec, size: int) -> int:
-    """Height and width of the features behind the last block, for pictures of `size` x `size`."""
+def least_size(spec: ResNetSpec, size: int) -> int:
+    """Height and width of the smallest features of pictures of `size` x `size`, behind the last block or in an exit."""
     size = _count_stem(_Tally(), spec, size)
-    for block in spec.plan()[:: 2 if spec.reversible else 1]:
+    exits = {place.after for place in spec.exit_plan()}
+    sizes = []
+    for count, block in enumerate(spec.plan()[:: 2 if spec.reversible else 1], start=1):
         size = -(-size // block.stride)
-    return size
+        sizes.append(-(-size // 4) if count in exits else size)  # an exit has two convolutions of stride 2
+    return min(sizes)
 
 
 @dataclass

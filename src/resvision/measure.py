@@ -94,6 +94,15 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
+def _cached_files_bytes() -> int:
+    """What of a container's memory holds files that were read, and is given back when memory is wanted."""
+    statistics_file = Path("/sys/fs/cgroup/memory.stat")
+    if not statistics_file.is_file():
+        return 0
+    rows = (line.split() for line in statistics_file.read_text().splitlines())
+    return sum(int(row[1]) for row in rows if row[0] in ("inactive_file", "active_file"))
+
+
 def available_memory_bytes() -> int | None:
     """Memory that this process may still take, in bytes; None where the platform does not tell.
 
@@ -105,5 +114,5 @@ def available_memory_bytes() -> int | None:
     found = [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line]
     limit, current = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
-        found.append(int(text) - int(current.read_text()))
+        found.append(int(text) - int(current.read_text()) + _cached_files_bytes())
     return min(found, default=None)

@@ -23,6 +23,7 @@ Memory = Literal["full", "checkpoint", "auto"]
 LENGTHS = ("epochs", "max_steps", "minutes")  # the ways to say how long to train
 ADAPTIVE = ("exits", "exit_weight", "distill", "max_drop", "gate_rate", "freeze_trunk")  # of early exits and gates
 WHOLE_LABELS = ("mixup", "cutmix", "label_smoothing")  # what divides a label between classes, and gce excludes
+MOST_SEEDS = 2**63  # what generators take
 SMALL_PICTURE = 64  # px; up to here a picture is shifted by a few pixels, above it is cropped at random scales
 
 
@@ -59,8 +60,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "at least 0 and at most 1": (lambda v: 0 <= v <= 1, ("head_first", "erase", "distill")),
     "at least 0": (
         lambda v: math.isfinite(v) and v >= 0,
-        ("weight_decay", "shift", "seed", "workers", "mixup", "cutmix", "max_drop"),
+        ("weight_decay", "shift", "workers", "mixup", "cutmix", "max_drop"),
     ),
+    f"at least 0 and below {MOST_SEEDS}": (lambda v: 0 <= v < MOST_SEEDS, ("seed",)),
 }
 
 
@@ -266,6 +268,8 @@ class Recipe:
             raise RecipeError(f"loss='gce' wants whole labels: leave out {' and '.join(mixed)}")
         if self.freeze_trunk and not self.has_exits:
             raise RecipeError("freeze_trunk=True leaves nothing that learns but early exits: give --exits too")
+        if self.freeze_trunk and self.gate_rate is not None:
+            raise RecipeError("freeze_trunk=True and gate_rate exclude each other: gates would stand in it untrained")
         if self.has_exits and self.memory == "checkpoint":
             raise RecipeError("memory='checkpoint' does not go with early exits: give one of them")
 

@@ -333,6 +333,13 @@ def test_exif_that_is_cut_off_neither_stops_nor_warns(kind: str) -> None:
     assert pixels(data).shape == (16, 24, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("broken", [b"Exif\0\0II*\0", b"Exif\0\0" + bytes(20), b"Exif\0\0II"])
+def test_exif_without_a_head_says_nothing(kind: str, broken: bytes) -> None:
+    data = encode(Image.fromarray(smooth(16, 24)), kind, exif=broken, **({"dpi": (72, 72)} if kind == "JPEG" else {}))
+    assert pixels(data).shape == (16, 24, 3)
+
+
 # ---- what is refused ----
 
 

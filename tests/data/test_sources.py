@@ -173,6 +173,23 @@ def test_names_that_are_not_text(tmp_path: Path, write_pictures: WritePictures) 
     assert all(split.pictures.header(index).width > 0 for index in range(len(split)))
 
 
+def test_links_to_folders_are_entered(tmp_path: Path, write_pictures: WritePictures) -> None:
+    """Classes that lie elsewhere, and a link that leads back to where it comes from."""
+    elsewhere = write_pictures(tmp_path / "elsewhere", ["1.png", "2.png", "3.png"])
+    root = write_pictures(tmp_path / "data", ["dog/1.png", "dog/2.png"])
+    (root / "cat").symlink_to(elsewhere, target_is_directory=True)
+    (root / "dog" / "back").symlink_to(root, target_is_directory=True)
+    data = load(root)
+    assert data.classes == ("cat", "dog")
+    assert np.bincount(data.splits["all"].labels).tolist() == [3, 2]
+    assert len(list(picture_paths([root]))) == 5
+
+
+def test_two_classes_of_one_name() -> None:
+    with pytest.raises(DataError, match="two classes are called b"):
+        from_arrays((noise(4, 8, 8), [0, 1, 2, 1]), classes=["a", "b", "b"])
+
+
 def test_an_empty_class(tmp_path: Path, write_pictures: WritePictures) -> None:
     write_pictures(tmp_path, PLAIN)
     (tmp_path / "emu").mkdir()
@@ -564,6 +581,15 @@ def test_a_manifest_with_one_class(manifest: Callable[..., Path]) -> None:
 def test_a_quote_that_is_never_closed_is_one_error(manifest: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=r"list\.csv"):
         load(manifest("path,label", 'files/1.png,"cat', *["files/2.png,dog"] * 10_000))
+
+
+def test_a_manifest_of_files_whose_names_are_not_text(tmp_path: Path, write_pictures: WritePictures) -> None:
+    write_pictures(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "1.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    (tmp_path / "list.csv").write_bytes(b"path,label\ncaf\xe9.png,cat\n2.png,dog\n")
+    split = load(tmp_path / "list.csv").splits["all"]
+    assert split.pictures.name(0) == "caf\N{REPLACEMENT CHARACTER}.png"
+    assert split.pictures.header(0).width > 0
 
 
 def test_a_file_that_a_manifest_names_in_vain(manifest: Callable[..., Path]) -> None:

@@ -690,6 +690,16 @@ def test_what_is_found_in_a_part_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -
     assert whole["leaked_part"] == 0.5
 
 
+def test_every_training_copy_of_a_leaked_picture_is_named() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 1), dtype=np.uint8)
+    train = np.concatenate([array[:30], array[:1], array[:1]])
+    labels = [*(index % 2 for index in range(30)), 0, 0]
+    data = sources.from_arrays((train, labels), (array[[0, 1, 35, 36]], [0, 1, 0, 1]), ["a", "b"])
+    found = copies.find(data, "val", seconds=3600)
+    assert found["leaked"] == 2
+    assert sorted(found["leaked_names"]) == [0, 1, 30, 31]
+
+
 def test_a_network_that_diverges_gets_what_guessing_gets(tmp_path: Path) -> None:
     made = bench()
     row = made.judge(Arm(name="wild", fields={"lr": 1e30}), 0, watched=True)

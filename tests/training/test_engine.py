@@ -120,7 +120,7 @@ def test_a_step_in_parts_is_that_of_the_whole_batch(accumulate: int, fields: dic
 
 
 def test_a_batch_that_lost_pictures_is_weighed_by_what_is_left() -> None:
-    """Parts of 2, 2 and 1 pictures of the 8 that the recipe says: each picture counts the same."""
+    """Parts of 2, 1, 1 and 1 pictures of the 8 that the recipe says: each picture counts the same."""
     left = Batch(batch().squares[:5], batch().labels[:5])
     whole, weights = after(without_norms(), [left])
     parts, same_weights = after(without_norms(), [left], accumulate=4)

@@ -23,7 +23,7 @@ from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.loader import Batch
 from resvision.data.pictures import DataSet, Split
-from resvision.errors import DataError, DivergedError, Interrupted, RecipeError, RunError
+from resvision.errors import DataError, DivergedError, Interrupted, MissingExtraError, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.training import RunFolder, engine, memory, optim, roles
@@ -560,6 +560,29 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match="not a checkpoint of this run"):
         load_checkpoint(path, network)
+
+
+def test_a_missing_package_is_named_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match="--tensorboard"):
+        api.train(stripes(64), epochs=1, out=tmp_path / "run", tensorboard=True, **FIXED)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_few_pictures_in_parts_of_more_than_one(tmp_path: Path) -> None:
+    """13 pictures in 4 parts are 4, 3, 3 and 3; features of 1 x 1 want two at least."""
+    pictures = np.random.default_rng(0).integers(0, 256, (13, 32, 32), dtype=np.uint8)
+    made = api.train(
+        (pictures, ["a", "b"] * 6 + ["a"]),
+        validation=(pictures[:4], ["a", "b"] * 2),
+        recipe="plain",
+        size=32,
+        accumulate=4,
+        max_steps=1,
+        out=tmp_path / "run",
+        **FIXED | {"model": "resnet18", "batch_size": 128},
+    )
+    assert made.result["steps"] == 1
 
 
 def test_tensorboard(tmp_path: Path) -> None:

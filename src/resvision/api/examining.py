@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resvision import inputs
-from resvision.api.experiments import folder_for, stopping
+from resvision.api.experiments import folder_for, recorded_settings, stopping
 from resvision.data import sources
 from resvision.data.statistics import facts
 from resvision.errors import InputError, RecipeError
@@ -211,6 +211,8 @@ def depth(
     limits = Limits(latency_ms=latency_ms, train_minutes=train_minutes, memory_gb=memory_gb)
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     lasting = fields if train_minutes is None else fields | {"minutes": train_minutes}
+    if recipe == "auto" and (settings := recorded_settings(out)) is not None:
+        recipe = settings["base"]  # which was chosen by a measurement
     made = inputs.recipe_of(dataset, recipe, lasting)
     base = made.recipe
     inputs.refuse_adaptive(base)
@@ -228,6 +230,7 @@ def depth(
         "depth": dataset.name,
         "minutes": minutes,
         "limits": dataclasses.asdict(limits),
+        "base": made.base if isinstance(made.base, str) else None,
         "candidates": [dataclasses.asdict(candidate) for candidate in candidates],
         "pictures": {name: len(split) for name, split in dataset.splits.items()},
         "recipe": dataclasses.asdict(base),

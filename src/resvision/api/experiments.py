@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from resvision.errors import Interrupted
+from resvision.files import storage
 from resvision.training import RunFolder
 from resvision.training.bench import LEDGER_FILE
 
@@ -17,6 +20,15 @@ def folder_for(verb: str, out: str | Path | None) -> Path:
     if out is not None and (Path(out).expanduser() / LEDGER_FILE).is_file():
         return Path(out).expanduser()
     return RunFolder.create(out, verb).path
+
+
+def recorded_settings(out: str | Path | None) -> dict[str, Any] | None:
+    """The settings of the experiment in a folder; None if there is none."""
+    if out is None or not (file := Path(out).expanduser() / LEDGER_FILE).is_file():
+        return None
+    with storage(file), file.open(encoding="utf-8") as lines:
+        settings: dict[str, Any] = json.loads(next(lines))
+    return settings
 
 
 @contextlib.contextmanager

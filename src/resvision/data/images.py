@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 
 from resvision.data.transfer import sent
 from resvision.errors import PictureError
@@ -23,7 +24,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif",
 OTHER_EXTENSIONS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (300 MB as RGB)
 EXIF_ORIENTATION = 0x0112
-UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError)  # what Pillow raises, by format
+# What Pillow raises, by format.
+UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, RuntimeError, struct.error)
 APP1 = b"\xff\xe1"  # the marker before EXIF and XMP in a JPEG; pixels never hold it
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -33,6 +35,17 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+_TURNS = {  # from what EXIF's orientation says to upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -97,7 +110,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError(name, f"has more than the {MAX_PIXELS:,} pixels that are allowed") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except UNDECODABLE as error:
         raise PictureError(name, f"not a picture of a known format ({', '.join(FORMATS)}): convert it") from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -112,8 +125,7 @@ def _decode_jpeg(data: bytes, header: Image.Image, preprocess: Preprocess, min_s
     except ValueError:  # simplejpeg also refuses what can be mended, such as stray bytes; Pillow tells them apart
         return header
     picture = Image.fromarray(pixels[..., 0] if preprocess.channels == 1 else pixels)
-    orientation = header.getexif().get(EXIF_ORIENTATION, 1)
-    if orientation != 1:
+    if (orientation := _orientation(header)) != 1:
         picture.getexif()[EXIF_ORIENTATION] = orientation
     return picture
 
@@ -132,12 +144,22 @@ def _jpeg_pixels(data: bytes, preprocess: Preprocess, min_side: int | None) -> U
 
 def upright(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:
     """Any picture, turned as its EXIF orientation asks, as mode "L" or "RGB". Raises PictureError."""
-    try:  # Pillow reads a file when its pixels are wanted
-        if preprocess.exif:
-            picture = ImageOps.exif_transpose(picture)
+    try:
+        picture.load()  # Pillow opens lazily; a PNG's EXIF may stand at its end, and a TIFF is turned in here
+        if preprocess.exif and (turn := _TURNS.get(_orientation(picture))) is not None:
+            picture = picture.transpose(turn)
         return flatten(picture, name, preprocess)
     except UNDECODABLE as error:
         raise PictureError(name, f"cannot be decoded ({error})") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF says of it; broken EXIF says nothing, and must not keep the pixels from being used."""
+    try:
+        orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    except UNDECODABLE:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def flatten(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:

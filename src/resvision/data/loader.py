@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -22,6 +23,8 @@ from resvision.data.transfer import fetchable, sent
 from resvision.errors import DataError, PictureError, RecipeError
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
+
+log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 PREFETCH = 4  # batches that each worker is asked for ahead
@@ -219,7 +222,16 @@ class _Pipeline:
         if not workers:
             return
         places = torch.empty((PREFETCH * workers + 1, largest), dtype=torch.uint8)
-        self.shared: torch.Tensor = places.share_memory_()  # type: ignore[no-untyped-call]
+        try:
+            self.shared: torch.Tensor = places.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError:  # of a container, which has 64 MB if nobody asks for more
+            self.workers = 0
+            log.warning(
+                "shared memory has no room for %d MB: pictures are read by this process alone, which takes longer; "
+                "give more (docker run --shm-size=1g) or fewer --workers",
+                places.nbytes // 10**6,
+            )
+            return
         # Forked workers share the split's memory. Beside CUDA a fork is unsafe, and some platforms have none.
         forks = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
         self.loader = DataLoader(

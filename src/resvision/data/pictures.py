@@ -173,6 +173,8 @@ class DataSet:
     def __post_init__(self) -> None:
         if not self.classes:
             raise DataError(f"{self.name}: no class was found")
+        if twice := [c for i, c in enumerate(self.classes) if c in self.classes[:i]]:
+            raise DataError(f"{self.name}: two classes are called {listed(twice)}")
         for split_name, split in self.splits.items():
             if len(split.pictures) != len(split.labels):
                 raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -72,7 +73,9 @@ def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progres
         return _from_tree(str(data), *_walk(path))
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_manifest(path, columns)
-    if archives.is_archive(path):
+    with storage(path):
+        is_archive = archives.is_archive(path)
+    if is_archive:
         return _from_tree(str(data), *_read_archive(path))
     raise DataError(f"{path}: neither a folder, a CSV manifest, nor a tar or zip archive")
 
@@ -172,7 +175,7 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
     files: list[tuple[PurePosixPath, File]] = []
     folders: set[PurePosixPath] = set()
     with storage(root):
-        for path in sorted(root.rglob("*")):
+        for path in sorted(_below(root)):
             relative = PurePosixPath(printable(path.relative_to(root).as_posix()))
             if any(part.startswith(".") for part in relative.parts):
                 continue
@@ -181,6 +184,19 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
             elif path.is_file():
                 files.append((relative, File(str(relative), path=path)))
     return files, folders
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Everything below a folder, also behind links; not what leads back to where it comes from."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        here = Path(place)
+        real = here.resolve()
+        folders[:] = [name for name in folders if not real.is_relative_to((here / name).resolve())]
+        yield from (here / name for name in (*folders, *files))
 
 
 def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
@@ -278,7 +294,7 @@ def _assemble(name: str, classes: list[str], groups: dict[str, list[tuple[str, F
 
 def _from_manifest(path: Path, columns: Columns) -> DataSet:
     with storage(path):
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names of files are bytes
     rows = csv.DictReader(
         io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
     )
@@ -303,7 +319,7 @@ def _from_rows(path: Path, rows: csv.DictReader[str], columns: Columns) -> DataS
         if not name or not label:
             raise DataError(f"{path}, line {line}: the column {columns.label if name else columns.path} is empty")
         split = "all" if split_column is None else _split_name(row[split_column], path, line)
-        groups.setdefault(split, []).append((label, File(name, path=path.parent / name)))
+        groups.setdefault(split, []).append((printable(label), File(printable(name), path=path.parent / name)))
     if not groups:
         raise DataError(f"{path}: holds no rows")
     classes = {split: {label for label, _ in members} for split, members in groups.items()}

@@ -56,11 +56,14 @@ class Judged:
     Args:
         confidence: the largest probability at each exit, calibrated, (E, N).
         right: whether its class is the right one, (E, N).
+        chance: the probability that its class is the right one, as the network's end says, (E, N). Where exit and end
+            agree leaving costs nothing, and where they do not no luck with single labels is taken for skill.
         seconds: of one picture in each segment, (E,).
     """
 
     confidence: FloatArray
     right: BoolArray
+    chance: FloatArray
     seconds: FloatArray
 
     @classmethod
@@ -73,9 +76,11 @@ class Judged:
     ) -> Judged:
         """From the logits (N, K) of each exit."""
         scores = [log_softmax(rows / t) for rows, t in zip(logits, temperatures, strict=True)]
+        said = np.stack([score.argmax(axis=1) for score in scores])
         return cls(
             confidence=np.exp(np.stack([score.max(axis=1) for score in scores])),
-            right=np.stack([score.argmax(axis=1) == labels for score in scores]),
+            right=said == labels,
+            chance=np.exp(scores[-1])[np.arange(len(labels)), said].astype(np.float64),
             seconds=np.array(seconds, dtype=np.float64),
         )
 
@@ -92,14 +97,16 @@ class Judged:
     def outcome(self, thresholds: Sequence[float]) -> Outcome:
         """What these thresholds give."""
         exits = self.leave(thresholds)
+        pictures = np.arange(len(exits))
         return Outcome(
             thresholds=tuple(float(t) for t in thresholds),
-            accuracy=float(self.right[exits, np.arange(len(exits))].mean()),
+            accuracy=float(self.right[exits, pictures].mean()),
+            expected=float(self.chance[exits, pictures].mean()),
             seconds=float(self.until[exits].mean()),
         )
 
     def frontier(self) -> list[Outcome]:
-        """The outcomes that no other beats in both accuracy and time, the fastest first.
+        """The outcomes that no other beats in both expected accuracy and time, the fastest first.
 
         For each of many prices of time, thresholds are moved one at a time to where errors and time together cost the
         least, until nothing changes. Between what these prices find lies what is found by moving one threshold more.
@@ -114,15 +121,15 @@ class Judged:
         }
         found = {self.outcome(thresholds) for thresholds in corners | moved}
         kept: list[Outcome] = []
-        for outcome in sorted(found, key=lambda o: (o.seconds, -o.accuracy)):
-            if not kept or outcome.accuracy > kept[-1].accuracy:
+        for outcome in sorted(found, key=lambda o: (o.seconds, -o.expected)):
+            if not kept or outcome.expected > kept[-1].expected:
                 kept.append(outcome)
         return kept
 
     def _cheapest(self, price: float) -> list[float]:
         """Thresholds at which errors, and the full time at `price` errors, cost the least."""
         exits = len(self.seconds) - 1
-        costs = ~self.right + price * (self.until / self.until[-1])[:, None]  # (E, N), of leaving there
+        costs = 1.0 - self.chance + price * (self.until / self.until[-1])[:, None]  # (E, N), of leaving there
         thresholds = np.full(exits, NEVER)
         for _ in range(SWEEPS):
             before = thresholds.copy()
@@ -155,10 +162,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What thresholds give: accuracy (0..1), and mean seconds of a picture."""
+    """What thresholds give: accuracy (0..1), the one that is expected by chance, and mean seconds of a picture."""
 
     thresholds: tuple[float, ...]
     accuracy: float
+    expected: float
     seconds: float
 
 
@@ -192,7 +200,7 @@ def choose(
     Args:
         judged: pictures that chose nothing before.
         max_drop: points of accuracy, in percent, that may be lost against the network's end: the fastest that keeps to
-            it.
+            it, by what is expected.
         budget: the part of the full time that may be taken, in (0, 1]: the most accurate that keeps to it.
         latency_ms: milliseconds that a picture may take on average: likewise.
 
@@ -202,8 +210,8 @@ def choose(
     check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
     frontier = judged.frontier()
     if max_drop is not None:
-        least = judged.right[-1].mean() - max_drop / 100
-        return next(o for o in frontier if o.accuracy >= least)  # the end itself is on it, or is beaten
+        least = judged.chance[-1].mean() - max_drop / 100
+        return next(o for o in frontier if o.expected >= least)  # the end itself is on it, or is beaten
     full = judged.until[-1]
     most = budget * full if budget is not None else (latency_ms or 0.0) / 1000
     fitting = [o for o in frontier if o.seconds <= most]

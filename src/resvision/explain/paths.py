@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from resvision.data.images import to_input
 from resvision.explain.bench import Bench
 from resvision.models import Block, ResNet
+from resvision.runtime import device
 from resvision.training.bench import Ledger, Note, seeds_said, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
@@ -73,10 +74,10 @@ def error(bench: Bench, network: ResNet, order: Collection[int]) -> float:
     blocks = list(network.blocks())
     wrong = count = 0
     for batch in bench.test_part:
-        x = network.stem(to_input(batch.squares, bench.preprocess))
+        x = network.stem(to_input(batch.squares.to(device()), bench.preprocess))
         for index in order:
             x = blocks[index](x)
-        wrong += int((network.head(x).argmax(dim=1) != batch.labels).sum())
+        wrong += int((network.head(x).argmax(dim=1).cpu() != batch.labels).sum())
         count += len(batch.labels)
     return wrong / count
 

@@ -154,7 +154,9 @@ def _page(numbers: Numbers) -> str:
     if suspects := numbers["labels"]["suspects"] if numbers["labels"]["found"] == "yes" else []:
         shown = [f"| {s['picture']} | {s['label']} | {s['seems']} | {s['margin']:.2f} |" for s in suspects]
         lines += ["Labels that are most surely wrong:", "", "| picture | label | seems | margin |", "|---|---|---|---|"]
-        lines += [*shown[:SUSPECTS_SHOWN], "", f"All {len(suspects):,} are in `suspects.csv`.", ""]
+        count = numbers["labels"]["suspected"]
+        all_of_them = f"All {count:,}" if len(suspects) == count else f"The surest {len(suspects):,} of {count:,}"
+        lines += [*shown[:SUSPECTS_SHOWN], "", f"{all_of_them} are in `suspects.csv`.", ""]
     if pairs := numbers["copies"]["listed"]:
         lines += ["Copies:", "", *(f"- {one} = {other}" for one, other in pairs[:SUSPECTS_SHOWN]), ""]
     return "\n".join([*lines, "All numbers are in `numbers.json`.", ""])

@@ -9,7 +9,7 @@ from typing import Any
 
 from resvision.data import sources
 from resvision.data.pictures import DataSet, FilePictures
-from resvision.files import write_text
+from resvision.files import replacing
 
 
 def write(folder: Path, dataset: DataSet, numbers: dict[str, Any], left_out: dict[str, list[int]]) -> Path | None:
@@ -45,4 +45,5 @@ def write(folder: Path, dataset: DataSet, numbers: dict[str, Any], left_out: dic
 def _write_csv(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
+    with replacing(path) as temporary:  # names of files are bytes, and those of a manifest must be found again
+        temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")

@@ -136,7 +136,12 @@ def run(
             f"{dataset.name}: the class {name} has one training picture; a second one must judge: add pictures"
         )
     pool, _ = read(train.take(evenly(train.labels, count)), side, largest.channels, largest.max_bad)
-    fitted, held = divide(pool, HELD, dataset.name)
+    try:
+        fitted, held = divide(pool, HELD, dataset.name)
+    except DataError:
+        raise DataError(
+            f"{dataset.name}: the training pictures of a class are all copies of one; another one must judge"
+        ) from None
     held = held.take(evenly(held.labels, MOST_HELD, 1))
     preprocess = plan.preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))
     note(

@@ -31,6 +31,7 @@ LISTED = 1000  # suspects that the numbers name
 OFF = 1.7  # a training that takes so many times longer or shorter than planned is a reason to plan anew
 WATCHED = 1.25  # what looking at it adds to a training, as a factor
 PROMISING = 3  # arms that get the seeds that are missing, where time is left
+NAMED_BY_INDEX = ("groups", "leaks", "leaked_names", "redundant_names")  # of copies; a person has no use for them
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
 
 
@@ -179,7 +180,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
         "pictures": {"train": len(train), "pool": len(pool), report: len(untouched)},
         "report": report,
-        "copies": {key: value for key, value in found.items() if key not in ("groups", "leaks", "redundant_names")},
+        "copies": {key: value for key, value in found.items() if key not in NAMED_BY_INDEX},
         "gap": gap,
         "course": [row["points"] for row in baseline],
         "turning": turning,
@@ -199,7 +200,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         "left_out": {
             "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
             "copies": sorted(found["redundant_names"]) if winner and "copies" in winner.name else [],
-            "leaks": sorted({pair[1] for pair in found["leaks"]}),
+            "leaks": sorted(found["leaked_names"]),
         },
         "seconds": clock.seconds - clock.left(),
     }
@@ -373,6 +374,7 @@ def _labels_recorded(
         "joint_rate": found.joint_rate,
         "examined": len(given),
         "suspects": rows[:LISTED],
+        "suspected": len(rows),
     }
 
 

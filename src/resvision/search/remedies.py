@@ -82,7 +82,7 @@ def all_of(
         copies: pictures of the pool that are copies of others, likewise.
     """
     decay = STRONGER_DECAY * recipe.weight_decay or (0.05 if recipe.optimizer in ("adam", "adamw") else 5e-4)
-    dropped = {"drop_path": 0.1} if zoo.variant(recipe.model, recipe.spec).shortcut != "none" else {}
+    dropped = {"drop_path": 0.1} if zoo.variant(recipe.model, recipe.spec).can_drop_branches else {}
     robust: dict[str, Any] = {"loss": "gce", "gce_q": 0.5, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
     if recipe.balance == "weights":
         robust["balance"] = "sampling"

@@ -60,7 +60,8 @@ class Engine:
         inputs, targets = disturb(inputs, labels, self.network.spec.num_classes, self.recipe, step)
         if not self.recipe.channels_last:
             inputs = inputs.contiguous()
-        parts = zip(*(tensor.chunk(self.recipe.accumulate) for tensor in (inputs, targets, labels)), strict=True)
+        count = min(self.recipe.accumulate, len(labels))  # parts that differ by one picture at most
+        parts = zip(*(tensor.tensor_split(count) for tensor in (inputs, targets, labels)), strict=True)
         losses, correct = [], []
         for part, wanted, own in parts:
             with autocast(where, self.precision):

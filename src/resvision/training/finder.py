@@ -34,7 +34,7 @@ def find(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> tuple[Reci
     usual = OPTIMIZERS[recipe.optimizer]["lr"]
     constant = replace(recipe, lr=usual, schedule="constant", warmup=0.0, steps=STEPS)
     optimizer = optim.build(engine.network, constant)
-    phases.learn(engine.network, constant, trunk=True)
+    phases.learn(engine.network, constant, trunk=constant.head_first < 1)
     rates = [usual * LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)) for step in range(STEPS)]
     smoothed, losses = 0.0, []
     filled = (batch for epoch in count() for batch in batches.epoch(epoch) if len(batch.labels))

@@ -18,7 +18,7 @@ import resvision
 from resvision import zoo
 from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
-from resvision.cost import cost, last_size
+from resvision.cost import cost, least_size
 from resvision.data.loader import EvaluationBatches, TrainingBatches, check_readable, screen
 from resvision.data.pictures import DataSet, Split
 from resvision.data.statistics import mean_and_std
@@ -89,6 +89,7 @@ def train(
         RunError: `resume`, and the data or the checkpoint are not those of the run.
     """
     memory.keep_freed()
+    writer = _tensorboard_writer() if tensorboard else None
     assert (weights is None) == (recipe.pretrained is None or resume)
     reporter = reporter or Reporter()
     begin = now() if begin is None else begin
@@ -122,15 +123,15 @@ def train(
         reporter.note(pretrained.fill(network, weights, parts.classes, frozen=recipe.freeze_trunk))
 
     at_once, least = batches.batch_size // recipe.accumulate, recipe.first_size or recipe.size
-    if at_once == 1 and spec.norm == "batch" and last_size(spec, least) == 1:
+    if at_once <= 1 and spec.norm == "batch" and least_size(spec, least) == 1:
         raise RecipeError(
-            f"one picture of {least} px at a time ends in features of 1 x 1, which a batch norm cannot learn from: "
+            f"one picture of {least} px at a time has features of 1 x 1, which a batch norm cannot learn from: "
             "more pictures at once (--batch-size, --accumulate), or --size"
         )
 
     # ---- memory and engine ----
     if not resume:
-        recipe, needed = memory.choose(spec, recipe, preprocess)
+        recipe, needed = memory.choose(spec, recipe, preprocess, batches.batch_size)
         reporter.note(needed)
     counts = np.bincount(train_split.labels, minlength=len(parts.classes))
     loss = losses.build(recipe, counts.tolist(), network.gates())
@@ -181,7 +182,7 @@ def train(
 
     # ---- epochs ----
     arriving = Arriving(device())
-    with signals.collected() as caught, _tensorboard(run, tensorboard) as board, reporter:
+    with signals.collected() as caught, _tensorboard(run, writer) as board, reporter:
         reporter.start(steps, state.step)
         first_step, started = state.step, now()
         saved = started
@@ -217,7 +218,7 @@ def train(
                 state.history.append(row)
                 state.sums = Sums()
                 state.stopped = _reason_to_stop(state.history, recipe, parts)
-                if parts.chooser is not None and _best(state.history, parts) == len(state.history) - 1:
+                if parts.chooser is not None and _best(state.history, recipe, parts) == len(state.history) - 1:
                     save_checkpoint(run.best_checkpoint, followed, None, {"epoch": epoch + 1})
                 for name, value in row.items():
                     board(name, value, state.step)
@@ -331,8 +332,13 @@ def _evaluated(session: Session, batches: EvaluationBatches, classes: tuple[str,
         raise DivergedError(f"{error} after step {step:,}: {DIVERGED_ADVICE}") from error
 
 
-def _best(history: list[dict[str, Any]], parts: roles.Roles) -> int:
-    """The index of the best epoch by the chooser's accuracy; among equals the one with the lower loss."""
+def _best(history: list[dict[str, Any]], recipe: Recipe, parts: roles.Roles) -> int:
+    """The index of the best epoch by the chooser's accuracy; among equals the one with the lower loss.
+
+    Where the trunk is frozen these are of a network that does not change, and the exits are best when they are done.
+    """
+    if recipe.freeze_trunk:
+        return len(history) - 1
     name = parts.chooser_name
     return max(range(len(history)), key=lambda i: (history[i][f"{name}_accuracy"], -history[i][f"{name}_loss"]))
 
@@ -344,7 +350,7 @@ def _reason_to_stop(history: list[dict[str, Any]], recipe: Recipe, parts: roles.
         return "target"
     if recipe.target_accuracy is not None and last[f"{parts.chooser_name}_accuracy"] >= recipe.target_accuracy:
         return "target"
-    if recipe.patience is not None and len(history) - 1 - _best(history, parts) >= recipe.patience:
+    if recipe.patience is not None and len(history) - 1 - _best(history, recipe, parts) >= recipe.patience:
         return "patience"
     return ""
 
@@ -377,18 +383,23 @@ def _training_figures(state: State, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _tensorboard(run: RunFolder, wanted: bool) -> Iterator[Callable[[str, float, int], None]]:
-    """A function (name, value, step) that writes to TensorBoard, or one that does nothing."""
-    if not wanted:
-        yield lambda name, value, step: None
-        return
+def _tensorboard_writer() -> Any:
+    """TensorBoard's class; its package is optional, and whoever asks for it in vain hears so before anything begins."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("tensorboard", "log", "--tensorboard") from error
-    with SummaryWriter(str(run.path / "tensorboard")) as writer:
-        yield writer.add_scalar
+    return SummaryWriter
+
+
+@contextmanager
+def _tensorboard(run: RunFolder, writer: Any) -> Iterator[Callable[[str, float, int], None]]:
+    """A function (name, value, step) that writes to TensorBoard, or one that does nothing."""
+    if writer is None:
+        yield lambda name, value, step: None
+        return
+    with writer(str(run.path / "tensorboard")) as board:
+        yield board.add_scalar
 
 
 def _device_name() -> str:

@@ -67,8 +67,16 @@ def step_bytes(spec: ResNetSpec, size: int, batch_size: int, memory: Memory) -> 
     return batch_size * kept + WEIGHT_COPIES * FLOAT_BYTES * whole.params
 
 
-def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Recipe, str]:
+def choose(
+    spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, batch_size: int | None = None
+) -> tuple[Recipe, str]:
     """Fills `memory` with the fastest way that fits what is at hand.
+
+    Args:
+        spec: of the network.
+        recipe: with its batch size and in how many parts a step is computed.
+        preprocess: of the pictures.
+        batch_size: of a small set, of which the recipe's batches would leave out too much; None takes the recipe's.
 
     Returns:
         The recipe, and a line that says what a step takes.
@@ -84,7 +92,8 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
         ways = ("full",)
     elif spec.reversible:
         ways = ("checkpoint",)  # which is what one takes a reversible network for
-    at_once = recipe.batch_size // recipe.accumulate
+    batch_size = batch_size or recipe.batch_size
+    at_once = -(-batch_size // recipe.accumulate)
     needs = {way: step_bytes(spec, preprocess.size, at_once, way) for way in ways}
     fitting = [way for way in ways if at_hand is None or needs[way] <= USABLE * at_hand]
     if not fitting:
@@ -94,7 +103,7 @@ def choose(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> tuple[Re
         advice = ["a smaller network", "--size"]
         if most:
             parts = (n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0)
-            enough = next(n for n in parts if recipe.batch_size // n <= most)
+            enough = next(n for n in parts if -(-batch_size // n) <= most)
             advice = [f"--batch-size {most * recipe.accumulate}", f"--accumulate {enough}"]
         advice += ["--memory checkpoint"] if "checkpoint" not in ways and not spec.exits else []
         raise RecipeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from resvision.models import ResNet
@@ -34,9 +35,12 @@ def learn(network: ResNet, recipe: Recipe, *, trunk: bool) -> None:
     network.train(trunk).requires_grad_(trunk)
     network.fc.train().requires_grad_(not recipe.freeze_trunk)
     network.exits.train().requires_grad_()
+    for gate in network.gates():
+        gate.rate = torch.ones(())  # of an earlier step, whose graph is gone, where the gates do not decide in training
     if recipe.freeze_norms:
+        new = set(network.exits.modules())  # which were not pretrained
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module not in new:
                 module.eval().requires_grad_(False)
     # One that an earlier measurement left behind would let the optimiser move what does not learn.
     for parameter in network.parameters():

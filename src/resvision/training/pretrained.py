@@ -31,6 +31,7 @@ class Pretrained:
         state: the weights by our names; those of the last layer need not be there.
         preprocess: what the network was trained with; None where only the weights are known.
         classes: the name of each logit; None where they are not known.
+        gate_rate: that its gates were trained for; None without gates.
     """
 
     place: str
@@ -39,6 +40,7 @@ class Pretrained:
     state: convert.State
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
+    gate_rate: float | None = None
 
     def decided(self) -> dict[str, Any]:
         """The fields of a recipe that these weights leave no choice in."""
@@ -142,7 +144,15 @@ def _from_folder(path: Path, model: str | None, spec: Sequence[str]) -> Pretrain
         state=classifier.network.state_dict(),
         preprocess=classifier.preprocess,
         classes=classifier.classes if classifier.provenance.get("named", True) else None,  # numbers are no names
+        gate_rate=_recorded_rate(classifier),
     )
+
+
+def _recorded_rate(classifier: Classifier) -> float | None:
+    """The part of the gates that a run has asked to be open."""
+    recipe = classifier.provenance.get("recipe")
+    rate = recipe.get("gate_rate") if classifier.network.spec.gates and isinstance(recipe, dict) else None
+    return rate if isinstance(rate, float) else None
 
 
 def _recorded_name(provenance: dict[str, Any]) -> str | None:

@@ -35,7 +35,9 @@ class RunFolder:
         """
         if out is not None:
             path = Path(out).expanduser()
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            with storage(path):
+                is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+            if is_taken:
                 go_on = f", or go on with --resume {shlex.quote(str(path))}" if verb == "train" else ""
                 raise RunError(f"{path} exists already: give another --out{go_on}")
             with storage(path):
