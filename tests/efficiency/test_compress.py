@@ -326,6 +326,37 @@ def test_what_cannot_be_taught_ends_the_climb_and_keeps_what_was_found(
     assert any("is not taught: 1 pictures at once need about 2 GB" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("goal", "best"),
+    [(2.0, "openvino bf16"), (5.4, "openvino bf16"), (5.7, "openvino int8"), (9.0, "openvino bf16")],
+)
+def test_of_what_is_about_as_fast_the_most_accurate_is_taken(goal: float, best: str) -> None:
+    """Unless only the fastest is as fast as is wanted."""
+
+    def rung(runtime: str, speedup: float, accuracy: float, *, promised: bool = True) -> ladder.Rung:
+        return ladder.Rung(
+            network="",
+            classifier=None,
+            target=None,
+            file=None,
+            seconds=1.0,
+            drop=0,
+            error=0,
+            runtime=runtime,
+            speedup=speedup,
+            accuracy=accuracy,
+            promised=promised,
+        )
+
+    climbed = object.__new__(ladder.Ladder)
+    climbed.goal = Goal(speedup=goal, max_drop=1, minutes=1, batch_size=1)
+    climbed.rungs = [
+        *(rung("torch fp32", 1.0, 0.9), rung("openvino int8", 5.7, 0.86), rung("openvino bf16", 5.5, 0.87)),
+        *(rung("openvino fp32", 4.0, 0.88), rung("onnx int8", 6.0, 0.5, promised=False)),
+    ]
+    assert climbed.best().runtime == best
+
+
 def test_early_exits_come_afterwards(tmp_path: Path) -> None:
     network = ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), num_classes=2, exits=(1,)))
     rule = ExitRule(temperatures=(1.0, 1.0), thresholds=(0.9,), seconds=(1e-3, 1e-3))

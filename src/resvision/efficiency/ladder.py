@@ -36,6 +36,7 @@ WAYS = (
     Target(format="onnx", precision="int8"),
     Target(format="onnx"),
 )
+ALIKE = 0.9  # of the speed of the fastest: what is about as fast may be chosen by its accuracy
 ONE_SIDED_95 = 1.64  # standard errors: a drop that is allowed looks larger than this in one of twenty samples
 LOOKED_AT, LOOKED_AT_BATCH = 256, 32  # training pictures by which damage, gradients and norms are measured
 ROUNDS = 40  # of a timing, which ends earlier after so many seconds
@@ -145,7 +146,7 @@ class Ladder:
         ]
 
     def climb(self, name: str, classifier: Classifier) -> Rung:
-        """Measures a network in every way to run it; returns the fastest of all rungs that keeps the promise."""
+        """Measures a network in every way to run it; returns the best of all rungs so far."""
         sessions: dict[str, tuple[Session, Target | None, Path | None]] = {
             "torch fp32": (classifier.session, None, None)
         }
@@ -181,8 +182,17 @@ class Ladder:
                 f"{name}, {runtime}: {rung.speedup:.2f} times as fast, {1000 * rung.seconds:.2f} ms, accuracy "
                 f"{rung.accuracy:.2%} ({0 - rung.drop:+.2f} points){'' if rung.promised else ', too much'}"
             )
-        # By the speedup, which is against the original in the same rounds: other rounds are of another moment.
-        return max((rung for rung in self.rungs if rung.promised), key=lambda rung: rung.speedup)
+        return self.best()
+
+    def best(self) -> Rung:
+        """The fastest rung that keeps the promise, or of those that are about as fast the most accurate.
+
+        By the speedup, which is against the original in the same rounds: other rounds are of another moment.
+        """
+        kept = [rung for rung in self.rungs if rung.promised]
+        fastest = max(rung.speedup for rung in kept)
+        least = ALIKE * fastest if fastest < self.goal.speedup else max(ALIKE * fastest, self.goal.speedup)
+        return max((r for r in kept if r.speedup >= least), key=lambda rung: (rung.accuracy, rung.speedup))
 
     def once(self, name: str, work: Callable[[], ResNet | None]) -> Classifier | None:
         """What `work` makes, now or before the climb was stopped, as a classifier calibrated on the tuning part.
