@@ -431,6 +431,19 @@ def test_an_export_of_the_whole_network_chooses_no_thresholds(trained: Path, tmp
     assert Classifier.load(tmp_path).exits is None
 
 
+def test_a_run_with_exits_goes_on_as_it_was_trained(trained: Path, tmp_path: Path) -> None:
+    """Its recipe and its weights together, as the README says."""
+    recipe = trained / "recipe.yaml"
+    made = resvision.train("digits", recipe=recipe, pretrained=str(trained), epochs=1, out=tmp_path / "on")
+    assert made.classifier.exits is not None
+    assert made.classifier.network.spec == Classifier.load(trained).network.spec
+
+
+def test_a_frozen_trunk_waits_for_nothing() -> None:
+    with pytest.raises(RecipeError, match="freeze_trunk=True leaves the accuracy as it is: leave out patience"):
+        Recipe(model="resnet8_cifar", size=8, pretrained="x", freeze_trunk=True, exits="auto", patience=3)
+
+
 def test_exits_are_added_to_a_network_that_stays_as_it_is(tmp_path: Path) -> None:
     base = resvision.train("digits", out=tmp_path / "base", **FIELDS)
     added = resvision.train(

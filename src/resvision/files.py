@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 
 def printable(name: str) -> str:
-    """The name of a file as text, also where its bytes are no UTF-8, as in old archives."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    r"""The name of a file as text: bytes that are no UTF-8, as in old archives, as \xe9, so that names stay apart."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

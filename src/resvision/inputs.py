@@ -137,8 +137,8 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
     weights, usual = _weights(given), {}
     if weights is not None:
         given |= weights.decided()
-        if weights.gate_rate is not None and not given.get("freeze_trunk"):
-            given.setdefault("gate_rate", weights.gate_rate)  # gates that learn on without it would all open
+        if weights.gate_rate is not None and given.get("gate_rate") is None and not given.get("freeze_trunk"):
+            given["gate_rate"] = weights.gate_rate  # gates that learn on without it would all open
         usual = weights.usual()
     found = facts(dataset)
     reasons: tuple[str, ...] = ()

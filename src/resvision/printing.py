@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """One document, which is all that stdout gets."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, indent=2, ensure_ascii=not is_utf8, allow_nan=False))
 
 
 def print_exits(adaptive: dict[str, Any], caption: str | None = None) -> None:

@@ -30,6 +30,8 @@ from resvision.target import SUFFIXES, Contract, ExportPrecision, Format, Target
 from resvision.training.bench import LEDGER_FILE, Ledger
 from resvision.training.loop import versions
 
+OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".h5", ".pb", ".tflite")  # of files that are meant, too, and not written
+
 
 def export(
     classifier: Classifier | str | Path,
@@ -86,7 +88,8 @@ def _export_path(run: Path | None, out: str | Path | None, name: str) -> Path:
             raise InputError("a classifier in memory has no folder for its exports: give out")
         return run / deployed.FOLDER / name
     out = Path(out).expanduser()
-    return out if out.suffix in SUFFIXES.values() and not out.is_dir() else out / name
+    is_file = out.suffix.lower() in (*SUFFIXES.values(), *OTHER_SUFFIXES) and not out.is_dir()
+    return out if is_file else out / name
 
 
 def compress(
@@ -118,7 +121,7 @@ def compress(
         reporter: told what happens.
 
     Returns:
-        What compress.json holds, and the folder, a classifier with its fastest form under `runtimes`.
+        What compress.json holds, and the folder, a classifier with the form that was taken under `runtimes`.
 
     Raises:
         InputError: the classifier or the data cannot be used, or the goal makes no sense.

@@ -211,8 +211,8 @@ def depth(
     limits = Limits(latency_ms=latency_ms, train_minutes=train_minutes, memory_gb=memory_gb)
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     lasting = fields if train_minutes is None else fields | {"minutes": train_minutes}
-    if recipe == "auto" and (settings := recorded_settings(out)) is not None:
-        recipe = settings["base"]  # which was chosen by a measurement
+    if recipe == "auto" and isinstance(recorded := recorded_settings(out).get("base"), str):
+        recipe = recorded  # which was chosen by a measurement
     made = inputs.recipe_of(dataset, recipe, lasting)
     base = made.recipe
     inputs.refuse_adaptive(base)

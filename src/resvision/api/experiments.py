@@ -22,10 +22,10 @@ def folder_for(verb: str, out: str | Path | None) -> Path:
     return RunFolder.create(out, verb).path
 
 
-def recorded_settings(out: str | Path | None) -> dict[str, Any] | None:
-    """The settings of the experiment in a folder; None if there is none."""
+def recorded_settings(out: str | Path | None) -> dict[str, Any]:
+    """The settings of the experiment in a folder; empty if there is none."""
     if out is None or not (file := Path(out).expanduser() / LEDGER_FILE).is_file():
-        return None
+        return {}
     with storage(file), file.open(encoding="utf-8") as lines:
         settings: dict[str, Any] = json.loads(next(lines))
     return settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,7 +174,7 @@ class DataSet:
     def __post_init__(self) -> None:
         if not self.classes:
             raise DataError(f"{self.name}: no class was found")
-        if twice := [c for i, c in enumerate(self.classes) if c in self.classes[:i]]:
+        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
             raise DataError(f"{self.name}: two classes are called {listed(twice)}")
         for split_name, split in self.splits.items():
             if len(split.pictures) != len(split.labels):

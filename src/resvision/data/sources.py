@@ -187,15 +187,14 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
 
 
 def _below(root: Path) -> Iterator[Path]:
-    """Everything below a folder, also behind links; not what leads back to where it comes from."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for place, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+    """Everything below a folder, also behind links; not what leads back to where it comes from, nor what is hidden."""
+    behind = {root: {root.resolve()}}  # the real folders that lead to each one
+    for place, folders, files in os.walk(root, followlinks=True):
         here = Path(place)
-        real = here.resolve()
-        folders[:] = [name for name in folders if not real.is_relative_to((here / name).resolve())]
+        way = behind.pop(here)
+        kept = {name: (here / name).resolve() for name in folders if not name.startswith(".")}
+        folders[:] = [name for name, real in kept.items() if real not in way]
+        behind |= {here / name: way | {kept[name]} for name in folders}
         yield from (here / name for name in (*folders, *files))
 
 

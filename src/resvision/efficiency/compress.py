@@ -58,6 +58,7 @@ def run(
             best = _climb_with_smaller(ladder, best)
         except SpecError as reason:
             note(f"the network is left as it is: {reason}")
+    best = ladder.best()
     return best, ladder.rungs, ladder.report(best)
 
 

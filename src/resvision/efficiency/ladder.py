@@ -20,7 +20,7 @@ from resvision.data.images import blank, to_input
 from resvision.data.loader import BadPictures, EvaluationBatches, default_workers
 from resvision.data.pictures import Split, divide
 from resvision.deployed import open_file
-from resvision.errors import InputError
+from resvision.errors import InputError, RecipeError
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import temperature
 from resvision.measure import interleaved, median
@@ -146,7 +146,7 @@ class Ladder:
         ]
 
     def climb(self, name: str, classifier: Classifier) -> Rung:
-        """Measures a network in every way to run it; returns the best of all rungs so far."""
+        """Measures a network in every way to run it; returns the fastest of all rungs that keeps the promise."""
         sessions: dict[str, tuple[Session, Target | None, Path | None]] = {
             "torch fp32": (classifier.session, None, None)
         }
@@ -182,14 +182,15 @@ class Ladder:
                 f"{name}, {runtime}: {rung.speedup:.2f} times as fast, {1000 * rung.seconds:.2f} ms, accuracy "
                 f"{rung.accuracy:.2%} ({0 - rung.drop:+.2f} points){'' if rung.promised else ', too much'}"
             )
-        return self.best()
+        # By the speedup, which is against the original in the same rounds: other rounds are of another moment.
+        return max(self._kept(), key=lambda rung: rung.speedup)
+
+    def _kept(self) -> list[Rung]:
+        return [rung for rung in self.rungs if rung.promised]
 
     def best(self) -> Rung:
-        """The fastest rung that keeps the promise, or of those that are about as fast the most accurate.
-
-        By the speedup, which is against the original in the same rounds: other rounds are of another moment.
-        """
-        kept = [rung for rung in self.rungs if rung.promised]
+        """The fastest rung that keeps the promise, or of those that are about as fast the most accurate."""
+        kept = self._kept()
         fastest = max(rung.speedup for rung in kept)
         least = ALIKE * fastest if fastest < self.goal.speedup else max(ALIKE * fastest, self.goal.speedup)
         return max((r for r in kept if r.speedup >= least), key=lambda rung: (rung.accuracy, rung.speedup))
@@ -202,11 +203,7 @@ class Ladder:
         folder = self.ledger.path.parent / TAUGHT / name
 
         def make() -> bool:
-            try:
-                network = work()
-            except InputError as reason:
-                self.note(f"that network is not taught: {reason}")
-                return False
+            network = work()
             if network is None:
                 return False
             if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
@@ -218,7 +215,12 @@ class Ladder:
             made.save(folder)
             return True
 
-        return Classifier.load(folder) if self.ledger.once(f"taught {name}", make) else None
+        try:
+            taught = self.ledger.once(f"taught {name}", make)
+        except RecipeError as reason:  # no room in memory now; whoever goes on may have some
+            self.note(f"that network is not taught: {reason}")
+            return None
+        return Classifier.load(folder) if taught else None
 
     def race(self, best: Rung) -> Callable[[ResNet], float]:
         """How many times as fast a network is as the one of a rung, in float32 in that rung's runtime."""

@@ -202,7 +202,7 @@ def _step_bytes(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> flo
     """The memory of a training step: what goes by the pictures, from two small batches, and what each step holds."""
     at_once = recipe.batch_size // recipe.accumulate
     larger = min(WATCHED, at_once)
-    smaller = max(1, larger // 2)
+    smaller = max(min(2, larger), larger // 2)  # a norm may want two pictures
     needs = {count: _counted_step(spec, recipe, preprocess, count) for count in {smaller, larger}}
     each = (needs[larger] - needs[smaller]) / max(1, larger - smaller)
     return needs[larger] + each * (at_once - larger)

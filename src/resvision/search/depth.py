@@ -140,7 +140,7 @@ def run(
         fitted, held = divide(pool, HELD, dataset.name)
     except DataError:
         raise DataError(
-            f"{dataset.name}: the training pictures of a class are all copies of one; another one must judge"
+            f"{dataset.name}: a class has fewer than two different training pictures that can be read; one must judge"
         ) from None
     held = held.take(evenly(held.labels, MOST_HELD, 1))
     preprocess = plan.preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))

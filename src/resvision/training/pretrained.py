@@ -135,8 +135,8 @@ def _from_folder(path: Path, model: str | None, spec: Sequence[str]) -> Pretrain
     if name is None:
         raise RecipeError(f"pretrained={path}: does not say which network it is: give --model")
     _agree(str(path), "model", model, name)
-    wanted = " ".join(zoo.differences(name, zoo.variant(name, spec))) if spec else None
-    _agree(str(path), "spec", wanted, " ".join(zoo.differences(name, classifier.network.spec)))
+    wanted = _without_adaptive(zoo.differences(name, zoo.variant(name, spec))) if spec else None
+    _agree(str(path), "spec", wanted, _without_adaptive(zoo.differences(name, classifier.network.spec)))
     return Pretrained(
         place=str(path),
         model=name,
@@ -146,6 +146,11 @@ def _from_folder(path: Path, model: str | None, spec: Sequence[str]) -> Pretrain
         classes=classifier.classes if classifier.provenance.get("named", True) else None,  # numbers are no names
         gate_rate=_recorded_rate(classifier),
     )
+
+
+def _without_adaptive(pairs: Sequence[str]) -> str:
+    """The spec without exits and gates, which options of their own ask for."""
+    return " ".join(pair for pair in pairs if not pair.startswith(("exits=", "gates=")))
 
 
 def _recorded_rate(classifier: Classifier) -> float | None:

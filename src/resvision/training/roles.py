@@ -10,7 +10,7 @@ import numpy as np
 
 from resvision.data.pictures import DataSet, Split, divide
 from resvision.data.sources import prepare
-from resvision.errors import RecipeError
+from resvision.errors import DataError, RecipeError
 from resvision.recipe import Recipe
 from resvision.training.pretrained import HUB
 
@@ -125,8 +125,11 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
     if share == 0 and not choices:
         chooser = None
     elif share is None and chooser is None and _has_seen_train(recipe) and not worth_it:
-        chooser_name, report_name = report_name, f"half of {report_name}"
-        report, chooser = divide(report, 0.5, dataset.name)
+        try:
+            rest, chooser = divide(report, 0.5, dataset.name)
+        except DataError as error:
+            raise DataError(f"{error}; or --holdout {HOLDOUT} lets a part of train choose") from error
+        report, chooser_name, report_name = rest, report_name, f"half of {report_name}"
     elif share is None and chooser is None:
         share = usual if choices or worth_it else None
     if share:
