@@ -268,9 +268,8 @@ class Recipe:
             raise RecipeError(f"loss='gce' wants whole labels: leave out {' and '.join(mixed)}")
         if self.freeze_trunk and not self.has_exits:
             raise RecipeError("freeze_trunk=True leaves nothing that learns but early exits: give --exits too")
-        if self.freeze_trunk and (
-            waiting := [f for f in ("patience", "target_accuracy") if getattr(self, f) is not None]
-        ):
+        waiting = [field for field in ("patience", "target_accuracy") if getattr(self, field) is not None]
+        if self.freeze_trunk and waiting:
             raise RecipeError(f"freeze_trunk=True leaves the accuracy as it is: leave out {' and '.join(waiting)}")
         if self.freeze_trunk and self.gate_rate is not None:
             raise RecipeError("freeze_trunk=True and gate_rate exclude each other: gates would stand in it untrained")
