@@ -153,6 +153,8 @@ class Predictor:
                 raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
             batch_size = 1  # a deadline is that of one picture
             self.adaptive.time(images.blank(self.preprocess, 1))
+        if self.whole:
+            batch_size = 1  # photographs in full size, which go through one by one
         named = _named(pictures)
         while chunk := list(islice(named, batch_size)):
             pixels, places, results = [], [], []

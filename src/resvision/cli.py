@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
@@ -99,6 +100,14 @@ class ManifestColumns:
 
         return Columns(path=self.path_column, label=self.label_column, split=self.split_column)
 
+    @classmethod
+    def recorded(cls, run: Path) -> ManifestColumns:
+        """Those that a run was begun with."""
+        from resvision.training import RunFolder
+
+        source = RunFolder(run).read_data()["source"] or {}
+        return cls(**{f"{name}_column": value for name, value in source.get("columns", {}).items()})
+
     def named(self) -> str:
         """The options that were given, for a command that is printed."""
         given = {name: value for name, value in vars(self).items() if value != getattr(USUAL_COLUMNS, name)}
@@ -118,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except CycloptsError as error:
         _fail(" ".join(str(error).split()) + " (see --help)", 2)
     except ResvisionError as error:
@@ -125,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("stopped; nothing was saved yet", 130)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Closing here keeps Python from complaining about it at exit.
-        sys.stderr.close()
+        # Whoever read our output has seen enough. What is left goes nowhere, or Python complains of it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
@@ -234,6 +244,8 @@ def train(
         reporter=ConsoleReporter(),
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
+    if resume is not None:
+        columns = ManifestColumns.recorded(made.folder)
     print_training(made, as_json, columns.named())
 
 

@@ -221,3 +221,24 @@ def test_without_a_network_the_error_says_where_to_put_the_file(
     assert str(caught.value).endswith(f"; put the file at {tmp_path / 'set.tar.gz'}")
     assert caught.value.exit_status == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_want_the_same_file_fetch_it_once(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "set.bin"
+    failed: list[Exception] = []
+
+    def wanted() -> None:
+        try:
+            fetch(site.url, path, MD5)
+        except Exception as error:
+            failed.append(error)
+
+    both = [threading.Thread(target=wanted) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert not failed
+    assert path.read_bytes() == CONTENT
+    assert site.asked == [None]
+    assert list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resvision.data.pictures import DataSet, Split
+from resvision.data.pictures import DataSet, File, Split
 from resvision.data.sources import Columns, array_split, from_arrays, load, picture_paths, prepare
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
@@ -106,6 +106,18 @@ def test_what_is_no_picture_is_passed_over(tmp_path: Path, write_pictures: Write
     for text in ("cat/README.txt", "labels.csv", "dog/Thumbs.db"):
         (tmp_path / text).write_text("no picture")
     assert names(load(tmp_path).splits["all"]) == list(PLAIN)
+
+
+def test_a_film_is_not_read_to_its_end(
+    tmp_path: Path, write_pictures: WritePictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path, ["cat/1.png", "dog/1.png"])
+    (tmp_path / "cat" / "film.mov").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(1000))
+    read: list[str] = []
+    whole = File.read
+    monkeypatch.setattr(File, "read", lambda file: read.append(file.name) or whole(file))
+    assert len(load(tmp_path).splits["all"]) == 2
+    assert "cat/film.mov" not in read
 
 
 def test_a_picture_is_known_by_its_content_or_its_extension(tmp_path: Path, write_pictures: WritePictures) -> None:
@@ -634,6 +646,13 @@ def test_arrays_with_names_as_labels() -> None:
     given = from_arrays((noise(4, 5, 5), ["dog", "cat", "dog", "emu"]), classes=["emu", "dog", "cat"])
     assert given.classes == ("emu", "dog", "cat")
     assert given.splits["train"].labels.tolist() == [1, 2, 1, 0]
+
+
+def test_integers_are_names_all_together_or_not_at_all() -> None:
+    """Of classes that are called by numbers: 0 to 4 index "1" to "5", and 1 to 5 are their names."""
+    classes = ["1", "2", "3", "4", "5"]
+    for labels in ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5], ["1", "2", "3", "4", "5"]):
+        assert array_split((noise(5, 8, 8), labels), classes, "x").labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_integer_labels_index_the_given_classes() -> None:

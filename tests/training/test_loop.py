@@ -562,6 +562,53 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         load_checkpoint(path, network)
 
 
+def test_a_picture_that_is_cut_off_is_named_before_the_first_epoch(tmp_path: Path) -> None:
+    """Its header is whole; an evaluation would notice only when an epoch was done."""
+    array, labels = stripes(80)
+    for index, (picture, label) in enumerate(zip(array, labels, strict=True)):
+        folder = tmp_path / "data" / ("val" if index >= 60 else "train") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).resize((32, 32)).save(folder / f"{index}.png")
+    cut_off = next((tmp_path / "data" / "val").rglob("*.png"))
+    cut_off.write_bytes(cut_off.read_bytes()[:200])
+    steps: list[int] = []
+
+    class Counts(Reporter):
+        def step(self, done: int, *_: float) -> None:
+            steps.append(done)
+
+    with pytest.raises(DataError, match=cut_off.name):
+        api.train(tmp_path / "data", epochs=3, out=tmp_path / "run", reporter=Counts(), **FIXED)
+    assert steps == []
+
+
+def test_a_compiler_that_fails_leaves_the_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise OSError("Python.h: no such file")
+
+    monkeypatch.setattr(engine, "_compiled", failing)
+    monkeypatch.setattr(engine, "COMPILE_FROM_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "can_compile", lambda _: True)
+    said: list[str] = []
+
+    class Listens(Reporter):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    fields = {key: value for key, value in FIXED.items() if key != "compile"}
+    made = api.train(stripes(64), epochs=1, out=tmp_path / "run", reporter=Listens(), **fields, lr=0.1)
+    assert made.result["epochs"] == 1
+    assert any("torch.compile fails here (OSError)" in line for line in said)
+    monkeypatch.setattr(engine, "can_compile", lambda _: False)
+    with pytest.raises(RecipeError, match="compile=True: there is no C\\+\\+ compiler"):
+        api.train(stripes(64), epochs=1, out=tmp_path / "other", compile=True, **fields)
+
+
+def test_what_goes_on_with_arrays_is_a_call(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path).resumed_by(in_memory=True).startswith("resvision.train(..., resume=")
+    assert RunFolder(tmp_path).resumed_by(in_memory=False) == f"resvision train --resume {tmp_path}"
+
+
 def test_a_missing_package_is_named_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match="--tensorboard"):

@@ -40,6 +40,7 @@ def export(
     contract: Contract = "A",
     precision: ExportPrecision = "fp32",
     data: Data | None = None,
+    validation: sources.Arrays | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
     out: str | Path | None = None,
 ) -> exporting.Export:
@@ -52,6 +53,7 @@ def export(
         precision: "fp32", "bf16" (OpenVINO) or "int8" (ONNX and OpenVINO).
         data: as in `train`. Its training part calibrates int8, and its test part, or else its validation part, is what
             the export is compared on. None compares made-up pictures.
+        validation: as in `train`, beside arrays.
         columns: of a manifest.
         out: the file, or a folder for it; None takes `runtimes` in the classifier's folder, where `predict`, `evaluate`
             and `benchmark` find it.
@@ -72,7 +74,7 @@ def export(
         if isinstance(data, (str, Path)):
             dataset = sources.prepare(sources.load(data, columns))
         else:
-            dataset = sources.prepare(sources.from_arrays(data, classes=classifier.classes))
+            dataset = sources.prepare(sources.from_arrays(data, validation, classifier.classes))
         calibration = dataset.splits["train"]
         checked = inputs.with_labels_of(classifier, dataset, inputs.choose_split(dataset, None)[1])
     made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
@@ -100,6 +102,7 @@ def compress(
     max_drop: float = 0.5,
     minutes: float = 10.0,
     batch_size: int = 1,
+    validation: sources.Arrays | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
@@ -115,6 +118,7 @@ def compress(
             this, and on those that are reported at most this and 1.64 standard errors, or the promise is not kept.
         minutes: of teaching, if smaller networks are needed; where one will not do another is taught as long again.
         batch_size: pictures at once whose time counts.
+        validation: as in `train`, beside arrays.
         columns: of a manifest.
         out: the new classifier's folder; None takes the next number under runs/. A compression that was stopped there
             goes on with the networks that were taught.
@@ -145,7 +149,7 @@ def compress(
             "(resvision train DATA --pretrained RUN --exits auto --freeze-trunk)"
         )
     goal = Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
-    dataset = inputs.dataset_of(data, None, original.classes, columns, reporter)
+    dataset = inputs.dataset_of(data, validation, original.classes, columns, reporter)
     prepared = sources.prepare(dataset)
     splits = {name: inputs.with_labels_of(original, prepared, split) for name, split in prepared.splits.items()}
     parts = Parts.of(splits, dataset.name)
@@ -218,6 +222,8 @@ def benchmark(
     folder = Path(run)
     classifier = Classifier.load(folder)
     source, name, part = (None, None, None) if data is None else inputs.measured_split(classifier, data, split, columns)
+    if part is not None:
+        check_readable(part)
     with using_threads(threads):
         rows = exporting.compare_runtimes(classifier, folder, part, compiled=compiled, note=reporter.note)
         used = torch.get_num_threads()

@@ -79,7 +79,13 @@ def train(
             data, columns = inputs.recorded_data(run)
     if data is None:
         raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
-    dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
+    try:
+        dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
+    except DataError as error:
+        if run is None:
+            raise
+        again = f"resvision train DATA --resume {shlex.quote(str(run.path))}"
+        raise DataError(f"{error}; where the data are elsewhere now: {again}") from error
     source = inputs.source_of(data, columns) if isinstance(data, (str, Path)) else {}
 
     weights = None
@@ -110,7 +116,7 @@ def train(
     except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
         if not run.last_checkpoint.exists():
             raise
-        message = f"stopped; go on from the last save with: resvision train --resume {shlex.quote(str(run.path))}"
+        message = f"stopped; go on from the last save with: {run.resumed_by(in_memory=not source)}"
         raise Interrupted(message, signal.SIGINT) from None
     _report(run, classifier, result, evaluation)
     return TrainingResult(classifier=classifier, folder=run.path, result=result)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -32,9 +34,32 @@ def fetch(url: str, path: Path, md5: str, progress: Progress | None = None) -> N
         DownloadError: the address cannot be reached, or what came has another checksum.
         StorageError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        if not path.is_file():  # or another process has fetched it meanwhile
+            _fetch(url, path, md5, progress)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Lets one process at a time fetch a file, where the system has such locks; Windows has others."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with storage(path):
+        folder = os.open(path.parent, os.O_RDONLY)  # the folder is there anyway, and a file would be left behind
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _fetch(url: str, path: Path, md5: str, progress: Progress | None) -> None:
+    part = path.with_name(path.name + ".part")
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _append(url, part, progress)
@@ -44,7 +69,8 @@ def fetch(url: str, path: Path, md5: str, progress: Progress | None = None) -> N
                 raise DownloadError(
                     f"{url} cannot be fetched ({getattr(error, 'reason', error)}); put the file at {path}"
                 ) from error
-    digest = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
+    with storage(part):
+        digest = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
     if digest != md5:
         part.unlink()
         raise DownloadError(f"{url}: the checksum is {digest} instead of {md5}; put the right file at {path}")

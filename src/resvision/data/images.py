@@ -57,6 +57,13 @@ class PictureHeader(NamedTuple):
     grey: bool
 
 
+def may_be_picture(head: bytes) -> bool:
+    """Whether a file that begins with these bytes may be of a known format, as Pillow's decoders say."""
+    Image.init()
+    accepting = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
+    return any(accept is None or accept(head) is not False for accept in accepting)
+
+
 def read_header(data: bytes, name: str) -> PictureHeader:
     """The header of a picture file; nothing is decoded.
 

@@ -373,11 +373,25 @@ class EvaluationBatches:
         self.batch_size = batch_size
         self.kept: list[Batch] | None = None
 
+    @property
+    def _keeps(self) -> bool:
+        return len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= MEMORY_BYTES
+
+    def hold(self) -> None:
+        """Reads what will be kept for later passes, now.
+
+        Raises:
+            DataError: pictures cannot be read.
+        """
+        if self._keeps:
+            for _ in self:
+                pass
+
     def __iter__(self) -> Iterator[Batch]:
         if self.kept is not None:
             yield from self.kept
             return
-        keep = len(self.split) * self.preprocess.size**2 * self.preprocess.channels <= MEMORY_BYTES
+        keep = self._keeps
         kept = []
         failed: dict[str, str] = {}
         largest = self.batch_size * self.preprocess.size**2 * self.preprocess.channels

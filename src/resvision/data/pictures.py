@@ -51,6 +51,9 @@ class Pictures(Protocol):
         ...
 
 
+HEAD = 64  # bytes of a file that tell its format
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """One picture file: on disk (`path`), or read from an archive (`data`)."""
@@ -58,6 +61,17 @@ class File:
     name: str
     path: Path | None = None
     data: bytes | None = None
+
+    def head(self) -> bytes:
+        """The first bytes, by which formats are told apart. Raises PictureError."""
+        if self.data is not None:
+            return self.data[:HEAD]
+        assert self.path is not None
+        try:
+            with self.path.open("rb") as file:
+                return file.read(HEAD)
+        except OSError as error:
+            raise PictureError(self.name, f"cannot be read ({error.strerror or error})") from error
 
     def read(self) -> bytes:
         """The encoded bytes. Raises PictureError."""

@@ -104,8 +104,8 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
     """A split from pictures and labels in memory.
 
     Args:
-        pair: pictures, uint8 (N, H, W) or (N, H, W, C), and N labels. A label is a class name; an integer that is no
-            class name indexes `classes`.
+        pair: pictures, uint8 (N, H, W) or (N, H, W, C), and N labels. A label is a class name; integers that are not
+            all class names index `classes`.
         classes: the class names.
         name: for messages.
 
@@ -123,7 +123,8 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
     if not values:
         raise DataError(f"{name}: holds no pictures")
     by_name = {label: i for i, label in enumerate(classes)}
-    indices = [by_name.get(str(v), v) for v in values]
+    are_names = any(isinstance(v, str) for v in values) or all(str(v) in by_name for v in values)
+    indices = [by_name.get(str(v), v) for v in values] if are_names else values
     if unknown := sorted({str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}):
         raise DataError(f"{name}: labels that no class has: {listed(unknown)}; the classes are {listed(list(classes))}")
     return Split(array, np.array(indices, dtype=np.int64))
@@ -264,6 +265,8 @@ def _may_be_picture(file: File) -> bool:
     if file.name.lower().endswith((*images.EXTENSIONS, *images.OTHER_EXTENSIONS)):
         return True
     try:
+        if not images.may_be_picture(file.head()):  # a film is not read to its end
+            return False
         images.read_header(file.read(), file.name)
     except PictureError:
         return False

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 
 from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
+from resvision.data.cache import shrunk
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
 from resvision.deployed import Document, FileSession, file_segment
@@ -244,7 +245,8 @@ def _calibrating(split: Split, target: Target, preprocess: Preprocess) -> list[U
     found = []
     for place in range(len(pictures)):
         with contextlib.suppress(PictureError):
-            found.append(taken(pictures[place], target.contract, preprocess))
+            pixels = pictures[place] if min_side is None else shrunk(pictures[place], min_side)  # hundreds are held
+            found.append(taken(pixels, target.contract, preprocess))
     if not found:
         raise InputError(f"none of {len(pictures)} training pictures can be read, and int8 chooses its ranges by them")
     return found

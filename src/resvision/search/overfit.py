@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resvision.data.loader import check_readable
 from resvision.data.pictures import DataSet, FilePictures, Indices, Split
 from resvision.data.sources import prepare
 from resvision.errors import DataError, DivergedError, RecipeError
@@ -63,6 +64,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     train = dataset.splits["train"]
     report = "test" if "test" in dataset.splits else "val"
     untouched = dataset.splits[report]
+    check_readable(untouched)  # an accuracy must not leave out what is hard to read
     counts = np.bincount(train.labels, minlength=len(dataset.classes))
     if counts.min() < LEAST_CLASS:
         name = dataset.classes[int(counts.argmin())]
@@ -99,7 +101,6 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         note(planned.describe(recipe, len(train), asked))
         bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
     trials, trial, chosen, pool = bench.trials, bench.recipe, bench.chosen, bench.trials.pool
-    # Read before anything is tried: an accuracy must not leave out what is hard to read.
     tested = evenly(untouched.labels, planned.tested)
     assert trial.channels is not None
     part, _ = read(untouched.take(tested), plan.side(trial), trial.channels, max_bad=0.0)

@@ -121,7 +121,7 @@ def choose(
     Returns:
         The recipe, and a line that says what was measured.
     """
-    before = {key: value.clone() for key, value in network.state_dict().items()}
+    before, failed = {key: value.clone() for key, value in network.state_dict().items()}, ""
     precisions: tuple[Precision, ...] = ("bf16", "fp32") if recipe.precision is None else (recipe.precision,)
     orders = (True, False) if recipe.channels_last is None else (recipe.channels_last,)
     candidates = [
@@ -135,11 +135,15 @@ def choose(
     if recipe.compile is None and recipe.memory != "checkpoint" and can_compile(network):
         threshold = COMPILE_FROM_SECONDS_CUDA if torch.cuda.is_available() else COMPILE_FROM_SECONDS
         if trials[best] * pictures_left(trials[best]) >= threshold:
-            trials |= _seconds_a_picture([best, replace(best, compile=True)], network, loss, preprocess)
+            try:
+                trials |= _seconds_a_picture([best, replace(best, compile=True)], network, loss, preprocess)
+            except Exception as error:  # each of the compilers behind torch.compile has errors of its own
+                torch._dynamo.reset()
+                failed = f"; torch.compile fails here ({type(error).__name__})"
             best = min(trials, key=lambda r: trials[r])
     network.load_state_dict(before)
     measured = ", ".join(f"{_describe(r)} {1 / s:,.0f} pictures/s" for r, s in trials.items())
-    return best, f"measured: {measured}; chosen: {_describe(best)}"
+    return best, f"measured: {measured}; chosen: {_describe(best)}{failed}"
 
 
 def _compiled(network: ResNet) -> Network:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -133,6 +132,11 @@ def train(
     if not resume:
         recipe, needed = memory.choose(spec, recipe, preprocess, batches.batch_size)
         reporter.note(needed)
+    if recipe.compile and not engines.can_compile(network):
+        if not resume:
+            raise RecipeError("compile=True: there is no C++ compiler, or the network is reversible; give --no-compile")
+        recipe = replace(recipe, compile=False)
+        reporter.note("there is no C++ compiler here: the run goes on without compiling")
     counts = np.bincount(train_split.labels, minlength=len(parts.classes))
     loss = losses.build(recipe, counts.tolist(), network.gates())
     if None in (recipe.precision, recipe.channels_last, recipe.compile):
@@ -181,6 +185,8 @@ def train(
     earlier_seconds = state.seconds
 
     # ---- epochs ----
+    if watched is not None:
+        watched.hold()  # a picture that cannot be decoded is named before anything was learnt in vain
     arriving = Arriving(device())
     with signals.collected() as caught, _tensorboard(run, writer) as board, reporter:
         reporter.start(steps, state.step)
@@ -230,7 +236,7 @@ def train(
                 save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state), average)
                 saved = now()
             if caught and state.step < steps:
-                again = f"resvision train --resume {shlex.quote(str(run.path))}"
+                again = run.resumed_by(in_memory=not run.read_data()["source"])
                 raise Interrupted(f"stopped after step {state.step:,}; go on with: {again}", caught[0])
 
     # ---- evaluation ----

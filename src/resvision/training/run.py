@@ -55,6 +55,12 @@ class RunFolder:
                     continue
                 return cls(path)
 
+    def resumed_by(self, *, in_memory: bool) -> str:
+        """What goes on with an interrupted run: a command, or where its arrays are in memory a call."""
+        if in_memory:
+            return f"resvision.train(..., resume={str(self.path)!r}) with the same arrays"
+        return f"resvision train --resume {shlex.quote(str(self.path))}"
+
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """The folder of an earlier run.
