@@ -199,24 +199,35 @@ def _squares(preprocess: Preprocess, count: int) -> torch.Tensor:
 
 
 def _step_bytes(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> float:
-    """The memory of a training step: what goes by the pictures, from two small batches, and what each step holds."""
+    """The memory of a training step: of its two passes, drawn on from two small batches, or of its update, if more.
+
+    What the passes hold grows with the pictures. In a small batch the update would hide that.
+    """
     at_once = recipe.batch_size // recipe.accumulate
     larger = min(WATCHED, at_once)
     smaller = max(min(2, larger), larger // 2)  # a norm may want two pictures
-    needs = {count: _counted_step(spec, recipe, preprocess, count) for count in {smaller, larger}}
-    each = (needs[larger] - needs[smaller]) / max(1, larger - smaller)
-    return needs[larger] + each * (at_once - larger)
+    found = {count: _counted_step(spec, recipe, preprocess, count) for count in {smaller, larger}}
+    each = (found[larger][0] - found[smaller][0]) / max(1, larger - smaller)
+    return max(found[larger][0] + each * (at_once - larger), found[larger][1])
 
 
-def _counted_step(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, count: int) -> int:
-    """The memory of a training step of so many pictures."""
+def _counted_step(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, count: int) -> tuple[int, int]:
+    """The memory of a training step of so many pictures: in the forward and backward pass, and in the update."""
     network = ResNet(spec).to(device())  # a step changes it
     step, optimizer = _step(network, recipe, preprocess, count)
-    step()  # makes the optimizer's state, and the gradients, which stay
+    step()  # makes the optimizer's state, and gradients that stay, if they do
+    update, optimizer.step = optimizer.step, lambda: None  # type: ignore[method-assign, assignment]
+    passes = _counted(step, _held(network, optimizer))
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    return passes, _counted(update, _held(network, optimizer))
+
+
+def _held(network: ResNet, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Weights, the optimizer's state, and gradients."""
     state = (value for values in optimizer.state.values() for value in values.values())
     gradients = (parameter.grad for parameter in network.parameters())
-    held = [*network.state_dict().values(), *(t for t in (*state, *gradients) if isinstance(t, torch.Tensor))]
-    return _counted(step, held)
+    return [*network.state_dict().values(), *(t for t in (*state, *gradients) if isinstance(t, torch.Tensor))]
 
 
 def _answer_bytes(network: ResNet, preprocess: Preprocess) -> int:
