@@ -396,3 +396,15 @@ def test_a_folder_that_cannot_be_made(data: Path, tmp_path: Path, capsys: Any) -
     (tmp_path / "file").write_text("in the way")
     assert "file" in mistake(capsys, "train", data, "--out", tmp_path / "file" / "run", *FAST)
     assert "exists already" in mistake(capsys, "train", data, "--out", tmp_path / "file", *FAST)
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    """Nothing is said, and the status is 0, also of what fits into one write."""
+    command = [sys.executable, "-m", "resvision", "models", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait() == 0
+    assert said == b""

@@ -126,8 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text, which must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(arguments, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        try:
+            app(arguments, exit_on_error=False, print_error=False)
+        finally:
+            sys.stdout.flush()  # what nobody reads must be noticed here, not at exit
     except CycloptsError as error:
         _fail(" ".join(str(error).split()) + " (see --help)", 2)
     except ResvisionError as error:
@@ -244,7 +246,7 @@ def train(
         reporter=ConsoleReporter(),
         **{name: value for name, value in vars(hyperparameters).items() if value is not None},
     )
-    if resume is not None:
+    if resume is not None and data is None:
         columns = ManifestColumns.recorded(made.folder)
     print_training(made, as_json, columns.named())
 

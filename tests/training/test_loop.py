@@ -580,6 +580,7 @@ def test_a_picture_that_is_cut_off_is_named_before_the_first_epoch(tmp_path: Pat
     with pytest.raises(DataError, match=cut_off.name):
         api.train(tmp_path / "data", epochs=3, out=tmp_path / "run", reporter=Counts(), **FIXED)
     assert steps == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_compiler_that_fails_leaves_the_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,7 +588,8 @@ def test_a_compiler_that_fails_leaves_the_run_as_it_was(tmp_path: Path, monkeypa
         raise OSError("Python.h: no such file")
 
     monkeypatch.setattr(engine, "_compiled", failing)
-    monkeypatch.setattr(engine, "COMPILE_FROM_SECONDS", 0.0)
+    for name in ("COMPILE_FROM_SECONDS", "COMPILE_FROM_SECONDS_CUDA"):
+        monkeypatch.setattr(engine, name, 0.0)
     monkeypatch.setattr(engine, "can_compile", lambda _: True)
     said: list[str] = []
 

@@ -82,7 +82,7 @@ def train(
     try:
         dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     except DataError as error:
-        if run is None:
+        if run is None or not isinstance(data, (str, Path)):
             raise
         again = f"resvision train DATA --resume {shlex.quote(str(run.path))}"
         raise DataError(f"{error}; where the data are elsewhere now: {again}") from error

@@ -52,7 +52,8 @@ def _alone(path: Path) -> Iterator[None]:
     with storage(path):
         folder = os.open(path.parent, os.O_RDONLY)  # the folder is there anyway, and a file would be left behind
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)

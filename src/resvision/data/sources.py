@@ -126,6 +126,7 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
     are_names = any(isinstance(v, str) for v in values) or all(str(v) in by_name for v in values)
     indices = [by_name.get(str(v), v) for v in values] if are_names else values
     if unknown := sorted({str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}):
+        unknown = sorted({str(v) for v in values if str(v) not in by_name}) if set(unknown) & set(by_name) else unknown
         raise DataError(f"{name}: labels that no class has: {listed(unknown)}; the classes are {listed(list(classes))}")
     return Split(array, np.array(indices, dtype=np.int64))
 
@@ -189,8 +190,12 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
 
 def _below(root: Path) -> Iterator[Path]:
     """Everything below a folder, also behind links; not what leads back to where it comes from, nor what is hidden."""
+
+    def refuse(error: OSError) -> None:  # a part of a class that cannot be read must not be left out without a word
+        raise DataError(f"{error.filename}: {error.strerror}") from error
+
     behind = {root: {root.resolve()}}  # the real folders that lead to each one
-    for place, folders, files in os.walk(root, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(place)
         way = behind.pop(here)
         kept = {name: (here / name).resolve() for name in folders if not name.startswith(".")}

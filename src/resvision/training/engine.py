@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -164,7 +165,8 @@ def _compiled(network: ResNet) -> Network:
 
 def can_compile(network: ResNet) -> bool:
     """Whether torch.compile can be expected to work here: on a CPU it needs a C++ compiler."""
-    compiler = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++", "cl")
+    compiler = torch.cuda.is_available() or any(map(shutil.which, compilers))
     return compiler and not network.spec.reversible
 
 

@@ -108,6 +108,8 @@ def train(
         whole = parts.watched[1] is parts.report
         watched = reported if whole else EvaluationBatches(parts.watched[1], preprocess, recipe.workers)
     reporter.note(parts.describe())
+    if watched is not None:
+        watched.hold()  # a picture that cannot be decoded is named before anything was learnt in vain
     if batches.cache_note is not None:
         reporter.note(batches.cache_note)
     for name, reason in bad.reasons.items():
@@ -185,8 +187,6 @@ def train(
     earlier_seconds = state.seconds
 
     # ---- epochs ----
-    if watched is not None:
-        watched.hold()  # a picture that cannot be decoded is named before anything was learnt in vain
     arriving = Arriving(device())
     with signals.collected() as caught, _tensorboard(run, writer) as board, reporter:
         reporter.start(steps, state.step)
