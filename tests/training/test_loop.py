@@ -453,7 +453,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tmp_path: Path, step:
     """Three steps an epoch: within an epoch and at its end."""
     data, validation = stripes(96), stripes(32, 1)
     api.train(data, validation=validation, epochs=4, out=tmp_path / "whole", **FIXED)
-    with pytest.raises(Interrupted, match="--resume") as caught:
+    with pytest.raises(Interrupted, match="resume=") as caught:
         api.train(data, validation=validation, epochs=4, out=tmp_path / "cut", reporter=StopAt(step, number), **FIXED)
     assert caught.value.exit_status == 128 + number
     made = api.train(data, validation=validation, resume=tmp_path / "cut")
