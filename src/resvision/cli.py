@@ -128,8 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         try:
             app(arguments, exit_on_error=False, print_error=False)
-        finally:
+        except SystemExit:  # with which every verb ends that is done
             sys.stdout.flush()  # what nobody reads must be noticed here, not at exit
+            raise
     except CycloptsError as error:
         _fail(" ".join(str(error).split()) + " (see --help)", 2)
     except ResvisionError as error:

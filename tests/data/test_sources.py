@@ -655,6 +655,15 @@ def test_integers_are_names_all_together_or_not_at_all() -> None:
         assert array_split((noise(5, 8, 8), labels), classes, "x").labels.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_what_keeps_integers_from_being_names_is_named() -> None:
+    with pytest.raises(DataError, match=r"labels that no class has: 31; the classes are 10, 20, 30"):
+        array_split((noise(4, 8, 8), [10, 20, 30, 31]), ["10", "20", "30"], "x")
+    with pytest.raises(DataError, match=r"labels that no class has: 0; the classes are 1, 2, 3"):
+        array_split((noise(4, 8, 8), [0, 1, 2, 3]), ["1", "2", "3"], "x")
+    with pytest.raises(DataError, match=r"labels that no class has: 5; the classes are a, b"):
+        array_split((noise(2, 8, 8), [0, 5]), ["a", "b"], "x")
+
+
 def test_integer_labels_index_the_given_classes() -> None:
     dataset = from_arrays((noise(3, 5, 5), [2, 0, 1]), classes=["emu", "dog", "cat"])
     assert dataset.classes == ("emu", "dog", "cat")

@@ -125,9 +125,10 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
     by_name = {label: i for i, label in enumerate(classes)}
     are_names = any(isinstance(v, str) for v in values) or all(str(v) in by_name for v in values)
     indices = [by_name.get(str(v), v) for v in values] if are_names else values
-    if unknown := sorted({str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}):
-        unknown = sorted({str(v) for v in values if str(v) not in by_name}) if set(unknown) & set(by_name) else unknown
-        raise DataError(f"{name}: labels that no class has: {listed(unknown)}; the classes are {listed(list(classes))}")
+    if unknown := {str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}:
+        strangers = {str(v) for v in values} - by_name.keys()  # which keep the others from being names
+        wrong = sorted(strangers if unknown & by_name.keys() else unknown)
+        raise DataError(f"{name}: labels that no class has: {listed(wrong)}; the classes are {listed(list(classes))}")
     return Split(array, np.array(indices, dtype=np.int64))
 
 

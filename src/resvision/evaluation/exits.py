@@ -210,7 +210,7 @@ def choose(
     check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
     frontier = judged.frontier()
     if max_drop is not None:
-        least = judged.chance[-1].mean() - max_drop / 100
+        least = judged.outcome([NEVER] * (len(judged.seconds) - 1)).expected - max_drop / 100
         return next(o for o in frontier if o.expected >= least)  # the end itself is on it, or is beaten
     full = judged.until[-1]
     most = budget * full if budget is not None else (latency_ms or 0.0) / 1000
