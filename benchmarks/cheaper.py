@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from asked import same_question
 from train_step import plain_network
 
 import resvision
@@ -109,10 +110,7 @@ class Bench:
 
     def same_question(self, label: str, asked: Fields) -> None:
         """Refuses to take what was made for another question, or notes the question."""
-        note, asked = self.folder / f"{label}-asked.json", json.loads(json.dumps(asked))
-        if note.exists() and (before := json.loads(note.read_text())) != asked:
-            sys.exit(f"{self.folder / label} was made for {before}, not for {asked}: remove it and {note.name}")
-        write_json(note, asked)
+        same_question(self.folder / label, self.folder / f"{label}-asked.json", asked)
 
 
 def apart(verb: str, *given: Any, **options: Any) -> None:
@@ -255,7 +253,8 @@ def smaller(bench: Bench) -> dict[str, Any]:
     kept |= {f"smaller, {file}, exits": left.adaptive}
     squares, labels = squares_of(untouched(data), original)
     rows = compared(kept, "torch fp32", PEERS, squares, labels)
-    shares = np.bincount(np.concatenate([left.adaptive(s).exits for s in squares.split(64)]), minlength=4)
+    exits = np.concatenate([left.adaptive(s).exits for s in squares.split(64)])
+    shares = np.bincount(exits, minlength=len(left.adaptive.segments))
     return {
         "compressed": {key: numbers[key] for key in ("best", "reported", "reached", "goal")},
         "left_at": (shares / len(labels)).round(4).tolist(),

@@ -19,23 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from asked import same_question
+
 import resvision
-from resvision.files import write_json
 from resvision.progress import ConsoleReporter
 from resvision.training.bench import Ledger
 from resvision.training.loop import versions
 
 NEAR = 0.01  # of accuracy: the recommendation should be so near to the best
-
-
-def same_question(arguments: argparse.Namespace) -> None:
-    """Refuses to go on with what was begun for another question, or notes the question."""
-    asked = {name: value for name, value in vars(arguments).items() if name not in ("folder", "seeds", "show")}
-    note = arguments.folder / "asked.json"
-    if note.exists() and (before := json.loads(note.read_text())) != asked:
-        sys.exit(f"{arguments.folder} was made for {before}, not for {asked}: give another folder")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, asked)
 
 
 def searched(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -150,8 +141,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="only print what is in the ledger")
     arguments = parser.parse_args()
+    if arguments.show and not (arguments.folder / "sweep.jsonl").exists():
+        parser.error(f"--show: there is no sweep in {arguments.folder}")
     if not arguments.show:
-        same_question(arguments)
+        asked = {name: value for name, value in vars(arguments).items() if name not in ("folder", "seeds", "show")}
+        same_question(arguments.folder, arguments.folder / "asked.json", asked)
     numbers = searched(arguments)
     ledger = Ledger(arguments.folder / "sweep.jsonl", numbers["settings"], "a sweep")
     within = [candidate for candidate in numbers["candidates"] if not candidate["breaks"]]

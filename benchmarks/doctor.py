@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from asked import same_question
 from PIL import Image
 
 import resvision
@@ -164,6 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     folder = arguments.folder.resolve()
+    same_question(folder, folder / "asked.json", {"minutes": arguments.minutes, "pictures": arguments.pictures})
     source = sources.load("fashion-mnist")
     for kind in [*arguments.sets, "judge"]:
         if not (folder / f"{kind}.made").exists():

@@ -25,6 +25,7 @@ from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.sources import DEFAULT_COLUMNS
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import Judged, choose, temperature
+from resvision.progress import ConsoleReporter
 from resvision.training.loop import versions
 
 
@@ -46,7 +47,11 @@ def main() -> None:
     assert classifier.adaptive is not None
     assert classifier.exits is not None
     segments, seconds = classifier.adaptive.segments, classifier.exits.seconds
-    data, split, part = inputs.measured_split(classifier, arguments.data, arguments.split, DEFAULT_COLUMNS)
+    data, split, part = inputs.measured_split(
+        classifier, arguments.data, arguments.split, DEFAULT_COLUMNS, ConsoleReporter()
+    )
+    if max(arguments.choosing) >= len(part):
+        parser.error(f"--choosing {max(arguments.choosing)}: leaves none of {len(part)} pictures to judge by")
     batches = EvaluationBatches(part, classifier.preprocess, default_workers())
     logits, labels = collect(lambda squares: np.stack(all_exits(segments, squares), axis=1), batches)
 

@@ -1,6 +1,7 @@
 """The command line as a person meets it: what is printed where, exit statuses, and one clear line for every mistake."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
-from resvision import __version__, api
+from resvision import __version__, api, printing, zoo
 from resvision.cli import app, main
 from resvision.data.builtin import load as builtin
+from resvision.models import ResNet
+from resvision.progress import ConsoleReporter
 from resvision.training.run import RunFolder
 
 FAST = ["--model", "resnet8_cifar", "--precision", "fp32", "--channels-last", "--no-compile", "--batch-size", "16"]
@@ -398,9 +402,10 @@ def test_a_folder_that_cannot_be_made(data: Path, tmp_path: Path, capsys: Any) -
     assert "exists already" in mistake(capsys, "train", data, "--out", tmp_path / "file", *FAST)
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+@pytest.mark.parametrize("form", [["--json"], []], ids=["json", "table"])
+def test_a_reader_that_leaves_early_is_no_error(form: list[str]) -> None:
     """Nothing is said, and the status is 0, also of what fits into one write."""
-    command = [sys.executable, "-m", "resvision", "models", "--json"]
+    command = [sys.executable, "-m", "resvision", "models", *form]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -408,3 +413,41 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         said = process.stderr.read()
         assert process.wait() == 0
     assert said == b""
+
+
+def test_a_run_that_nobody_watches_any_more_goes_on(data: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "resvision",
+        "train",
+        str(data),
+        "--max-steps",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    with subprocess.Popen([*command, *FAST], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait() == 0
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_codes_of_emoji_in_names_are_names(capsys: Any) -> None:
+    printing.print_table(["picture"], [["a:dog:1.jpg"]])
+    assert "a:dog:1.jpg" in capsys.readouterr().out
+    ConsoleReporter().note("skipped a:dog:1.jpg")
+    assert "a:dog:1.jpg" in capsys.readouterr().err
+
+
+def test_names_of_classes_are_trimmed(tmp_path: Path, capsys: Any) -> None:
+    made = ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), num_classes=2))
+    save_file(made.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "names.txt").write_text("cat \n\n  dog\n")
+    options = ["--model", "resnet8_cifar", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
+    arguments = ["import", tmp_path / "w.safetensors", *options, "--classes", tmp_path / "names.txt", "--json"]
+    with pytest.raises(SystemExit):
+        main([str(a) for a in [*arguments, "--out", tmp_path / "run"]])
+    assert json.loads(capsys.readouterr().out)["classes"] == ["cat", "dog"]

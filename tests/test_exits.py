@@ -21,7 +21,7 @@ from resvision import zoo
 from resvision.adaptive import AdaptiveSession, all_exits, segment_seconds, torch_segments
 from resvision.classifier import Classifier
 from resvision.cli import main
-from resvision.cost import cost, exit_macs
+from resvision.cost import cost, exit_macs, segment_macs
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
 from resvision.evaluation.exits import NEVER, Judged, Outcome, choose, temperature
@@ -86,9 +86,10 @@ def test_every_way_through_a_network_computes_the_same(name: str) -> None:
         torch.testing.assert_close(logits, wanted)
 
 
-@pytest.mark.parametrize("name", ["resnet14_cifar", "preact20_cifar", "resnet50"])
-def test_exits_are_counted(name: str) -> None:
-    spec = dataclasses.replace(zoo.get(name), exits=EXITS)
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("name", ["resnet14_cifar", "preact20_cifar", "resnet50", "seresnet50", "plain20_cifar"])
+def test_exits_are_counted(name: str, depth: int) -> None:
+    spec = dataclasses.replace(zoo.get(name), exits=EXITS, exit_depth=depth)
     assert cost(spec, 32).params == sum(p.numel() for p in ResNet(spec).parameters())
     done = exit_macs(spec, 32)
     assert done[-1] == cost(spec, 32).macs
@@ -102,16 +103,78 @@ def test_exits_leave_the_names_and_first_weights_of_the_network_alone() -> None:
     plain, early = zoo.get("resnet14_cifar"), dataclasses.replace(zoo.get("resnet14_cifar"), exits=EXITS)
     keys = set(ResNet(early).state_dict()) - set(ResNet(plain).state_dict())
     assert keys == {key for key in ResNet(early).state_dict() if key.startswith("exits.")}
-    assert "exits.2.conv1.weight" in keys
+    assert "exits.2.blocks.0.conv1.weight" in keys
 
 
-def test_auto_divides_the_work_evenly() -> None:
-    spec = with_exits(zoo.get("resnet50"), "auto", 224)
-    shares = [macs / exit_macs(spec, 224)[-1] for macs in exit_macs(spec, 224)]
-    assert shares[:3] == pytest.approx([0.25, 0.5, 0.75], abs=0.06)
-    assert with_exits(zoo.get("resnet50"), "3,7", 224).exits == (3, 7)
+@pytest.mark.parametrize(("name", "size"), [("resnet50", 224), ("resnet110_cifar", 32), ("resnet18", 128)])
+def test_auto_sets_exits_at_an_eighth_and_at_half_of_the_work(name: str, size: int) -> None:
+    plain = exit_macs(zoo.get(name), size)[-1]
+    done = list(
+        itertools.accumulate(trunk / plain for trunk, _ in segment_macs(with_exits(zoo.get(name), "auto", size), size))
+    )
+    block = 1 / sum(zoo.get(name).depths)
+    assert done[:-1] == pytest.approx([1 / 8, 1 / 2], abs=block)
+
+
+def test_exits_stand_where_they_are_asked_for() -> None:
+    spec = zoo.get("resnet50")
+    assert with_exits(spec, "3,7", 224).exits == (3, 7)
     assert with_exits(spec, None, 224) is spec
-    assert with_exits(zoo.get("resnet8_cifar"), "auto", 32).exits == (1, 2)
+    assert with_exits(zoo.get("resnet8_cifar"), "auto", 32).exits == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shape"),
+    [
+        ("resnet56_cifar", 32, (2.0, 2)),
+        ("resnet20_cifar", 32, (1.0, 2)),
+        ("resnet50", 224, (1.0, 2)),
+        ("resnet8_cifar", 32, (0.5, 1)),
+    ],
+)
+def test_exits_are_as_large_as_the_network_can_bear(name: str, size: int, shape: tuple[float, int]) -> None:
+    spec = with_exits(zoo.get(name), "auto", size)
+    assert (spec.exit_width, spec.exit_depth) == shape
+    whole = exit_macs(zoo.get(name), size)[-1]
+    assert max(own for _, own in segment_macs(spec, size)[:-1]) <= 0.15 * whole
+
+
+def test_the_blocks_of_an_exit_halve_the_picture_twice() -> None:
+    spec = dataclasses.replace(zoo.get("resnet56_cifar"), exits=(3, 13), exit_width=2.0, exit_depth=2)
+    shapes = [[(b.in_channels, b.out_channels, b.stride) for b in place.blocks] for place in spec.exit_plan()]
+    assert shapes[0] == [(16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)]
+    assert shapes[1] == [(32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
+    features = ResNet(spec).exits[0].blocks(torch.zeros(1, 16, 32, 32))
+    assert features.shape == (1, 64, 8, 8)
+
+
+@pytest.mark.parametrize("fields", [{"exit_width": 0.0}, {"exit_width": 9.0}, {"exit_depth": 0}, {"exit_depth": 1.5}])
+def test_shapes_of_exits_have_bounds(fields: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=next(iter(fields))):
+        dataclasses.replace(zoo.get("resnet14_cifar"), exits=EXITS, **fields)
+
+
+@pytest.mark.parametrize("pad_side", ["end", "both"])
+@pytest.mark.parametrize("name", ["resnet8_cifar", "resnet164_cifar"])
+def test_an_exit_that_narrows_loses_no_channels_on_the_way(name: str, pad_side: str) -> None:
+    """Option A adds channels of zeros, and cannot take any away."""
+    spec = dataclasses.replace(zoo.get(name), shortcut="pad", pad_side=pad_side, exits=(1,), exit_width=0.5)
+    first, second = spec.exit_plan()[0].blocks
+    assert (first.in_channels > first.out_channels, first.shortcut) == (True, "project")
+    assert second.shortcut == "pad"
+    logits = ResNet(spec)(torch.zeros(2, 3, 16, 16), exits=True)
+    assert [rows.shape for rows in logits] == [(2, spec.num_classes)] * 2
+
+
+@pytest.mark.parametrize("norm", ["fixup", "skipinit"])
+def test_exits_of_networks_without_norms_begin_as_the_blocks_do(norm: str) -> None:
+    spec = dataclasses.replace(zoo.get("resnet14_cifar"), norm="none", init=norm, exits=(2,))
+    made = ResNet(spec)
+    assert cost(spec, 32).params == sum(p.numel() for p in made.parameters())
+    x = torch.randn(2, 16, 8, 8)
+    for block in made.exits[0].blocks:
+        assert not block.branch(x if block.plan.order == "post" else block.active(x)).any()  # F is zero at first
+        x = block(x)
 
 
 @pytest.mark.parametrize("exits", [(0,), (2, 2), (3, 1), (6,), (1.5,)])
@@ -127,11 +190,31 @@ def test_what_exits_do_not_go_with() -> None:
         with_exits(zoo.get("resnet18"), "some", 64)
     with pytest.raises(RecipeError, match="nothing that learns but early exits"):
         Recipe(model="resnet18", size=64, pretrained="x", freeze_trunk=True)
+    for shape in ("exit_width=2", "exit_depth=1"):
+        with pytest.raises(RecipeError, match=f"takes exits of a fitting shape: give {shape} with --spec exits="):
+            Recipe(model="resnet18", size=64, exits="auto", spec=(shape,))
+    with pytest.raises(RecipeError, match=r"max_drop=150\.0 must be at least 0 and at most 100"):
+        Recipe(model="resnet18", size=64, exits="auto", max_drop=150.0)
     with pytest.raises(RecipeError, match="checkpoint"):
         Recipe(model="resnet18", size=64, exits="auto", memory="checkpoint")
 
 
 # ---- who leaves ----
+
+
+def test_in_full_is_the_network_without_its_exits(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What exits cost is no part of what they are measured against."""
+    classifier = Classifier.load(trained)
+    assert classifier.adaptive is not None
+    calls: list[int] = []
+    for place in classifier.network.exits:
+        place.register_forward_hook(lambda *_: calls.append(1))
+    pictures = torch.randint(0, 256, (4, 8, 8, 1)).to(torch.uint8)
+    full = classifier.adaptive.in_full(pictures)
+    assert not calls
+    by_segments = all_exits(classifier.adaptive.segments, pictures)[-1]
+    assert calls
+    np.testing.assert_allclose(full, by_segments, atol=1e-5)
 
 
 def test_pictures_that_leave_get_their_own_answers_in_their_own_places() -> None:

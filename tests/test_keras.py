@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import resvision
 from resvision import Classifier, Preprocess, ResNetSpec, cost, zoo
 from resvision.cli import main
 from resvision.data import sources
@@ -226,6 +227,24 @@ def test_grouped_convolutions_can_be_fitted() -> None:
 
 
 # ---- coming back ----
+
+
+def test_names_that_are_given_later_are_names(tmp_path: Path) -> None:
+    numbered = classifier(SMALL, provenance={"named": False})
+    both_ways.save(numbered, tmp_path / "model.keras")
+    assert both_ways.from_keras(tmp_path / "model.keras").provenance["named"] is False
+    named = both_ways.from_keras(tmp_path / "model.keras", classes=["a", "b", "c"])
+    assert (named.classes, named.provenance["named"]) == (("a", "b", "c"), True)
+
+
+def test_a_model_of_keras_remembers_the_name_that_it_is_given(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    both_ways.resnet((8, 8, 1), 10, depth=8).save(tmp_path / "own.keras")
+    scaling = {"mean": (0.0,), "std": (1.0,)}
+    made, _ = resvision.import_weights(
+        tmp_path / "own.keras", model="resnet8_cifar", preprocess=scaling, out=tmp_path / "run"
+    )
+    assert Classifier.load(tmp_path / "run").provenance["model"] == made.provenance["model"] == "resnet8_cifar"
 
 
 def test_a_classifier_survives_the_way_to_keras_and_back(tmp_path: Path) -> None:

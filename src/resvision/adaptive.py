@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resvision import measure
 from resvision.data.images import to_input
 from resvision.exits import ExitRule
 from resvision.measure import now
@@ -40,12 +39,20 @@ class AdaptiveSession:
         segments: shallow to deep.
         rule: when a picture leaves.
         macs: multiply-adds of a picture that leaves at each exit, for reports.
+        whole: runs the network to its end without the exits, where it can; in exported files they are part of it.
     """
 
-    def __init__(self, segments: Sequence[Segment], rule: ExitRule, macs: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        rule: ExitRule,
+        macs: Sequence[int] = (),
+        whole: Callable[[torch.Tensor], npt.NDArray[np.float32]] | None = None,
+    ) -> None:
         self.segments = segments
         self.rule = rule
         self.macs = macs
+        self.whole = whole
         self.seconds: tuple[float, ...] | None = None
 
     def time(self, square: torch.Tensor) -> None:
@@ -59,7 +66,7 @@ class AdaptiveSession:
 
     def in_full(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
         """uint8 squares (N, S, S, C) to float32 logits (N, K) of the network's end."""
-        return all_exits(self.segments, squares)[-1]
+        return all_exits(self.segments, squares)[-1] if self.whole is None else self.whole(squares)
 
     def __call__(self, squares: torch.Tensor, deadline: float = math.inf) -> Departures:
         """uint8 squares (N, S, S, C) to what is said of them.
@@ -139,12 +146,8 @@ def segment_seconds(
     times: list[list[float]] = [[] for _ in segments]
     for _ in range(repeats):
         state: Any = squares
-        for index, segment in enumerate(segments):
-            result: list[Any] = []
-
-            def step(run: Segment = segment, state: Any = state, result: list[Any] = result) -> None:
-                result[:] = run(state)
-
-            times[index] += measure.seconds(step, repeats=1, warmup=0)
-            state = result[0]
+        for segment, taken in zip(segments, times, strict=True):
+            start = now()
+            state, _ = segment(state)
+            taken.append(now() - start)
     return tuple(float(np.quantile(taken, share)) / len(squares) for taken in times)

@@ -244,7 +244,8 @@ class Classifier(Predictor):
         self.session = TorchSession(self.network, self.preprocess)
         if self.exits is not None:
             macs = exit_macs(self.network.spec, self.preprocess.size)
-            self.adaptive = AdaptiveSession(torch_segments(self.network, self.preprocess), self.exits, macs)
+            segments = torch_segments(self.network, self.preprocess)
+            self.adaptive = AdaptiveSession(segments, self.exits, macs, self.session)
 
     def on_cpu(self) -> Classifier:
         """A copy on the processor, to compare exports with: a GPU's convolutions round float32 to TF32."""

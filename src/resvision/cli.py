@@ -309,12 +309,13 @@ def import_weights(
         file,
         model=model,
         spec=spec,
-        classes=[line for line in read_text(classes).splitlines() if line.strip()] if classes is not None else None,
+        classes=None if classes is None else list(filter(None, map(str.strip, read_text(classes).splitlines()))),
         preprocess={name: value for name, value in given.items() if value is not None},
         out=out,
     )
     if as_json:
-        print_json({"run": str(folder), "model": model, "classes": list(classifier.classes)})
+        named = classifier.provenance.get("model") or classifier.provenance.get("recipe", {}).get("model")
+        print_json({"run": str(folder), "model": named, "classes": list(classifier.classes)})
         return
     if classifier.provenance.get("named") is False:
         print("the classes are numbered: give their names with --classes", file=sys.stderr)
@@ -739,7 +740,8 @@ def export(
     data
         As in `resvision train`: its training part calibrates int8, its test or validation part is compared on.
     out
-        The file, or a folder for it; without it RUN/runtimes, where the other verbs find it.
+        The file, or a folder for it; without it RUN/runtimes, where the other verbs find ONNX and OpenVINO by
+        contract A.
     """
     from resvision import api
 

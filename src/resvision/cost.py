@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from resvision.errors import SpecError
 from resvision.spec import GATE_WIDTH, BlockPlan, ConvPlan, ExitPlan, Init, Norm, ResNetSpec
@@ -67,17 +68,31 @@ def exit_macs(spec: ResNetSpec, size: int) -> tuple[int, ...]:
         spec: of the network.
         size: height and width of the pictures, in pixels.
     """
+    return tuple(accumulate(trunk + own for trunk, own in segment_macs(spec, size)))
+
+
+def segment_macs(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...]:
+    """Multiply-adds of one picture between each exit and the one before: of the blocks, and of the exit itself.
+
+    The end of the network is the last one, its linear layer the exit.
+
+    Args:
+        spec: of the network.
+        size: height and width of the pictures, in pixels.
+    """
     tally = _Tally()
     size = _count_stem(tally, spec, size)
     exits = {place.after: place for place in spec.exit_plan()}
-    found = []
+    found, before = [], 0
     for count, block in enumerate(spec.plan(), start=1):
         size = _count_block(tally, block, size, size)
         if count in exits:
+            trunk = tally.macs - before
             _count_exit(tally, spec, exits[count], size)
-            found.append(tally.macs)
-    tally.linear(spec.num_features, spec.num_classes)
-    return (*found, tally.macs)
+            found.append((trunk, tally.macs - before - trunk))
+            before = tally.macs
+    head = spec.num_features * spec.num_classes
+    return (*found, (tally.macs - before, head))
 
 
 def branch_macs(spec: ResNetSpec, size: int) -> tuple[int, ...]:
@@ -111,11 +126,10 @@ def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...
 def least_size(spec: ResNetSpec, size: int) -> int:
     """Height and width of the smallest features of pictures of `size` x `size`, behind the last block or in an exit."""
     size = _count_stem(_Tally(), spec, size)
-    exits = {place.after for place in spec.exit_plan()}
     sizes = []
     for count, block in enumerate(spec.plan()[:: 2 if spec.reversible else 1], start=1):
         size = -(-size // block.stride)
-        sizes.append(-(-size // 4) if count in exits else size)  # an exit has two convolutions of stride 2
+        sizes.append(-(-size // 4) if count in spec.exits else size)  # an exit halves it twice
     return min(sizes)
 
 
@@ -257,14 +271,11 @@ def _count_shortcut(tally: _Tally, block: BlockPlan, size: int) -> None:
 
 def _count_exit(tally: _Tally, spec: ResNetSpec, place: ExitPlan, size: int) -> None:
     """Adds an early exit that looks at features of `size` x `size`."""
-    normed, smooth = spec.norm == "batch", spec.activation != "relu"
+    for block in place.blocks:
+        size = _count_block(tally, block, size, size)
     if spec.order == "pre":
-        tally.norm(place.in_channels, spec.norm, spec.init)
-        tally.keep(place.in_channels, size, times=1 + normed + smooth)
-    for conv in place.convs:
-        size = tally.conv(conv, size)
-        tally.norm(conv.out_channels, spec.norm, spec.init)
-        tally.keep(conv.out_channels, size, times=1 + normed + smooth)
+        tally.norm(place.num_features, spec.norm, spec.init)
+        tally.keep(place.num_features, size, times=1 + (spec.activation != "relu"))
     tally.linear(place.num_features, spec.num_classes)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resvision import measure
-from resvision.adaptive import AdaptiveSession, Segment
+from resvision.adaptive import AdaptiveSession, Segment, all_exits
 from resvision.classifier import Classifier, Predictor, check_parts
 from resvision.cost import exit_macs
 from resvision.data.images import blank
@@ -176,7 +176,8 @@ def load(
     entries = [entry for entry in _squares_entries(path) if entry.runtime == runtime]
     if not entries:
         raise ClassifierError(
-            f"{path / FOLDER}: holds nothing for {runtime}; first: resvision export {path} --format {runtime}"
+            f"{path / FOLDER}: holds nothing for {runtime}; first: "
+            f"resvision export {shlex.quote(str(path))} --format {runtime}"
         )
     exact_first = get_args(ExportPrecision)
     entry = min(entries, key=lambda entry: exact_first.index(entry.precision))
@@ -199,13 +200,7 @@ def open_file(path: Path) -> Predictor:
     if path.suffix not in SESSIONS:
         raise ClassifierError(f"{path}: neither a run folder nor an exported file ({', '.join(SESSIONS)})")
     session = SESSIONS[path.suffix](path)
-    if session.document is None:
-        raise ClassifierError(f"{path}: has no document of resvision; only what `resvision export` wrote can be used")
-    try:
-        value = json.loads(session.document)
-    except ValueError as error:
-        raise ClassifierError(f"{path}: its document is not JSON ({error})") from error
-    document = parse(Document, value, str(path))
+    document = _document(path, session)
     if (document.format, document.version) != (FORMAT, VERSION):
         raise ClassifierError(
             f"{path}: is {document.format} version {document.version}; this program reads {FORMAT} version {VERSION}"
@@ -224,6 +219,22 @@ def open_file(path: Path) -> Predictor:
     )
 
 
+def _document(path: Path, session: FileSession) -> Document:
+    """What an opened file says of itself.
+
+    Raises:
+        ClassifierError: nothing that can be read.
+        InputError: something else.
+    """
+    if session.document is None:
+        raise ClassifierError(f"{path}: has no document of resvision; only what `resvision export` wrote can be used")
+    try:
+        value = json.loads(session.document)
+    except ValueError as error:
+        raise ClassifierError(f"{path}: its document is not JSON ({error})") from error
+    return parse(Document, value, str(path))
+
+
 def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSession:
     """All segments of a network with early exits, the first of which is open already."""
     assert document.exits is not None
@@ -233,8 +244,9 @@ def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSes
         raise ClassifierError(f"{path}: names a segment in another folder; all of them lie beside it")
     sessions = [first, *(SESSIONS[path.suffix](path.parent / name) for name in document.files[1:])]
     for place, session in enumerate(sessions, start=1):
-        if session.document != dataclasses.replace(document, segment=place).to_json():
-            raise ClassifierError(f"{path.parent / document.files[place - 1]}: is no segment of the network in {path}")
+        file = path.parent / document.files[place - 1]
+        if _document(file, session) != dataclasses.replace(document, segment=place):
+            raise ClassifierError(f"{file}: is no segment of the network in {path}")
     segments = [file_segment(session) for session in sessions]
     return AdaptiveSession(segments, document.exits, exit_macs(document.spec, document.preprocess.size))
 
@@ -318,6 +330,8 @@ def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
         )
     # Class names, calibration and thresholds are the run's own, which may have been changed since.
     adaptive = predictor.adaptive
+    if adaptive is None and classifier.exits is not None:
+        raise ClassifierError(f"{folder / entry.file}: is of the network without its early exits; again: {again}")
     if adaptive is not None and classifier.exits is not None:
         adaptive = AdaptiveSession(adaptive.segments, classifier.exits, adaptive.macs)
     return dataclasses.replace(
@@ -338,11 +352,18 @@ def _checksums(*files: Path) -> dict[str, str]:
     return sums
 
 
+def _to_the_end(predictor: Predictor) -> Callable[[Any], object]:
+    """What runs a picture to the network's end; past all exits, which nothing but their files can leave out."""
+    if predictor.adaptive is None:
+        return predictor.session
+    return functools.partial(all_exits, predictor.adaptive.segments)
+
+
 def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> Predictor:
     """Whichever answers first on a batch of black squares."""
     choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier)}
     squares = blank(classifier.preprocess, batch_size)
-    calls = {name: functools.partial(choice.session, squares) for name, choice in choices.items()}
+    calls = {name: functools.partial(_to_the_end(choice), squares) for name, choice in choices.items()}
     rounds = measure.interleaved(calls, rounds=TRIALS, limit=TRIAL_SECONDS)
     times = {name: measure.median(seconds) for name, seconds in rounds.items()}
     best = min(times, key=times.__getitem__)

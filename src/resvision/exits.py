@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
-from resvision.cost import exit_macs
+from resvision.cost import segment_macs
 from resvision.errors import ClassifierError, SpecError
 from resvision.recipe import Recipe
 from resvision.spec import ResNetSpec
 
-AUTO_EXITS = 3
+AUTO_SHARES = (1 / 8, 1 / 2)  # of the network's multiply-adds: where "auto" sets exits
+# What an exit is made of, (exit_width, exit_depth), the best first, and the part of the network that it may cost.
+SHAPES, MOST_SHARE = ((2.0, 2), (1.0, 2), (1.0, 1), (0.5, 1), (0.25, 1)), 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def adaptive(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
 
 
 def with_exits(spec: ResNetSpec, exits: str | None, size: int) -> ResNetSpec:
-    """The network with early exits.
+    """The network with early exits, which are as large as is worth their cost.
 
     Args:
         spec: of the network; its own exits stay where `exits` is None.
@@ -68,21 +71,29 @@ def with_exits(spec: ResNetSpec, exits: str | None, size: int) -> ResNetSpec:
     """
     if exits is None:
         return spec
-    if exits != "auto":
+    if exits == "auto":
+        places = _early(spec, size)
+    else:
         try:
-            return replace(spec, exits=tuple(int(part) for part in exits.split(",")))
+            places = tuple(int(part) for part in exits.split(","))
         except ValueError:
             raise SpecError(f"exits={exits!r}: give auto, or numbers of blocks such as 3,7,13") from None
-    return replace(spec, exits=_evenly(spec, size))
+    for width, depth in SHAPES:
+        found = replace(spec, exits=places, exit_width=width, exit_depth=depth)
+        *early, end = segment_macs(found, size)
+        network = sum(trunk for trunk, _ in early) + sum(end)
+        if max(own for _, own in early) <= MOST_SHARE * network:
+            break
+    return found
 
 
-def _evenly(spec: ResNetSpec, size: int) -> tuple[int, ...]:
-    """The blocks behind which a quarter, a half and three quarters of the multiply-adds are done."""
+def _early(spec: ResNetSpec, size: int) -> tuple[int, ...]:
+    """The blocks behind which the shares of the multiply-adds that "auto" wants are done."""
     blocks = sum(spec.depths)
     if blocks < 2:
         raise SpecError("exits=auto: a network of one block has no place for an exit")
-    # Exits in all places cost something themselves, about the same each.
-    done = exit_macs(replace(spec, exits=tuple(range(1, blocks))), size)
-    wanted = [done[-1] * part / (AUTO_EXITS + 1) for part in range(1, AUTO_EXITS + 1)]
-    nearest = [min((abs(macs - share), block) for block, macs in enumerate(done[:-1], start=1)) for share in wanted]
+    *early, end = segment_macs(replace(spec, exits=tuple(range(1, blocks))), size)
+    done = list(accumulate(trunk for trunk, _ in early))
+    whole = done[-1] + sum(end)
+    nearest = [min((abs(macs - share * whole), block) for block, macs in enumerate(done, 1)) for share in AUTO_SHARES]
     return tuple(sorted({block for _, block in nearest}))

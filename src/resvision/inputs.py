@@ -14,13 +14,12 @@ from resvision import recipes, zoo
 from resvision.classifier import Predictor
 from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
-from resvision.data.loader import default_workers
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
 from resvision.errors import DataError, RecipeError, RunError
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
-from resvision.recipe import ADAPTIVE, LENGTHS, SMALL_PICTURE, Recipe, make
+from resvision.recipe import ADAPTIVE, LENGTHS, Recipe, make
 from resvision.search import costs, remedies
 from resvision.search.candidates import Candidate
 from resvision.training import RunFolder, pretrained
@@ -36,9 +35,17 @@ def dataset_of(
     columns: sources.Columns,
     reporter: Reporter,
 ) -> DataSet:
-    """The data, from a place or from arrays in memory."""
+    """The data, from a place or from arrays in memory.
+
+    Raises:
+        DataError: they cannot be used, or something is given beside them that only goes with arrays.
+    """
     if isinstance(data, (str, Path)):
-        return sources.load(data, columns, reporter.download)
+        if validation is not None or classes is not None:
+            what = "validation" if validation is not None else "classes"
+            raise DataError(f"{what}= goes with arrays in memory, and {data} says what is what by itself: leave it out")
+        with reporter:  # which a download that ends in the middle leaves with a bar
+            return sources.load(data, columns, reporter.download)
     return sources.from_arrays(data, validation, classes)
 
 
@@ -93,7 +100,12 @@ def with_labels_of(classifier: Predictor, dataset: DataSet, split: Split) -> Spl
 
 
 def measured_split(
-    classifier: Predictor, data: Data, split: str | None, columns: sources.Columns, first: str = "test"
+    classifier: Predictor,
+    data: Data,
+    split: str | None,
+    columns: sources.Columns,
+    reporter: Reporter,
+    first: str = "test",
 ) -> tuple[str, str, Split]:
     """The data's name, the split's name, and the split with labels that index the classifier's classes.
 
@@ -101,7 +113,7 @@ def measured_split(
     """
     if not isinstance(data, (str, Path)):
         return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
-    dataset = sources.load(data, columns)
+    dataset = dataset_of(data, None, None, columns, reporter)
     if split is None and first in dataset.splits:
         split = first
     name, chosen = choose_split(dataset, split)
@@ -132,6 +144,8 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
         InputError: there is no such recipe or weights, or a field cannot be as it is.
         DownloadError: the weights cannot be fetched.
     """
+    if "steps" in fields:
+        raise RecipeError("steps follow from the length: give epochs, minutes or max_steps")
     by_name = isinstance(base, str) and base in recipes.NAMES
     given = dict(fields) if by_name else _recorded(base, fields)
     weights, usual = _weights(given), {}
@@ -152,16 +166,12 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
             strong_epochs=lambda: _epochs_of_strong(dataset, found, given),
         )
         chosen, base, reasons = choice.recipe, choice.name, choice.reasons
-        # Small pictures that are only shifted lie in memory; processes would start longer than they read.
-        workers = 0 if found.side <= SMALL_PICTURE and chosen.only_shifts else default_workers()
     else:
         chosen, reasons = _repeated(make(_recorded(base, {})), given, fields)
-        workers = default_workers()
-    chosen = dataclasses.replace(
-        chosen,
-        workers=workers if chosen.workers is None else chosen.workers,
-        channels=usual.get("channels", found.channels) if chosen.channels is None else chosen.channels,
-    )
+    if all(getattr(chosen, name) is None for name in LENGTHS):
+        raise RecipeError("the recipe does not say how long to train: give epochs, minutes or max_steps")
+    if chosen.channels is None:
+        chosen = dataclasses.replace(chosen, channels=usual.get("channels", found.channels))
     return Chosen(recipe=chosen, base=base, weights=weights, reasons=reasons)
 
 
@@ -216,6 +226,8 @@ def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
         recorded["steps"] = None
     if recorded["first_size"] and "size" in fields and "first_size" not in fields:
         recorded["first_size"] = max(1, round(recorded["first_size"] * fields["size"] / recorded["size"]))
+    if {"model", "spec", "size", "batch_size", "exits", "compile"} & fields.keys():
+        recorded["memory"] = "auto"  # what did for the recorded network was measured
     return replaced(recorded, fields)
 
 

@@ -60,8 +60,11 @@ def print_table(titles: list[str], rows: list[list[Any]], caption: str | None = 
     for cells in rows:
         table.add_row(*map(str, cells))
     # A pipe has no width: then nothing is cut or wrapped.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 10_000)
-    console.print(table, soft_wrap=not sys.stdout.isatty())
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    with console.capture() as captured:  # Rich would end the program by itself where nobody reads on
+        console.print(table, soft_wrap=not sys.stdout.isatty())
+    print(captured.get(), end="")
 
 
 def print_training(made: TrainingResult, as_json: bool, columns: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import TracebackType
 from typing import Any, Self
@@ -50,11 +51,19 @@ class Reporter:
         self.close()
 
 
+class _Console(Console):
+    """A console that goes on in silence where nobody reads any more: what is learnt is worth more than telling it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class ConsoleReporter(Reporter):
     """Shows everything on stderr: a live bar if that is a terminal, plain lines otherwise."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self.live = sys.stderr.isatty()
         self.bar: Progress | None = None
         self.task: TaskID | None = None

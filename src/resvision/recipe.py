@@ -60,8 +60,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "at least 0 and at most 1": (lambda v: 0 <= v <= 1, ("head_first", "erase", "distill")),
     "at least 0": (
         lambda v: math.isfinite(v) and v >= 0,
-        ("weight_decay", "shift", "workers", "mixup", "cutmix", "max_drop"),
+        ("weight_decay", "shift", "workers", "mixup", "cutmix"),
     ),
+    "at least 0 and at most 100": (lambda v: 0 <= v <= 100, ("max_drop",)),
     f"at least 0 and below {MOST_SEEDS}": (lambda v: 0 <= v < MOST_SEEDS, ("seed",)),
 }
 
@@ -88,7 +89,7 @@ class Recipe:
         freeze_trunk: whether everything keeps what it was pretrained with, and only early exits learn.
 
         exits: early exits, at which pictures that are sure enough leave: after these numbers of blocks, with commas
-            between them, or "auto" for three that divide the network's multiply-adds evenly.
+            between them, or "auto" for two, where an eighth and half of the network's multiply-adds are done.
         exit_weight: of each exit's loss beside that of the network's end, which is 1; 0.3 if not given.
         distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
             section 3.2), the rest being that to the labels; 0.5 if not given.
@@ -273,6 +274,12 @@ class Recipe:
             raise RecipeError(f"freeze_trunk=True leaves the accuracy as it is: leave out {' and '.join(waiting)}")
         if self.freeze_trunk and self.gate_rate is not None:
             raise RecipeError("freeze_trunk=True and gate_rate exclude each other: gates would stand in it untrained")
+        if self.exits is not None and (
+            shaped := [p for p in self.spec if p.startswith(("exit_width=", "exit_depth="))]
+        ):
+            raise RecipeError(
+                f"exits={self.exits!r} takes exits of a fitting shape: give {shaped[0]} with --spec exits=[...]"
+            )
         if self.has_exits and self.memory == "checkpoint":
             raise RecipeError("memory='checkpoint' does not go with early exits: give one of them")
 

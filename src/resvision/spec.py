@@ -7,7 +7,6 @@ plan, so that no two of them can disagree.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal, get_args
 
 from resvision.errors import SpecError
@@ -39,8 +38,8 @@ _CHOICES = {
 # A bottleneck's output is four times as wide as its 3x3 convolution (He et al. 2015, section 4.1).
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
+MOST_EXIT_WIDTH = 8  # times the width of the stage
 GATE_WIDTH = 16  # channels between the two layers of a gate (Veit & Belongie 2018, section 3.2)
-EXIT_WIDTH = 128  # most channels of an exit's first convolution, so that it costs few percent of the network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,30 +115,25 @@ class BlockPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ExitPlan:
-    """An early exit: two 3x3 convolutions of stride 2, average pooling, and a linear layer.
+    """An early exit, which finishes the network in short: a few residual blocks, average pooling and a linear layer.
 
-    Features in the middle of a network are fine-grained; a classifier that only pools them does badly, and the
-    convolutions that help it must cost little beside the blocks (Huang et al. 2017, section 4).
+    Features in the middle of a network are fine-grained. A classifier that only pools them, or hardly more, does badly,
+    and trained with the network it bends the first blocks to its own end (Huang et al. 2017, section 3).
 
     Args:
         name: in the state dict.
         after: blocks that run before it.
-        convs: in the order they run, each followed by what the network has for a norm and by its activation.
+        blocks: its own, in the order they run.
     """
 
     name: str
     after: int
-    convs: tuple[ConvPlan, ConvPlan]
-
-    @property
-    def in_channels(self) -> int:
-        """C of the features that it looks at."""
-        return self.convs[0].in_channels
+    blocks: tuple[BlockPlan, ...]
 
     @property
     def num_features(self) -> int:
         """Channels that its linear layer receives."""
-        return self.convs[-1].out_channels
+        return self.blocks[-1].out_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +181,9 @@ class ResNetSpec:
             that starts at zero (De & Smith 2020, section 3; also known as ReZero).
         exits: numbers of blocks behind which an early exit stands, at which a picture that is sure enough may leave
             (Teerapittayanon et al. 2016).
+        exit_width: channels of an exit's first blocks for each of the width of the stage that it stands in; its last
+            blocks have twice as many.
+        exit_depth: blocks of an exit at each of its two sizes.
         gates: whether each block that keeps the shape has a gate, which leaves out F for pictures that do not need it
             (Veit & Belongie 2018).
         num_classes: logits at the end.
@@ -218,6 +215,8 @@ class ResNetSpec:
     norm: Norm = "batch"
     init: Init = "zero_gamma"
     exits: tuple[int, ...] = ()
+    exit_width: float = 1.0
+    exit_depth: int = 1
     gates: bool = False
     num_classes: int = 1000
     in_channels: int = 3
@@ -233,7 +232,7 @@ class ResNetSpec:
                 raise SpecError(f"{field}={values!r} must be a tuple of positive integers")
         if len(self.depths) != len(self.widths):
             raise SpecError(f"depths={self.depths} and widths={self.widths} must name the same number of stages")
-        for field in ("groups", "base_width", "se_divisor", "experts", "num_classes", "in_channels"):
+        for field in ("groups", "base_width", "se_divisor", "experts", "exit_depth", "num_classes", "in_channels"):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
                 raise SpecError(f"{field}={value!r} must be a positive integer")
@@ -241,6 +240,8 @@ class ResNetSpec:
             raise SpecError(f"stem_width={self.stem_width!r} must be an integer of at least 8, or None")
         if self.first_stride not in (1, 2):
             raise SpecError(f"first_stride={self.first_stride!r} must be 1 or 2")
+        if not 0 < self.exit_width <= MOST_EXIT_WIDTH:
+            raise SpecError(f"exit_width={self.exit_width!r} must lie in (0, {MOST_EXIT_WIDTH}]")
         if not 0 <= self.se_ratio <= 1:
             raise SpecError(f"se_ratio={self.se_ratio!r} must lie in [0, 1]")
         if self.block == "basic" and (self.groups != 1 or self.base_width != 64 or self.stride_on != "3x3"):
@@ -401,17 +402,25 @@ class ResNetSpec:
 
     def exit_plan(self) -> tuple[ExitPlan, ...]:
         """The early exits, shallow to deep, named exits.0, exits.1, ..."""
-        blocks = self.plan() if self.exits else ()
-        plans = []
+        if not self.exits:
+            return ()
+        blocks, plans = self.plan(), []
+        stages = [width for depth, width in zip(self.depths, self.widths, strict=True) for _ in range(depth)]
+        # Basic blocks, whatever the network is made of: on few channels they cost the least.
+        short = replace(
+            self, block="basic", groups=1, base_width=64, stride_on="3x3", experts=1, inner=(), exits=(), gates=False
+        )
         for index, after in enumerate(self.exits):
             channels = blocks[after - 1].out_channels
-            width = min(channels, EXIT_WIDTH)
-            widths = (channels, width, 2 * width)
-            first, second = (
-                ConvPlan(name=f"conv{i}", in_channels=c, out_channels=o, kernel_size=3, stride=2, bias=self._bias)
-                for i, (c, o) in enumerate(pairwise(widths), start=1)
-            )
-            plans.append(ExitPlan(name=f"exits.{index}", after=after, convs=(first, second)))
+            own: list[BlockPlan] = []
+            narrow = max(1, round(self.exit_width * stages[after - 1]))
+            for width in (narrow, 2 * narrow):
+                # What option A adds to x are channels of zeros; fewer than x has can only be a projection.
+                kind = replace(short, shortcut="project") if width < channels and "pad" in self.shortcut else short
+                for stride in (2, *(1,) * (self.exit_depth - 1)):
+                    own.append(kind._block_plan(f"exits.{index}.blocks.{len(own)}", channels, width, stride))
+                    channels = width
+            plans.append(ExitPlan(name=f"exits.{index}", after=after, blocks=tuple(own)))
         return tuple(plans)
 
     def _block_plan(

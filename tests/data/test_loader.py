@@ -1,5 +1,6 @@
 """Batches: the same whatever the number of workers, and honest about what could not be read."""
 
+import dataclasses
 import io
 import os
 import shutil
@@ -18,6 +19,7 @@ from resvision.data.loader import (
     Batch,
     EvaluationBatches,
     TrainingBatches,
+    at_once,
     cut,
     default_workers,
     screen,
@@ -490,3 +492,14 @@ def test_each_batch_has_memory_of_its_own(tmp_path: Path, workers: int) -> None:
     copies = [Batch(batch.squares.clone(), batch.labels.clone()) for batch in kept]
     assert_same_batches([*batches.epoch(0)], expected)
     assert_same_batches(kept, copies)
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 64), (256, 64), (512, 16), (1024, 4), (4096, 1)])
+def test_an_evaluation_takes_fewer_of_large_pictures_at_once(size: int, count: int) -> None:
+    assert at_once(dataclasses.replace(COLOUR, size=size)) == count
+    assert EvaluationBatches(in_memory(4), dataclasses.replace(COLOUR, size=size), 0).batch_size == count
+
+
+def test_looking_at_headers_copies_no_array() -> None:
+    split = in_memory(8)
+    assert screen(split, 0.0)[0] is split

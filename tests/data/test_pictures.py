@@ -16,6 +16,7 @@ from resvision.data.pictures import (
     Split,
     content_hashes,
     divide,
+    fingerprint,
     listed,
 )
 from resvision.errors import DataError, PictureError
@@ -235,3 +236,39 @@ def test_a_class_of_one_picture_cannot_be_divided() -> None:
         split = array_split(array[:last], [0, 0, 0, 1, 1][:last])
         with pytest.raises(DataError, match=r"^given: the class of given\[3\] has fewer than two pictures of its own"):
             divide(split, 0.2, "given")
+
+
+def test_a_picture_of_an_array_keeps_its_name() -> None:
+    pictures = ArrayPictures(noise(10, 4, 4), "given")
+    taken = pictures.take(np.array([7, 2, 5])).take(np.array([2, 0]))
+    assert [taken.name(i) for i in range(len(taken))] == ["given[5]", "given[7]"]
+    np.testing.assert_array_equal(taken.array, pictures.array[[5, 7]])
+
+
+def test_a_fingerprint_tells_data_apart() -> None:
+    array, labels = noise(2000, 4, 4), np.arange(2000) % 2
+    split = array_split(array, labels)
+    found = fingerprint(("a", "b"), [split])
+    assert fingerprint(("a", "b"), [array_split(array.copy(), labels)]) == found
+    others = [
+        (("a", "c"), [split]),
+        (("a", "b"), [split, split]),
+        (("a", "b"), [array_split(array[::-1], labels)]),  # other pictures of the same labels at the same places
+        (("a", "b"), [array_split(array, 1 - labels)]),
+    ]
+    assert len({found, *(fingerprint(*other) for other in others)}) == 5
+    files = [FilePictures((File(name, data=b"1"), File("2", data=b"2"))) for name in ("1", "other")]
+    by_name = [fingerprint(("a",), [Split(pictures, np.zeros(2, dtype=np.int64))]) for pictures in files]
+    assert by_name[0] != by_name[1]
+
+
+def test_a_header_that_lies_at_the_end_of_a_file_is_found(tmp_path: Path) -> None:
+    """TIFF writes its directory behind the pixels; others are told by their first bytes."""
+    picture = noise(300, 200, 3)
+    Image.fromarray(picture).save(tmp_path / "1.tif")
+    Image.fromarray(picture).save(tmp_path / "2.png")
+    assert all((tmp_path / name).stat().st_size > 1 << 16 for name in ("1.tif", "2.png"))
+    pictures = FilePictures(tuple(File(name, path=tmp_path / name) for name in ("1.tif", "2.png", "3.png")))
+    assert pictures.header(0) == pictures.header(1) == (200, 300, False)
+    with pytest.raises(PictureError, match=r"3\.png: cannot be read"):
+        pictures.header(2)

@@ -366,8 +366,26 @@ def test_a_member_outside_of_the_archive_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_folders_beside_train_are_named(tmp_path: Path, write_pictures: WritePictures) -> None:
+    root = write_pictures(tmp_path / "pets", [*SPLIT, "vaild/cat/1.png", "vaild/dog/1.png"])
+    assert "(vaild beside them: not used)" in load(root).method
+    assert "not used" not in load(write_pictures(tmp_path / "others", SPLIT)).method
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.xz"])
+def test_the_second_name_of_a_file_in_a_tar_archive_is_a_picture(
+    tmp_path: Path, write_pictures: WritePictures, form: str
+) -> None:
+    root = write_pictures(tmp_path / "pets", PLAIN)
+    (root / "cat" / "9.png").hardlink_to(root / PLAIN[0])
+    packed = load(pack(root, tmp_path / f"pets.{form}")).splits["all"]
+    assert names(packed) == sorted([*PLAIN, "cat/9.png"])
+    first, last = (packed.pictures.content(names(packed).index(name)) for name in (PLAIN[0], "cat/9.png"))
+    assert first == last == (root / PLAIN[0]).read_bytes()
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_a_tar_archive_are_passed_over(
+def test_links_out_and_devices_in_a_tar_archive_are_passed_over(
     tmp_path: Path, write_pictures: WritePictures, kind: bytes
 ) -> None:
     root = write_pictures(tmp_path / "pets", PLAIN)
@@ -376,7 +394,7 @@ def test_links_and_devices_in_a_tar_archive_are_passed_over(
     with tarfile.open(archive, "a") as tar:
         member = tarfile.TarInfo("cat/0.png")
         member.type = kind
-        member.linkname = "cat/1.png" if kind == tarfile.LNKTYPE else str(tmp_path / "secret.png")
+        member.linkname = str(tmp_path / "secret.png")
         tar.addfile(member)
     assert names(load(archive).splits["all"]) == list(PLAIN)
 

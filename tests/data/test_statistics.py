@@ -91,3 +91,10 @@ def test_the_mean_leaves_out_what_is_unreadable() -> None:
     files = (File("a.png", data=png(Image.new("RGB", (4, 4), (51, 102, 255)))), File("b.png", data=b""))
     mean, _ = mean_and_std(dataset(FilePictures(files)).splits["train"], COLOUR)
     assert mean == [0.2, 0.4, 1.0]
+
+
+def test_one_colour_picture_among_many_grey_ones_is_seen() -> None:
+    kinds = [("L", (4, 4))] * 500
+    assert facts(dataset(solid(*kinds))).channels == 1
+    kinds[123] = ("RGB", (4, 4))  # beside the few that tell the usual size
+    assert facts(dataset(solid(*kinds))).channels == 3

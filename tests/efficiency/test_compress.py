@@ -376,6 +376,21 @@ def test_gates_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exits": (1,)}, "has early exits; train without"),
+        ({"experts": 2}, "has conditional convolutions"),
+    ],
+)
+def test_a_network_is_refused_for_what_it_is(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """An import has exits without a rule by which pictures leave."""
+    network = ResNet(dataclasses.replace(zoo.get("resnet14_cifar"), num_classes=2, **changes))
+    Classifier(network=network, preprocess=Preprocess(size=8), classes=("a", "b")).save(tmp_path)
+    with pytest.raises(ClassifierError, match=message):
+        resvision.compress(tmp_path, "digits", out=tmp_path / "small")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"speedup": 1.0}, "speedup=1.0 must be above 1"),

@@ -96,6 +96,8 @@ def test_what_is_said() -> None:
     assert prune.said(made, made) == "as it is"
     smaller = prune.narrowed(prune.without_block(made, 0), 0.4, batches())
     assert prune.said(made, smaller).startswith("1 of 9 blocks fewer and ")
+    narrow = prune.narrowed(made, 0.4, batches())
+    assert prune.said(narrow, prune.without_block(narrow, 7)) == "1 of 9 blocks fewer"  # of uneven ones
 
 
 @pytest.mark.parametrize("name", ["plain20_cifar", "revnet38_cifar", "resnext50_32x4d"])

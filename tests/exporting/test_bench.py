@@ -1,7 +1,10 @@
 """The benchmark of the runtimes."""
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from samples import colourful
 
 from resvision import Classifier, Preprocess, api, zoo
 from resvision.efficiency import prune
+from resvision.errors import InputError
 from resvision.exits import ExitRule
 from resvision.exporting import bench, peers
 from resvision.models import ResNet
@@ -68,6 +72,28 @@ def test_early_exits_are_timed_as_pictures_leave(tmp_path: Path, monkeypatch: py
     notes = Notes()
     assert len(api.benchmark(tmp_path, reporter=notes)["rows"]) == 2
     assert "how fast it is where pictures leave early is only known with data" in notes.lines
+
+
+def test_a_compiler_that_fails_is_left_out(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "MADE", ())
+
+    def compiled(network: ResNet) -> Callable[..., Any]:
+        def fails(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("no compiler")
+
+        network.forward = fails  # type: ignore[method-assign]
+        return network
+
+    monkeypatch.setattr(torch, "compile", lambda network: compiled(copy.deepcopy(network)))
+    notes = Notes()
+    rows = api.benchmark(digits_run, compiled=True, reporter=notes)["rows"]
+    assert "torch compiled" not in [row["runtime"] for row in rows]
+    assert "left out: torch.compile fails here (RuntimeError)" in notes.lines
+    with pytest.raises(InputError, match="split='val': of which data"):
+        api.benchmark(digits_run, split="val")
 
 
 class Notes(Reporter):

@@ -123,6 +123,22 @@ def test_segments_belong_together(onnx_export: exporting.Export, tmp_path: Path)
         deployed.open_file(path)
 
 
+def test_numbers_that_python_takes_for_another_kind_are_the_same(classifier: Classifier, tmp_path: Path) -> None:
+    """A crop of 1 is written as 1 and read as 1.0."""
+    whole = dataclasses.replace(classifier, preprocess=dataclasses.replace(classifier.preprocess, crop=1))
+    made = exporting.write(whole, Target(format="onnx"), tmp_path / "small.onnx")
+    assert deployed.open_file(made.file).adaptive is not None
+
+
+def test_an_export_from_before_there_were_thresholds_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    dataclasses.replace(classifier, exits=None).save(tmp_path)
+    api.export(tmp_path, "onnx")
+    assert next(iter(api.predict(tmp_path, [squares(1)[0].numpy()], runtime="onnx"))).exit is None
+    classifier.save(tmp_path)
+    with pytest.raises(ClassifierError, match="is of the network without its early exits; again: resvision export"):
+        list(api.predict(tmp_path, [squares(1)[0].numpy()], runtime="onnx"))
+
+
 @pytest.mark.parametrize(
     "target", [Target(format="torch"), Target(format="onnx", contract="B")], ids=["torch", "contract B"]
 )

@@ -213,6 +213,15 @@ def test_halving_keeps_a_known_best_that_starts_slowly(tmp_path: Path) -> None:
     assert right >= 5
 
 
+def test_a_rung_names_those_that_it_trained(tmp_path: Path) -> None:
+    curves = {f"resnet8_cifar at {16**n} px": (0.05 + 0.02 * n, 0.7) for n in range(12)}
+    _, halving = halved(curves, 0, tmp_path, budget=0.02)  # it ends on the first rung
+    names = {halving.entrants[row["index"]].name for row in halving.rows}
+    assert set().union(*(rung["candidates"] for rung in halving.rungs)) == names
+    for rung in halving.rungs:
+        assert rung["says"].startswith(f"{len(rung['candidates'])} candidates for ")
+
+
 def test_halving_trains_longer_on_each_rung_and_with_other_seeds(tmp_path: Path) -> None:
     curves = {f"resnet8_cifar at {16**n} px": (0.05 + 0.02 * n, 0.7) for n in range(6)}
     _, halving = halved(curves, 0, tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,11 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_few_pictures_are_said_only_where_more_would_help() -> None:
+    rising = curve.fit([50, 100, 200], [0.30, 0.31, 0.33], [0.01] * 3)
+    assert rising.exponent == 0
+    assert rising.error(100) == pytest.approx(0.313, abs=0.005)  # it goes through what was measured
+    low, high = rising.interval(100)
+    assert 0.29 < low < 0.313 < high < 0.34
     steep = curve.fit([50, 100, 200], [0.5, 0.35, 0.25], [0.01] * 3)
     flat = curve.fit([5000, 10000, 20000], [0.06, 0.058, 0.056], [0.001] * 3)
     assert findings.few(steep, 200, 200).found == "yes"
@@ -387,7 +393,7 @@ def test_a_part_keeps_the_proportions_of_the_classes() -> None:
 
 def test_a_plan_fits_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     split = sources.load("digits").splits["all"]
-    monkeypatch.setattr(plan, "_pace", lambda choice, *rest: ("fp32", 1e-4 * plan._work(choice, 10, BASE) / 6e5))
+    monkeypatch.setattr(plan, "_pace", lambda choice, *_: ("fp32", 1e-4 * plan._work(choice, 10, BASE) / 6e5, 1e-6))
     recipe = replace(BASE, steps=None, epochs=30)
     rich, poor = (plan.make(split, recipe, 10, 300, seconds) for seconds in (3600.0, 60.0))
     assert (rich.pictures, rich.epochs, rich.seeds) == (len(split), 30, 3)
@@ -574,6 +580,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
             examined=1000,
             seconds=1.0,
             pace=1e-4,
+            reading=1e-3,
         )
 
     monkeypatch.setattr(plan, "make", make)
@@ -629,6 +636,8 @@ def test_an_examination_names_planted_noise_and_goes_on_after_a_stop(
     assert "</svg>" in (folder / "overfit.svg").read_text()
     with pytest.raises(RunError, match="holds an examination with another minutes: give another --out"):
         resvision.overfit(**(data | {"minutes": 61.0}), **PATIENT, out=tmp_path / "a")
+    with pytest.raises(RunError, match="holds an examination with another fingerprint: give another --out"):
+        resvision.overfit(**(data | {"data": (array[:900], labels[:900][::-1])}), **PATIENT, out=tmp_path / "a")
 
 
 def test_an_examination_finds_leaked_pictures_and_writes_a_cleaned_manifest(
@@ -688,6 +697,8 @@ def test_what_is_found_in_a_part_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -
     whole = copies.find(data, "val", seconds=3600)
     assert whole["complete"]
     assert whole["leaked_part"] == 0.5
+    turned = sources.from_arrays((test, labels[:250]), (array, labels), ["a", "b"])  # more to report than to train on
+    assert copies.find(turned, "val", seconds=3600)["complete"]
 
 
 def test_every_training_copy_of_a_leaked_picture_is_named() -> None:
@@ -770,3 +781,71 @@ def test_the_words_follow_the_numbers() -> None:
     assert "which does not confirm it" in " ".join(overfit.describe(numbers))
     numbers["recommended"]["name"] = None
     assert "stay with the baseline" in " ".join(overfit.describe(numbers))
+
+
+def test_a_network_of_the_same_name_may_be_another() -> None:
+    recipe = Recipe(model="resnet14_cifar", size=28, spec=("widths=[64,128,256]",), epochs=10)
+    made = plan.Plan(
+        model="resnet14_cifar",
+        size=28,
+        spec=(),
+        precision="fp32",
+        pictures=90,
+        epochs=10.0,
+        steps=10,
+        seeds=2,
+        remedies=1,
+        tests=1,
+        tested=40,
+        examined=0,
+        seconds=1.0,
+        pace=1e-3,
+        reading=1e-3,
+    )
+    assert made.stands_in(recipe)
+    assert "(resnet14_cifar stands in for resnet14_cifar with widths=[64,128,256])" in made.describe(recipe, 90, 10.0)
+    own = replace(made, spec=recipe.spec)
+    assert not own.stands_in(recipe)
+    assert "stands in" not in own.describe(recipe, 90, 10.0)
+
+
+def test_reading_is_part_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pictures are slow to read fewer of them are looked at, and the rest of the time is planned."""
+    split = sources.prepare(sources.load("digits")).splits["train"]
+    recipe = Recipe(model="resnet8_cifar", size=8, channels=1, epochs=10)
+    plans = {}
+    for reading in (1e-6, 0.1):
+        monkeypatch.setattr(plan, "_pace", lambda *_, reading=reading: ("fp32", 1e-4, reading))
+        plans[reading] = plan.make(split, recipe, 10, 5000, 600.0)
+    quick, slow = plans[1e-6], plans[0.1]
+    read = slow.pictures + slow.tested + slow.examined
+    assert 0.1 * read <= plan.READING * 600 + 0.1 * 1000  # a thousand are tested in any case
+    assert (quick.pictures, quick.tested) == (len(split), 5000)
+    assert slow.examined < quick.examined
+
+
+def test_minutes_of_a_recorded_recipe_are_no_length(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="minutes=30 of the recipe do not say how many epochs these are"):
+        resvision.overfit("digits", recipe=Recipe(model="resnet8_cifar", size=8, minutes=30.0), out=tmp_path / "a")
+
+
+def test_what_would_leave_a_class_without_pictures_is_not_left_out(
+    small_plan: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    small_plan["steps"] = 3
+    monkeypatch.setattr(overfit, "MOST_TESTS", 1)
+    monkeypatch.setattr(remedies, "in_order", lambda *_: [])
+    array, labels = digits(0)
+    for index in range(420):
+        if index < 300 or labels[index] != 3:
+            folder = tmp_path / "set" / ("test" if index >= 300 else "train") / str(labels[index])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array[index]).save(folder / f"{index}.png")
+    shutil.copytree(tmp_path / "set" / "train" / "3", tmp_path / "set" / "test" / "3")
+    notes = Notes()
+    found, _ = resvision.overfit(tmp_path / "set", minutes=5.0, **PATIENT, out=tmp_path / "run", reporter=notes)
+    assert found["copies"]["leaked"] > 0
+    assert not found["recommended"]["cleaned"]
+    assert "cleaned.csv" not in found["commands"]["recommended"]
+    assert any("all training pictures of a class have a copy in test" in line for line in notes.lines)

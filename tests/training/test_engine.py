@@ -164,3 +164,35 @@ def test_a_trial_is_of_parts_as_the_steps_are() -> None:
     given = dataclasses.replace(RECIPE, **{**FIXED, "compile": None}, batch_size=64, accumulate=8)
     chosen, _ = engine.choose(network(), given, cross_entropy(), PREPROCESS, lambda seconds: 0.0)
     assert chosen == dataclasses.replace(given, compile=False)  # the trial's own recipe is not returned
+
+
+def test_gradients_of_another_memory_order_are_not_kept() -> None:
+    """Checkpointing keeps gradients, and fused optimisers read them by their place in memory."""
+    tested = network()
+    recipe = dataclasses.replace(RECIPE, **(FIXED | {"memory": "checkpoint", "optimizer": "sgd", "lr": 0.1}))
+    built = engine.build(tested, recipe, cross_entropy(), PREPROCESS)
+    built.step(batch(), optim.build(tested, recipe))
+    kernel = tested.get_parameter("layer1.0.conv1.weight")
+    assert kernel.grad is not None
+    assert kernel.grad.is_contiguous(memory_format=torch.channels_last)
+    other = engine.build(tested, dataclasses.replace(recipe, channels_last=False), cross_entropy(), PREPROCESS)
+    assert kernel.grad is None
+    optimizer = optim.build(tested, recipe)
+    other.step(batch(), optimizer)
+    for parameter in tested.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+
+
+def test_trials_are_no_larger_than_the_steps_of_a_small_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    step = engine.Engine.step
+
+    def watched(self: engine.Engine, batch: Batch, *given: Any) -> Any:
+        seen.append(len(batch.labels))
+        return step(self, batch, *given)
+
+    monkeypatch.setattr(engine.Engine, "step", watched)
+    given = dataclasses.replace(RECIPE, precision="fp32", channels_last=False, compile=None)
+    engine.choose(network(), given, cross_entropy(), PREPROCESS, lambda seconds: 0.0, batch_size=3)
+    assert set(seen) == {3}

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -314,23 +315,36 @@ def test_with_train_and_test_a_part_of_train_chooses(monkeypatch: pytest.MonkeyP
     assert (len(whole.train), whole.chooser, whole.watched) == (80, None, None)
 
 
-def test_exits_on_a_network_of_ones_own_are_not_chosen_by_pictures_that_it_knows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Beside few pictures its run held nothing back, so that half of the test split chooses; beside many it did."""
+def test_what_chooses_is_unknown_to_a_network_of_ones_own(tmp_path: Path) -> None:
+    """Unless its run held back the same part of the training split, half of the test split chooses."""
     data = three_splits()
     data = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "val"})
-    recipe = Recipe(model="resnet8_cifar", size=8, exits="1", pretrained="runs/train-001")
-    few = roles.assign(data, recipe)
-    assert (len(few.train), few.report_name, len(few.report)) == (80, "half of test", 20)
-    assert (few.chooser_name, len(few.chooser or ())) == ("test", 20)
-    assert "20 of test choose, 20 of half of test are reported" in few.describe()
-    monkeypatch.setattr(roles, "HOLDOUT_LEAST", 8)
-    many, before = roles.assign(data, recipe), roles.assign(data, Recipe(model="resnet8_cifar", size=8))
-    assert (many.report_name, many.chooser_name, len(many.train)) == ("test", "held", 72)
-    assert many.fingerprint() == before.fingerprint()
-    scratch = roles.assign(data, dataclasses.replace(recipe, pretrained=None))
-    assert (scratch.report_name, scratch.chooser_name) == ("test", "held")
+    scratch = roles.assign(data, Recipe(model="resnet8_cifar", size=8, exits="1"))
+    assert (scratch.report_name, scratch.chooser_name, len(scratch.train)) == ("test", "held", 72)
+    recipe = Recipe(model="resnet8_cifar", size=8, exits="1", pretrained=str(tmp_path))
+    theirs = RunFolder(tmp_path)
+    record = scratch.record(data.name, {})
+    for case in ({"held_back": None}, {"held_back": record["held_back"][:4]}, {"name": "others"}):
+        theirs.write_data(record | case)
+        parts = roles.assign(data, recipe)
+        assert (len(parts.train), parts.report_name, len(parts.report)) == (80, "half of test", 20)
+        assert (parts.chooser_name, len(parts.chooser or ())) == ("test", 20)
+        assert "20 of test choose, 20 of half of test are reported" in parts.describe()
+        again = roles.assign(data, dataclasses.replace(recipe, pretrained="gone"), parts.record(data.name, {}))
+        assert again.fingerprint() == parts.fingerprint()  # which is resumed, whatever became of the weights
+    theirs.write_data(record)
+    same = roles.assign(data, recipe)
+    assert same.fingerprint() == scratch.fingerprint()
+    patient = dataclasses.replace(recipe, exits=None, patience=2)
+    for case, chooser in (({}, "held"), ({"held_back": None}, "test"), ({"held_back": None, "name": "others"}, "held")):
+        theirs.write_data(record | case)
+        assert roles.assign(data, patient).chooser_name == chooser
+
+
+def test_a_split_without_a_role_is_named() -> None:
+    parts = roles.assign(three_splits(), Recipe(model="resnet8_cifar", size=8, holdout=0.0))
+    assert ", val is not used, " in parts.describe()
+    assert "not used" not in roles.assign(three_splits(), Recipe(model="resnet8_cifar", size=8)).describe()
 
 
 def test_looking_at_pictures_takes_a_tenth_of_the_time() -> None:
@@ -416,7 +430,9 @@ def test_a_recorded_recipe_counts_its_epochs_anew(tmp_path: Path) -> None:
     assert "lr=0.2: scaled from batches of 16 to 32" in notes.lines
 
 
-def test_a_reported_picture_that_cannot_be_decoded_costs_no_network(tmp_path: Path) -> None:
+def test_a_reported_picture_that_cannot_be_decoded_costs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures, labels = stripes(32)
     for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         folder = tmp_path / "data" / ("train" if index < 24 else "test") / label
@@ -426,15 +442,20 @@ def test_a_reported_picture_that_cannot_be_decoded_costs_no_network(tmp_path: Pa
     content = whole.read_bytes()
     whole.write_bytes(content[:200])  # the header can be read, the rest cannot
     fields = {**FIXED, "batch_size": 8, "epochs": 1, "size": 8, "holdout": 0.0}
-    with pytest.raises(DataError, match=f"{whole.name}.*an evaluation leaves nothing out"):
-        api.train(tmp_path / "data", recipe="plain", out=tmp_path / "a", **fields)
+    with monkeypatch.context() as patch:
+        patch.setattr("resvision.data.loader.MEMORY_BYTES", 0)  # so many that they are not kept, and not read before
+        again = f"resvision train --resume {tmp_path / 'a'} then measures what was trained"
+        with pytest.raises(DataError, match=f"{whole.name}.*an evaluation leaves nothing out.*{again}"):
+            api.train(tmp_path / "data", recipe="plain", out=tmp_path / "a", **fields)
     whole.write_bytes(content)
     assert resvision.evaluate(tmp_path / "a", tmp_path / "data")["pictures"] == 8
-    whole.write_bytes(b"")
-    begun = Notes()
-    with pytest.raises(DataError, match="an evaluation leaves nothing out"):  # and this one is seen before all work
-        api.train(tmp_path / "data", recipe="plain", out=tmp_path / "b", reporter=begun, **fields)
-    assert not any("steps of" in line for line in begun.lines)
+    assert api.train(resume=tmp_path / "a").result["pictures"] == {"train": 24, "test": 8}
+    for damaged in (content[:200], b""):
+        whole.write_bytes(damaged)
+        begun = Notes()
+        with pytest.raises(DataError, match=f"{whole.name}.*an evaluation leaves nothing out"):  # before all work
+            api.train(tmp_path / "data", recipe="plain", out=tmp_path / "b", reporter=begun, **fields)
+        assert not any("steps of" in line for line in begun.lines)
 
 
 class StopAt(Reporter):
@@ -647,3 +668,100 @@ def test_tensorboard(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[2, 4]"
+
+
+def picture_folder(root: Path, count: int = 24) -> Path:
+    """Stripes as files, two classes, half as many in val."""
+    for split, number in (("train", count), ("val", count // 2)):
+        for index, (pixels, label) in enumerate(zip(*stripes(number, seed=len(split)), strict=True)):
+            folder = root / split / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.squeeze()).save(folder / f"{index:03d}.png")
+    return root
+
+
+def test_a_class_that_loses_all_of_its_pictures_is_an_error(tmp_path: Path) -> None:
+    root = picture_folder(tmp_path / "set")
+    one = next((root / "train").iterdir())
+    for file in one.iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=f"no training picture of {one.name} can be read; 12 unreadable"):
+        api.train(root, out=tmp_path / "r", epochs=1, max_bad=0.9, **FIXED)
+
+
+def test_resuming_with_other_readable_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = picture_folder(tmp_path / "set")
+    broken = next((root / "train").rglob("*.png"))
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no picture")
+    step = engine.Engine.step
+
+    def stop(self: engine.Engine, *given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Engine, "step", stop)
+        with pytest.raises(Interrupted, match="stopped after step 1"):
+            api.train(root, out=tmp_path / "r", epochs=3, max_bad=0.5, batch_size=4, **FIXED)
+    broken.write_bytes(whole)
+    name = str(broken.relative_to(root))
+    with pytest.raises(RunError, match=f"other training pictures can be read than .*{name}.*make them what they were"):
+        api.train(resume=tmp_path / "r")
+    broken.write_bytes(b"no picture")
+    assert api.train(resume=tmp_path / "r").result["unreadable"] == {name: ANY}
+
+
+def test_a_signal_at_the_very_end_stops_before_the_last_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = engine.Engine.step
+
+    def stop(self: engine.Engine, batch: Any, optimizer: Any, number: int = 0) -> Any:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, optimizer, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Engine, "step", stop)
+        with pytest.raises(Interrupted, match="stopped after step 3") as stopped:
+            api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "r", max_steps=3, **FIXED)
+    assert stopped.value.exit_status == 143
+    made = api.train(stripes(64), validation=stripes(32, 1), resume=tmp_path / "r")
+    assert made.result["steps"] == 3
+
+
+def test_where_the_data_are_now_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = picture_folder(tmp_path / "set")
+    rows = [f"{file.relative_to(root)},{file.parent.name},{file.parts[-3]}" for file in sorted(root.rglob("*.png"))]
+    (root / "all.csv").write_text("\n".join(["file,label,split", *rows]))
+    columns = sources.Columns(path="file", label="label", split="split")
+    step = engine.Engine.step
+
+    def stop(self: engine.Engine, *given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *given)
+
+    for turn, place in enumerate(("set", "moved")):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(engine.Engine, "step", stop)
+            if turn:
+                (tmp_path / "set").rename(tmp_path / place)
+                api.train(tmp_path / place / "all.csv", resume=tmp_path / "r")  # with the columns that it began with
+            else:
+                api.train(root / "all.csv", columns=columns, out=tmp_path / "r", epochs=3, batch_size=4, **FIXED)
+    assert api.train(resume=tmp_path / "r").result["epochs"] == 3
+
+
+def test_validation_beside_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validation= goes with arrays in memory"):
+        api.train(picture_folder(tmp_path / "set"), validation=stripes(8), out=tmp_path / "r")
+    with pytest.raises(DataError, match="classes= goes with arrays in memory"):
+        api.train("digits", classes=["a", "b"], out=tmp_path / "r")
+
+
+def test_a_recipe_must_say_how_long() -> None:
+    with pytest.raises(RecipeError, match="does not say how long to train: give epochs, minutes or max_steps"):
+        api.train("digits", recipe=Recipe(model="resnet8_cifar", size=8))
+    with pytest.raises(RecipeError, match="steps follow from the length"):
+        api.train("digits", steps=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from resvision.adaptive import AdaptiveSession, torch_segments
 from resvision.classifier import Classifier, Picture, Prediction, Predictor, is_one
 from resvision.cost import exit_macs
 from resvision.data import sources
-from resvision.data.loader import CHUNK, Batch, EvaluationBatches, default_workers, whole_batches
+from resvision.data.loader import CHUNK, Batch, EvaluationBatches, at_once, default_workers, whole_batches
 from resvision.data.pictures import divide, listed
 from resvision.errors import ClassifierError, InputError, StorageError
 from resvision.evaluation import evaluate as evaluate_session
@@ -57,7 +58,7 @@ def evaluate(
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
     """
     chosen = _opened(classifier, runtime, CHUNK, reporter)
-    source, name, part = inputs.measured_split(chosen, data, split, columns)
+    source, name, part = inputs.measured_split(chosen, data, split, columns, reporter or Reporter())
     if chosen.whole:
         batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
     else:
@@ -65,10 +66,7 @@ def evaluate(
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
         if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
-            try:
-                plots.exits(Path(classifier) / "exits.png", leaving, f"{source}, {name}")
-            except StorageError as reason:  # the figures are worth more than their picture
-                (reporter or Reporter()).note(f"no plot: {reason}")
+            _plot(Path(classifier), leaving, f"{source}, {name}", reporter or Reporter())
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
     sample: list[torch.Tensor] = []
@@ -120,7 +118,8 @@ def tune_exits(
     folder = None if isinstance(classifier, Classifier) else Path(classifier)
     loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     if not loaded.network.spec.exits:
-        advice = f"resvision train DATA --pretrained {folder or 'RUN'} --exits auto --freeze-trunk"
+        own = "RUN" if folder is None else shlex.quote(str(folder))
+        advice = f"resvision train DATA --pretrained {own} --exits auto --freeze-trunk"
         raise ClassifierError(f"the network has no early exits; add some with: {advice}")
     judged = _opened(classifier, runtime, 1, reporter)
     if judged.adaptive is not None:
@@ -130,12 +129,12 @@ def tune_exits(
     else:
         raise ClassifierError(
             f"{folder}: its export for {runtime} is of the whole network, without early exits; choose with torch, and "
-            f"export it again: resvision export {folder} --format {runtime}"
+            f"export it again: resvision export {'RUN' if folder is None else shlex.quote(str(folder))}"
         )
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
     exits.check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
-    source, name, chosen = inputs.measured_split(loaded, data, split, columns, first="val")
+    source, name, chosen = inputs.measured_split(loaded, data, split, columns, reporter, first="val")
     reported, choosing = (
         EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
     )
@@ -143,7 +142,7 @@ def tune_exits(
     rule = exits.tune(segments, loaded.preprocess, choosing, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
     macs = exit_macs(loaded.network.spec, loaded.preprocess.size)
-    told = AdaptiveSession(segments, rule, macs)
+    told = AdaptiveSession(segments, rule, macs, loaded.session if isinstance(judged, Classifier) else None)
     evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
     if folder is not None:
         tuned.metrics = {"split": f"half of {name}", "accuracy": evaluation.accuracy}
@@ -155,7 +154,7 @@ def tune_exits(
             )
         if (folder / "result.json").is_file():
             reporter.note("README.md and result.json go on telling of the training; model.json holds the new figures")
-        plots.exits(folder / "exits.png", leaving, f"{source}, half of {name}")
+        _plot(folder, leaving, f"{source}, half of {name}", reporter)
     return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
 
 
@@ -181,7 +180,16 @@ def predict(
     many = len(pictures) if isinstance(pictures, Sized) else CHUNK
     batch_size = 1 if deadline_ms is not None or is_one(pictures) else max(1, min(CHUNK, many))
     opened = _opened(classifier, runtime, batch_size, reporter)
+    batch_size = min(batch_size, at_once(opened.preprocess))
     return opened.predictions(pictures, top=top, batch_size=batch_size, deadline_ms=deadline_ms)
+
+
+def _plot(folder: Path, leaving: dict[str, Any], title: str, reporter: Reporter) -> None:
+    """Plots accuracy against time as exits.png in a run folder."""
+    try:
+        plots.exits(folder / "exits.png", leaving, title)
+    except StorageError as reason:  # the figures are worth more than their picture
+        reporter.note(f"no plot: {reason}")
 
 
 def _opened(

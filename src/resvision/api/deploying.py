@@ -56,7 +56,7 @@ def export(
         validation: as in `train`, beside arrays.
         columns: of a manifest.
         out: the file, or a folder for it; None takes `runtimes` in the classifier's folder, where `predict`, `evaluate`
-            and `benchmark` find it.
+            and `benchmark` find ONNX and OpenVINO by contract A.
 
     Raises:
         InputError: it cannot be exported so, or int8 is to be calibrated with nothing.
@@ -142,14 +142,18 @@ def compress(
         if not is_right:
             raise InputError(f"{name}={value} must be {rule}")
     original = Classifier.load(run)
-    if original.exits is not None or original.network.spec.gates:
-        what = "early exits" if original.exits is not None else "gates"
+    spec = original.network.spec
+    if spec.experts > 1:
+        raise ClassifierError(f"{run}: has conditional convolutions, and nothing here makes these cheaper")
+    if spec.exits or spec.gates:
+        what = "early exits" if spec.exits else "gates"
         raise ClassifierError(
             f"{run}: has {what}; train without them, compress that, and add exits to what comes of it "
             "(resvision train DATA --pretrained RUN --exits auto --freeze-trunk)"
         )
     goal = Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
-    dataset = inputs.dataset_of(data, validation, original.classes, columns, reporter)
+    classes = None if isinstance(data, (str, Path)) else original.classes
+    dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     prepared = sources.prepare(dataset)
     splits = {name: inputs.with_labels_of(original, prepared, split) for name, split in prepared.splits.items()}
     parts = Parts.of(splits, dataset.name)
@@ -221,9 +225,12 @@ def benchmark(
     reporter = reporter or Reporter()
     folder = Path(run)
     classifier = Classifier.load(folder)
-    source, name, part = (None, None, None) if data is None else inputs.measured_split(classifier, data, split, columns)
-    if part is not None:
+    source = name = part = None
+    if data is not None:
+        source, name, part = inputs.measured_split(classifier, data, split, columns, reporter)
         check_readable(part)
+    elif split is not None:
+        raise InputError(f"split={split!r}: of which data? give --data")
     with using_threads(threads):
         rows = exporting.compare_runtimes(classifier, folder, part, compiled=compiled, note=reporter.note)
         used = torch.get_num_threads()

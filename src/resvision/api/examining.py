@@ -12,6 +12,7 @@ from typing import Any
 from resvision import inputs
 from resvision.api.experiments import folder_for, recorded_settings, stopping
 from resvision.data import sources
+from resvision.data.pictures import fingerprint
 from resvision.data.statistics import facts
 from resvision.errors import InputError, RecipeError
 from resvision.explain.bench import Bench
@@ -64,8 +65,13 @@ def study(
     wanted = dataclasses.replace(chosen.options, **options)
     if len(chosen.options.depths) == 1 != len(wanted.depths):
         raise RecipeError(f"depths={wanted.depths}: the study {name} takes one")
-    dataset = sources.load(data, progress=reporter.download)
-    settings = {"study": name, "data": dataset.name, **dataclasses.asdict(wanted)}
+    dataset = inputs.dataset_of(data, None, None, sources.DEFAULT_COLUMNS, reporter)
+    settings = {
+        "study": name,
+        "data": dataset.name,
+        "fingerprint": fingerprint(dataset.classes, dataset.splits.values()),
+        **dataclasses.asdict(wanted),
+    }
     folder = folder_for(f"study-{name}", out)
     with stopping(folder):
         bench = Bench(dataset, wanted)
@@ -77,8 +83,7 @@ def study(
         found = chosen.run(bench, ledger, reporter.note)
         numbers = json.loads(json.dumps(found, allow_nan=False))
         numbers = {"settings": settings | {"size": bench.recipe.size, "precision": precision}, **numbers}
-        numbers |= {"description": chosen.describe(numbers), "created": timestamp(), "versions": versions()}
-        write_json(folder / "numbers.json", numbers)
+        numbers = _saved(folder, numbers, chosen.describe(numbers))
         pages.write(folder, name, chosen.title, numbers)
     return numbers, folder
 
@@ -128,6 +133,7 @@ def overfit(
         "overfit": dataset.name,
         "minutes": minutes,
         "pictures": {name: len(split) for name, split in dataset.splits.items()},
+        "fingerprint": fingerprint(dataset.classes, dataset.splits.values()),
         "recipe": dataclasses.asdict(chosen),
     }
     folder = folder_for("overfit", out)
@@ -135,25 +141,23 @@ def overfit(
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; examined in {folder}")
     with stopping(folder):
         found = examination.run(dataset, chosen, minutes, ledger, reporter.note)
-    left_out = found.pop("left_out")
-    numbers = {"settings": settings | {"data": dataset.name}, **found}
-    cleaned = suspects.write(folder, dataset, numbers, left_out)
-    mended = cleaned if numbers["recommended"]["cleaned"] else None
-    own = _by_name(made.base, folder) | fields
-    numbers["commands"] = {
-        "overfit": inputs.command("overfit", data, columns, {"minutes": f"{minutes:g}"}, own),
-        "baseline": inputs.command("train", data, columns, own),
-        "recommended": inputs.command(
-            "train",
-            data if mended is None else mended,
-            columns if mended is None else sources.DEFAULT_COLUMNS,
-            inputs.replaced(own, numbers["recommended"]["options"]),
-        ),
-    }
-    numbers |= {"description": examination.describe(numbers), "created": timestamp(), "versions": versions()}
-    numbers = json.loads(json.dumps(numbers, allow_nan=False))
-    write_json(folder / "numbers.json", numbers)
-    doctor.write(folder, numbers)
+        left_out = found.pop("left_out")
+        numbers = {"settings": settings | {"data": dataset.name}, **found}
+        cleaned = suspects.write(folder, dataset, numbers, left_out)
+        mended = cleaned if numbers["recommended"]["cleaned"] else None
+        own = _by_name(made.base, folder) | fields
+        numbers["commands"] = {
+            "overfit": inputs.command("overfit", data, columns, {"minutes": f"{minutes:g}"}, own),
+            "baseline": inputs.command("train", data, columns, own),
+            "recommended": inputs.command(
+                "train",
+                data if mended is None else mended,
+                columns if mended is None else sources.DEFAULT_COLUMNS,
+                inputs.replaced(own, numbers["recommended"]["options"]),
+            ),
+        }
+        numbers = _saved(folder, numbers, examination.describe(numbers))
+        doctor.write(folder, numbers)
     return numbers, folder
 
 
@@ -233,16 +237,12 @@ def depth(
         "base": made.base if isinstance(made.base, str) else None,
         "candidates": [dataclasses.asdict(candidate) for candidate in candidates],
         "pictures": {name: len(split) for name, split in dataset.splits.items()},
+        "fingerprint": fingerprint(dataset.classes, dataset.splits.values()),
         "recipe": dataclasses.asdict(base),
     }
     folder = folder_for("depth", out)
     ledger = Ledger(folder / LEDGER_FILE, settings, "a search")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes, {len(candidates)} candidates; searched in {folder}")
-    with stopping(folder):
-        found = searching.run(dataset, candidates, recipe_of, limits, minutes, ledger, reporter.note)
-    own = _by_name(made.base, folder) | fields
-    numbers = {"settings": settings | {"data": dataset.name}, "base": str(own["recipe"]), **found}
-    best = next(candidate for candidate in candidates if candidate.name == numbers["recommended"]["name"])
     lists = {"models": models, "sizes": sizes, "widths": widths}
     asked = {
         name: ",".join(value if isinstance(value, str) else f"{value:g}" for value in values)
@@ -251,15 +251,26 @@ def depth(
     }
     length = {} if train_minutes is None else {"minutes": f"{train_minutes:g}"}
     within = {name: f"{limit:g}" for name, limit in dataclasses.asdict(limits).items() if limit is not None}
-    numbers["commands"] = {
-        "depth": inputs.command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
-        "recommended": inputs.command("train", data, columns, own | length | inputs.options_of(best)),
-    }
-    numbers |= {"description": searching.describe(numbers), "created": timestamp(), "versions": versions()}
-    numbers = json.loads(json.dumps(numbers, allow_nan=False))
-    write_json(folder / "numbers.json", numbers)
-    frontier.write(folder, numbers)
+    with stopping(folder):
+        found = searching.run(dataset, candidates, recipe_of, limits, minutes, ledger, reporter.note)
+        own = _by_name(made.base, folder) | fields
+        numbers = {"settings": settings | {"data": dataset.name}, "base": str(own["recipe"]), **found}
+        best = next(candidate for candidate in candidates if candidate.name == numbers["recommended"]["name"])
+        numbers["commands"] = {
+            "depth": inputs.command("depth", data, columns, {"minutes": f"{minutes:g}"}, within, asked, own),
+            "recommended": inputs.command("train", data, columns, own | length | inputs.options_of(best)),
+        }
+        numbers = _saved(folder, numbers, searching.describe(numbers))
+        frontier.write(folder, numbers)
     return numbers, folder
+
+
+def _saved(folder: Path, numbers: dict[str, Any], description: Any) -> dict[str, Any]:
+    """What an experiment found, as numbers.json holds it from now on."""
+    numbers |= {"description": description, "created": timestamp(), "versions": versions()}
+    write_json(folder / "numbers.json", numbers)
+    saved: dict[str, Any] = json.loads(json.dumps(numbers, allow_nan=False))
+    return saved
 
 
 def _by_name(base: Recipe | str | Path, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from resvision import importing, inputs, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
+from resvision.data.pictures import DataSet
 from resvision.errors import DataError, Interrupted, RecipeError, SpecError
 from resvision.evaluation import Evaluation
 from resvision.exits import adaptive as adaptive_spec
@@ -75,8 +76,11 @@ def train(
             changed = [n for n, v in (("out", out), ("recipe", recipe)) if v not in (None, "auto")] + sorted(fields)
             raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
         run = RunFolder.open(resume)
+        recorded = run.read_data()["source"]
         if data is None:
             data, columns = inputs.recorded_data(run)
+        elif columns == sources.DEFAULT_COLUMNS and recorded:
+            columns = sources.Columns(**recorded["columns"])
     if data is None:
         raise DataError("no data were given: name a built-in set, a folder, an archive or a CSV manifest")
     try:
@@ -100,19 +104,17 @@ def train(
         adaptive_spec(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
+    options = {"resume": resume is not None, "tensorboard": tensorboard, "begin": begin}
+    return _trained(dataset, chosen, run, reporter, source, weights=weights, **options)
+
+
+def _trained(
+    dataset: DataSet, recipe: Recipe, run: RunFolder, reporter: Reporter, source: dict[str, Any], **options: Any
+) -> TrainingResult:
+    """Trains in a folder and draws what came of it, whenever Ctrl-C comes."""
     try:
         with run.removed_if_empty():
-            classifier, result, evaluation = run_training(
-                dataset,
-                chosen,
-                run,
-                reporter,
-                weights=weights,
-                source=source,
-                resume=resume is not None,
-                tensorboard=tensorboard,
-                begin=begin,
-            )
+            classifier, result, evaluation = run_training(dataset, recipe, run, reporter, source=source, **options)
     except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
         if not run.last_checkpoint.exists():
             raise
@@ -156,6 +158,8 @@ def import_weights(
 
         wanted = None if model is None else zoo.variant(model, spec)
         classifier = from_keras(path, spec=wanted, classes=classes, preprocess=preprocess)
+        if model is not None:
+            classifier.provenance |= {"model": model, "spec": list(zoo.differences(model, classifier.network.spec))}
     elif model is None:
         raise SpecError(f"{path}: weights do not tell their network: give its name with --model")
     else:
@@ -172,9 +176,7 @@ def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> 
     dataset = sources.load("digits")
     reporter.note(f"digits: 1,797 handwritten digits of 8 x 8 pixels; training in {run.path}")
     source = inputs.source_of("digits", sources.DEFAULT_COLUMNS)
-    classifier, result, evaluation = run_training(dataset, recipes.demo(), run, reporter, source=source)
-    _report(run, classifier, result, evaluation)
-    return TrainingResult(classifier=classifier, folder=run.path, result=result)
+    return _trained(dataset, recipes.demo(), run, reporter, source)
 
 
 def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation) -> None:

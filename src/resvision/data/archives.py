@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +29,7 @@ def is_archive(path: Path) -> bool:
 
 
 def members(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Names and contents of an archive's members, None for a folder; links and devices are passed over.
+    """Names and contents of an archive's members, None for a folder; symbolic links and devices are passed over.
 
     Raises:
         DataError: the archive is damaged anywhere, or a member is too large.
@@ -53,8 +54,11 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
         for member in archive:
             if member.isdir():
                 yield member.name, None
-            elif member.isfile() and (content := archive.extractfile(member)) is not None:
-                yield member.name, _bounded(path, member.name, content)
+            elif member.isfile() or member.islnk():  # tar packs the second name of a file as a link to the first
+                with suppress(KeyError):  # a link to what is not in the archive
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    yield member.name, _bounded(path, member.name, content)
         # tarfile takes a damaged header for the end of the archive, after which there are only zeros, and a gzip
         # file is checked only where it is read to its end.
         assert archive.fileobj is not None

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 PREFETCH = 4  # batches that each worker is asked for ahead
 LEFT_OUT = 0.1  # of the pictures, that an epoch may leave out
-CHUNK = 64  # pictures that a worker reads at once where nothing else decides it
+CHUNK, CHUNK_SIDE = 64, 256  # pictures that are read at once where nothing else decides it, of at most so many pixels
 GRACE_SECONDS = 60
 MEMORY_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
 NOTHING_LEFT_OUT = "an evaluation leaves nothing out: mend or remove them"
@@ -78,12 +78,24 @@ def leave_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     graceful = hasattr(signal, "alarm")
     signal.signal(signal.SIGTERM, (lambda *_: signal.alarm(GRACE_SECONDS)) if graceful else signal.SIG_IGN)
-    os.nice(10)
+    if hasattr(os, "nice"):
+        os.nice(10)
 
 
 def default_workers() -> int:
     """Worker processes for reading pictures: half of the processors, since the network wants the rest."""
     return max(1, min(16, (os.cpu_count() or 1) // 2))
+
+
+def stays_in_memory(split: Split, recipe: Recipe, largest: int) -> bool:
+    """Whether the pictures of a training split, the largest side of which is given, are all read before it begins."""
+    size = len(split) * recipe.size**2 * (recipe.channels or 3)
+    return largest <= SMALL_PICTURE and recipe.only_shifts and size <= MEMORY_BYTES
+
+
+def at_once(preprocess: Preprocess) -> int:
+    """Pictures that an evaluation computes at once: fewer of large ones, whose features would fill the memory."""
+    return max(1, min(CHUNK, CHUNK * CHUNK_SIDE**2 // preprocess.size**2))
 
 
 def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
@@ -93,6 +105,13 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
         DataError: more than the part `max_bad` is unreadable.
     """
     bad = BadPictures(limit=math.floor(max_bad * len(split) + 1e-9))  # 0.29 of 100 is 29, also in floating point
+    readable, found, largest = _headers(split)
+    bad.add(found)
+    return split.take(np.array(readable, dtype=np.int64)) if found else split, bad, largest
+
+
+def _headers(split: Split) -> tuple[list[int], list[tuple[str, str]], int]:
+    """Which pictures have a header, (name, reason) of the others, and the largest side in pixels."""
     readable, found, largest = [], [], 0
     for index in range(len(split)):
         try:
@@ -101,8 +120,7 @@ def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
             readable.append(index)
         except PictureError as error:
             found.append((error.name, error.reason))
-    bad.add(found)
-    return split.take(np.array(readable, dtype=np.int64)), bad, largest
+    return readable, found, largest
 
 
 def check_readable(split: Split) -> None:
@@ -111,9 +129,9 @@ def check_readable(split: Split) -> None:
     Raises:
         DataError: one of them is unreadable.
     """
-    _, bad, _ = screen(split, 1.0)
-    if bad.reasons:
-        raise DataError(f"{unreadable(bad.reasons)}; {NOTHING_LEFT_OUT}")
+    _, found, _ = _headers(split)
+    if found:
+        raise DataError(f"{unreadable(dict(found))}; {NOTHING_LEFT_OUT}")
 
 
 class _Reader:
@@ -304,10 +322,9 @@ class TrainingBatches:
         self.recipe = recipe
         self.preprocess = preprocess
         self.bad = bad
-        bytes_in_memory = len(split) * preprocess.size**2 * preprocess.channels
         self.memory: tuple[torch.Tensor, torch.Tensor] | None = None  # all squares and labels
         self.cache_note: str | None = None
-        if largest <= SMALL_PICTURE and recipe.only_shifts and bytes_in_memory <= MEMORY_BYTES:
+        if stays_in_memory(split, recipe, largest):
             batches = EvaluationBatches(split, preprocess, recipe.workers, bad)
             squares, labels = zip(*((b.squares, b.labels) for b in batches), strict=True)
             self.memory = torch.cat(squares).to(where), torch.cat(labels).to(where)
@@ -364,13 +381,13 @@ class EvaluationBatches:
         preprocess: Preprocess,
         workers: int,
         bad: BadPictures | None = None,
-        batch_size: int = CHUNK,
+        batch_size: int | None = None,
     ) -> None:
         self.split = split
         self.preprocess = preprocess
         self.bad = bad
         self.workers = workers if len(split) >= 4 * CHUNK else 0  # processes would start longer than they read
-        self.batch_size = batch_size
+        self.batch_size = batch_size or at_once(preprocess)
         self.kept: list[Batch] | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +52,8 @@ class Pictures(Protocol):
 
 
 HEAD = 64  # bytes of a file that tell its format
+HEADER = 1 << 16  # bytes in which the header of nearly every file is
+FINGERPRINTED = 1000  # pictures of an array by which it is known again
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,14 @@ class File:
     path: Path | None = None
     data: bytes | None = None
 
-    def head(self) -> bytes:
+    def head(self, size: int = HEAD) -> bytes:
         """The first bytes, by which formats are told apart. Raises PictureError."""
         if self.data is not None:
-            return self.data[:HEAD]
+            return self.data[:size]
         assert self.path is not None
         try:
             with self.path.open("rb") as file:
-                return file.read(HEAD)
+                return file.read(size)
         except OSError as error:
             raise PictureError(self.name, f"cannot be read ({error.strerror or error})") from error
 
@@ -97,7 +99,11 @@ class FilePictures:
         return self.files[index].name
 
     def header(self, index: int) -> images.PictureHeader:
-        return images.read_header(self.content(index), self.name(index))
+        file = self.files[index]
+        try:
+            return images.read_header(file.head(HEADER), file.name)
+        except PictureError:  # what stands before the size may be longer, or at the end of the file
+            return images.read_header(file.read(), file.name)
 
     def content(self, index: int) -> bytes:
         return self.files[index].read()
@@ -114,10 +120,17 @@ class FilePictures:
 
 @dataclass(frozen=True)
 class ArrayPictures:
-    """A uint8 array (N, H, W) or (N, H, W, C)."""
+    """A uint8 array (N, H, W) or (N, H, W, C).
+
+    Args:
+        array: of the pictures.
+        source: what they are called.
+        places: (N,) of each in the array that it was taken from, by which it is named; None where all are here.
+    """
 
     array: images.UInt8Array
     source: str
+    places: Indices | None = None
 
     def __post_init__(self) -> None:
         shape = self.array.shape
@@ -130,7 +143,7 @@ class ArrayPictures:
         return len(self.array)
 
     def name(self, index: int) -> str:
-        return f"{self.source}[{index}]"
+        return f"{self.source}[{index if self.places is None else self.places[index]}]"
 
     def header(self, index: int) -> images.PictureHeader:
         height, width = self.array.shape[1:3]
@@ -149,7 +162,7 @@ class ArrayPictures:
         return picture.reshape(*picture.shape[:2], preprocess.channels)
 
     def take(self, indices: Indices) -> ArrayPictures:
-        return replace(self, array=self.array[indices])
+        return replace(self, array=self.array[indices], places=indices if self.places is None else self.places[indices])
 
 
 @dataclass(frozen=True)
@@ -213,6 +226,26 @@ def listed(names: list[str], most: int = 5) -> str:
     """Names for a message: the first few, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def fingerprint(classes: Sequence[str], splits: Iterable[Split]) -> str:
+    """A hash of class names, and of the names and labels of pictures.
+
+    Of arrays, whose names are places, some of the pictures themselves are hashed, too.
+    """
+    digest = hashlib.blake2b("\0".join(classes).encode(errors="surrogateescape"), digest_size=16)
+    for split in splits:
+        digest.update(split.labels.tobytes())
+        digest.update("\0".join(names(split)).encode(errors="surrogateescape"))
+        if isinstance(split.pictures, ArrayPictures):
+            some = np.linspace(0, len(split) - 1, min(len(split), FINGERPRINTED)).astype(np.int64)
+            digest.update(split.pictures.array[some].tobytes())
+    return digest.hexdigest()
+
+
+def names(split: Split) -> list[str]:
+    """What its pictures are called."""
+    return [split.pictures.name(index) for index in range(len(split))]
 
 
 def content_hashes(pictures: Pictures) -> npt.NDArray[np.uint64]:

@@ -257,7 +257,9 @@ def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[
         for top in split_tops:  # "val" and "valid" side by side are one split
             found = [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
             groups.setdefault(SPLIT_NAMES[top.lower()], []).extend(found)
-        return _assemble(name, sorted(classes[training[0]]), groups, method="given by folders")
+        unused = [top for top in tops if top not in split_tops]
+        method = "given by folders" + (f" ({listed(unused)} beside them: not used)" if unused else "")
+        return _assemble(name, sorted(classes[training[0]]), groups, method)
     if split_tops == tops and nested.issuperset(tops) and tops:
         raise DataError(f"{name}: has {listed(tops)} with class folders in them, but no train")
     if not tops:

@@ -14,6 +14,7 @@ from resvision.preprocess import Preprocess
 from resvision.recipes import DataFacts
 
 HEADERS = 64  # pictures looked at to tell the usual size
+KINDS = 2000  # pictures looked at before all are taken for grey
 PIXELS = 2000  # pictures whose values are averaged
 
 
@@ -35,16 +36,24 @@ def facts(dataset: DataSet) -> DataFacts:
         raise DataError(
             f"{dataset.name}: no picture can be read, for example {reasons[0] if reasons else 'none is there'}"
         )
+    is_grey = all(header.grey for header in headers) and all(_grey(split, index) for index in _spread(split, KINDS))
     counts = np.rint(trains * np.bincount(split.labels, minlength=len(dataset.classes)))
     return DataFacts(
         pictures=int(counts.sum()),
         side=round(statistics.median(min(h.width, h.height) for h in headers)),
-        channels=1 if all(h.grey for h in headers) else 3,
+        channels=1 if is_grey else 3,
         flip=dataset.flip,
         smallest_class=int(counts.min()),
         largest_class=int(counts.max()),
         usual_class=round(float(np.median(counts))),
     )
+
+
+def _grey(split: Split, index: int) -> bool:
+    try:
+        return split.pictures.header(index).grey
+    except PictureError:
+        return True  # counted where the picture is used
 
 
 def mean_and_std(split: Split, preprocess: Preprocess) -> tuple[list[float], list[float]]:

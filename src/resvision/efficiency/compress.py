@@ -74,7 +74,7 @@ def _climb_with_smaller(ladder: Ladder, best: Rung) -> Rung:
     levels = ladder.ledger.once("levels", lambda: levels)
     minutes = goal.minutes / levels
     for level in range(1, levels + 1):
-        wanted = (goal.speedup * MARGIN / best.speedup) ** (1 / (levels - level + 1))
+        wanted = min(MOST_AT_ONCE, (goal.speedup * MARGIN / best.speedup) ** (1 / (levels - level + 1)))
         better = _next_rung(ladder, best, f"{level}", wanted, minutes)
         if better is None:
             ladder.note("that will not do: half as far once more")

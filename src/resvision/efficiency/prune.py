@@ -140,6 +140,10 @@ def _inner_convolutions(block: Block) -> list[nn.Conv2d]:
     return found  # type: ignore[return-value]
 
 
+def _widths_inside(block: Block) -> tuple[int, ...]:
+    return tuple(conv.out_channels for conv in block.plan.convs[:-1])
+
+
 def _device(network: ResNet) -> torch.device:
     return next(network.parameters()).device
 
@@ -147,10 +151,12 @@ def _device(network: ResNet) -> torch.device:
 def said(before: ResNet, after: ResNet) -> str:
     """What was taken out, for a person."""
     blocks = sum(before.spec.depths) - sum(after.spec.depths)
-    widths = [sum(conv.out_channels for block in n.spec.plan() for conv in block.convs[:-1]) for n in (before, after)]
     parts = []
     if blocks:
         parts.append(f"{blocks} of {sum(before.spec.depths)} blocks fewer")
-    if before.spec.inner != after.spec.inner:
-        parts.append(f"{1 - widths[1] / widths[0]:.0%} fewer inner channels")
+    widths, left = ([_widths_inside(block) for block in n.blocks()] for n in (before, after))
+    earlier = iter(widths)
+    if not all(own in earlier for own in left):  # in that order: else blocks alone are fewer
+        total = sum(map(sum, left)) / len(left) / (sum(map(sum, widths)) / len(widths))
+        parts.append(f"{1 - total:.0%} fewer inner channels a block")
     return " and ".join(parts) or "as it is"

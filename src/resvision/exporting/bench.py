@@ -13,6 +13,7 @@ import torch
 
 from resvision import measure
 from resvision.classifier import Classifier, Predictor
+from resvision.data.images import blank
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
 from resvision.deployed import Note, in_run, open_file
@@ -58,12 +59,19 @@ def compare_runtimes(
             "torch bf16": TorchSession(classifier.network, classifier.preprocess, "bf16"),
         }
         if compiled:
-            compiled_network = cast(ResNet, torch.compile(classifier.network))
-            sessions["torch compiled"] = TorchSession(compiled_network, classifier.preprocess)
+            faster = TorchSession(cast(ResNet, torch.compile(classifier.network)), classifier.preprocess)
+            try:
+                faster(blank(classifier.preprocess, 1))
+                sessions["torch compiled"] = faster
+            except Exception as error:  # each of the compilers behind torch.compile has errors of its own
+                torch._dynamo.reset()
+                note(f"left out: torch.compile fails here ({type(error).__name__})")
         sessions |= {name: predictor.session for name, predictor in predictors.items()}
         adaptive = {f"{name}, leaving early": p.adaptive for name, p in predictors.items() if p.adaptive is not None}
         if split is None and adaptive:
             note("how fast it is where pictures leave early is only known with data")
+        if split is None and classifier.network.spec.gates:
+            note("without data the squares are noise, for which gates open as they may")
         leaving = adaptive if split is not None else {}
         ways: Ways = {**sessions, **leaving, **peer(classifier, note)}
         uneven = {*leaving, *(sessions if classifier.network.spec.gates else ())}

@@ -159,7 +159,7 @@ def from_keras(
     scaling = _scaling(found, spec.in_channels)
     fields: dict[str, Any] = _square(model) | (dataclasses.asdict(known.preprocess) if known else scaling or {})
     if known:
-        names, provenance = known.classes, known.provenance
+        names, provenance = known.classes, known.provenance | ({} if classes is None else {"named": True})
         metrics = known.metrics if known.sha256 == _digest(state) else {}
     else:
         names, metrics = tuple(map(str, range(spec.num_classes))), {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
+
+from resvision.models.block import Block
 
 if TYPE_CHECKING:
     from resvision.models.resnet import ResNet
@@ -21,7 +24,8 @@ def initialise(network: ResNet) -> None:
     init = network.spec.init
     if init == "torch":
         return
-    gates = {layer for block in network.blocks() if block.plan.se_width for layer in block.se.modules()}
+    blocks = [module for module in network.modules() if isinstance(module, Block)]  # those of early exits, too
+    gates = {layer for block in blocks if block.plan.se_width for layer in block.se.modules()}
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module not in gates:
             if init == "glorot":
@@ -31,16 +35,16 @@ def initialise(network: ResNet) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     if init in ("zero_gamma", "fixup", "skipinit"):
-        for block in network.blocks():
+        for block in blocks:
             block.zero_branch()
     if init == "fixup":
-        _scale_down(network)
+        _scale_down(network, blocks)
 
 
-def _scale_down(network: ResNet) -> None:
+def _scale_down(network: ResNet, blocks: Iterable[Block]) -> None:
     """Fixup: the inner weights of all L branches times L^(-1 / (2m - 2)), m being the layers of one (section 3)."""
     branches = len(network.spec.plan())
-    for block in network.blocks():
+    for block in blocks:
         layers = len(block.plan.convs)
         for index in range(1, layers):
             block.get_parameter(f"conv{index}.weight").data.mul_(branches ** (-1 / (2 * layers - 2)))

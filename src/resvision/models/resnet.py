@@ -16,13 +16,15 @@ from resvision.models.layers import Activate, Gate, Shift, activate, conv, norma
 from resvision.models.reversible import ReversibleBlock, ReversibleStage
 from resvision.spec import ResNetSpec
 
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
 
 class ResNet(nn.Module):
     """The network of a spec, its weights initialised from torch's random state.
 
     The state dict has torchvision's and timm's names: conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc. With
     pre-activation the stem has no norm, and `norm` stands behind the last block.
-    Early exits are exits.0.conv1 and so on.
+    Early exits are exits.0.blocks.0.conv1, exits.0.fc and so on.
     A reversible network has layer1.0.f.conv1, layer1.0.g.conv1 and so on, and computes its activations again in the
     backward pass. How the weights begin is `init` of the spec; see `models.initial`.
     """
@@ -115,21 +117,19 @@ class ResNet(nn.Module):
             x = block(x)
         return x, self.exits[index](x) if index < len(self.exits) else self.head(x)
 
-    def walk(
-        self, x: torch.Tensor, blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]]
-    ) -> tuple[torch.Tensor, ...]:
-        """(N, in_channels, S, S) to the logits of every exit, shallow to deep, by `blocks` in place of its own."""
-        x, exits, logits = self.stem(x), dict(zip(self.spec.exits, self.exits, strict=True)), []
+    def walk(self, x: torch.Tensor, blocks: Iterable[Layer], exits: Iterable[Layer]) -> tuple[torch.Tensor, ...]:
+        """(N, in_channels, S, S) to the logits of every exit, by `blocks` and `exits` in place of its own."""
+        x, at, logits = self.stem(x), dict(zip(self.spec.exits, exits, strict=True)), []
         for count, block in enumerate(blocks, start=1):
             x = block(x)
-            if count in exits:
-                logits.append(exits[count](x))
+            if count in at:
+                logits.append(at[count](x))
         return (*logits, self.head(x))
 
     def forward(self, x: torch.Tensor, exits: bool = False) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """(N, in_channels, S, S) to logits (N, num_classes), or with `exits` to those of each exit, shallow to deep."""
         if exits:
-            return self.walk(x, self.blocks())
+            return self.walk(x, self.blocks(), self.exits)
         x = self.stem(x)
         for stage in self.stages():
             x = stage(x)

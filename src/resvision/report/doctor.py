@@ -101,7 +101,7 @@ def _curve(axes: Axes, numbers: Numbers) -> None:
         title += f": {100 * curve['gain']:+.1f} points with twice the pictures"
         axes.legend(fontsize=9)
     axes.set(title=title, xlabel="training pictures", ylabel="held-out error", xscale="log")
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.grid(alpha=0.3, which="both")
 
 

@@ -103,8 +103,8 @@ def _curves(axes: Axes, numbers: Numbers) -> None:
         axes.plot([d["part"] for d in done], [d["accuracy"] for d in done], "o", color=colour, ms=5)
     axes.axvline(1.0, color="black", ls=":")
     axes.set(title="learning curves of the best", xlabel="part of the full training", xscale="log")
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.xaxis.set_major_formatter(lambda part, _: f"{100 * part:.3g}%")  # from a thousandth to all of it
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=9, loc="upper left")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable
 from itertools import product
@@ -40,11 +41,12 @@ def write(folder: Path, name: str, title: str, numbers: Numbers) -> None:
     options = " ".join(
         f"--{key.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
         for key, value in settings.items()
-        if key not in ("study", "data", "precision") and value is not None
+        if key not in ("study", "data", "fingerprint", "precision") and value is not None
     )
     write_text(
         folder / "README.md",
-        f"# {title}\n\n    resvision study {name} {settings['data']} {options}\n\n![{title}]({name}.svg)\n\n"
+        f"# {title}\n\n    resvision study {name} {shlex.quote(settings['data'])} {options}\n\n"
+        f"![{title}]({name}.svg)\n\n"
         f"{numbers['description'].strip()}\n\nAll numbers are in `numbers.json`.\n",
     )
 

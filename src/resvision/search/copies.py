@@ -22,8 +22,8 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
     Args:
         dataset: with its splits.
         report: the split whose accuracy is told.
-        seconds: that reading the pictures may take; where they do not suffice an even part is looked at, at most half
-            of which are of other splits than train.
+        seconds: that reading the pictures may take; where they do not suffice an even part is looked at, in which
+            train has at least half of the places, or all of its pictures.
     """
     begin = now()
     names = list(dataset.splits)
@@ -34,7 +34,7 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
     audit.look(probe)
     pace = (now() - start) / len(probe)
     most = min(total, max(round(seconds / pace), LEAST_LOOKED_AT), MOST_LOOKED_AT)
-    beside = min(total - len(some), most // 2)  # pictures of the other splits
+    beside = min(total - len(some), max(most // 2, most - len(some)))  # pictures of the other splits
     share = {name: beside / max(1, total - len(some)) for name in names} | {
         "train": min(1.0, (most - beside) / len(some))
     }
@@ -69,7 +69,7 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
         "pairs": len(found.pairs),
         "exact_pairs": len(exact),
         "leaked": len(leaks),
-        "leaked_exact": sum(bool(equal[one] == equal[other]) for one, other in leaks.items()),
+        "leaked_exact": int(np.isin(equal[list(leaks)], equal[trains]).sum()),
         # Of a part of the training pictures only a part of the copies is found.
         "leaked_part": min(1.0, len(leaks) / max(1, int(reports.sum())) / share["train"]),
         "redundant": len(redundant),

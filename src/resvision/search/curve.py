@@ -70,10 +70,12 @@ def fit(
     freedom = len(y) - 2
     if freedom > 0:
         covariance = covariance * max(1.0, float((weights * (y - x @ found) ** 2).sum()) / freedom)
-    draws = np.random.default_rng(0).multivariate_normal(found, covariance, DRAWS)
-    # More pictures of the same kind do not hurt.
-    draws[:, 1] = draws[:, 1].clip(0)
-    return PowerLaw(floor=floor, intercept=float(found[0]), exponent=max(0.0, float(found[1])), draws=draws)
+    middle = float(weights @ -x[:, 1] / weights.sum())  # of log n: there the line goes through what was measured
+    lines = np.concatenate([found[None], np.random.default_rng(0).multivariate_normal(found, covariance, DRAWS)])
+    # More pictures of the same kind do not hurt: a line that rises is laid flat about its middle.
+    rising = lines[:, 1].clip(max=0)
+    lines -= np.stack([rising * middle, rising], axis=1)
+    return PowerLaw(floor=floor, intercept=float(lines[0, 0]), exponent=float(lines[0, 1]), draws=lines[1:])
 
 
 def _middle(values: FloatArray) -> tuple[float, float]:

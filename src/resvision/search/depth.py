@@ -328,11 +328,13 @@ class Halving:
             if part < done:
                 return  # there is no time for longer trainings, and shorter ones are done
             done = part
-            self.rungs.append(self._rung(alive, part))
-            self.note(f"rung {number + 1} of {len(sizes)}: {self.rungs[-1]['says']}")
+            self.note(f"rung {number + 1} of {len(sizes)}: {self._rung(alive, part)['says']}")
+            earlier = len(self.rows)
             for length in lengths:
                 for index in alive:
                     self._train(proxies, index, length * part, always=number == 0 and length == FIRST)
+            if done_here := [index for index in alive if index in {row["index"] for row in self.rows[earlier:]}]:
+                self.rungs.append(self._rung(done_here, part))
             self.slower = statistics.median(row["seconds"] / row["planned"] for row in self.rows)
 
     @property
@@ -488,7 +490,7 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         lines.append(f"Next: {runner['name']}, {runner['accuracy']:.1%}.")
     longest = max(training["part"] for row in trained for training in row["trainings"])
     lines.append(
-        f"The longest proxies saw {longest:.0%} of a full training's pictures; what lies beyond is extrapolated, and "
-        "the accuracy is for held-back training pictures: the reported split chose nothing."
+        f"The longest proxies saw {100 * longest:.3g}% of a full training's pictures; what lies beyond is "
+        "extrapolated, and the accuracy is for held-back training pictures: the reported split chose nothing."
     )
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resvision import zoo
 from resvision.data.loader import check_readable
 from resvision.data.pictures import DataSet, FilePictures, Indices, Split
 from resvision.data.sources import prepare
@@ -57,6 +58,8 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     if recipe.pretrained is not None or recipe.lr == "auto":
         field = "pretrained" if recipe.pretrained is not None else "lr"
         raise RecipeError(f"{field}={getattr(recipe, field)}: trials train from scratch at a given rate; leave it out")
+    if recipe.minutes is not None and recipe.steps is None:
+        raise RecipeError(f"minutes={recipe.minutes:g} of the recipe do not say how many epochs these are: give epochs")
     clock = Clock(60 * minutes, ledger)
 
     # ---- pictures ----
@@ -138,7 +141,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     if shallow is not None:
         arm = Arm(name="shallower", fields={"model": shallow})
         # A stand-in's depth says nothing of how deep the network that it stands for should be.
-        if judge.tries(arm, planned.seeds) and planned.model == recipe.model:
+        if judge.tries(arm, planned.seeds) and not planned.stands_in(recipe):
             arms[arm.name] = Remedy(arm=arm, options={"model": shallow, "spec": planned.spec})
 
     # ---- remedies, those first that the causes suggest ----
@@ -156,7 +159,8 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     position = {int(index): place for place, index in enumerate(chosen)}
     suspects = [position[index] for index in wrong if index in position] if covered else []
     redundant = [position[index] for index in found["redundant_names"] if index in position] if covered else []
-    possible = remedies.all_of(trial, asked, suspects=suspects, copies=redundant)
+    can_drop = zoo.variant(recipe.model, recipe.spec).can_drop_branches
+    possible = remedies.all_of(trial, asked, can_drop=can_drop, suspects=suspects, copies=redundant)
     for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
         if remedy.name not in arms and judge.tries(remedy.arm, planned.seeds):
             arms[remedy.name] = remedy
@@ -176,6 +180,17 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     note(f"recommended: {winner.name if winner else 'stay with the baseline'}; now the untouched part is looked at")
     clean = ~np.isin(tested, [pair[0] for pair in found["leaks"]])
     checked = _check(judge, winner, part, clean)
+    left_out = {
+        "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
+        "copies": sorted(found["redundant_names"]) if winner and "copies" in winner.name else [],
+        "leaks": sorted(found["leaked_names"]),
+    }
+    left = np.delete(train.labels, sorted({index for indices in left_out.values() for index in indices}))
+    keeps_classes = bool(np.bincount(left, minlength=len(dataset.classes)).min() > 0)
+    if not keeps_classes:
+        note(
+            f"all training pictures of a class have a copy in {report}, so that nothing can be left out: mend the data"
+        )
 
     return {
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
@@ -195,14 +210,10 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         "recommended": {
             "name": winner.name if winner else None,
             "options": winner.options if winner else {},
-            "cleaned": on_disk and (bool(winner and winner.cleaned) or bool(found["leaks"])),
+            "cleaned": on_disk and keeps_classes and (bool(winner and winner.cleaned) or bool(found["leaks"])),
         },
         "check": checked,
-        "left_out": {
-            "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
-            "copies": sorted(found["redundant_names"]) if winner and "copies" in winner.name else [],
-            "leaks": sorted(found["leaked_names"]),
-        },
+        "left_out": left_out,
         "seconds": clock.seconds - clock.left(),
     }
 
@@ -336,7 +347,7 @@ def _check(judge: Judge, winner: Remedy | None, part: Split, clean: npt.NDArray[
     for name, values in right.items():
         own = values[:, clean]
         place = "baseline" if name == BASELINE.name else "recommended"
-        low, high = wilson_interval(round(float(own[0].sum())), own.shape[1])
+        low, high = wilson_interval(round(float(own.mean()) * own.shape[1]), own.shape[1])
         result[place] = {"accuracy": float(own.mean()), "interval": [low, high], "seeds": own.mean(axis=1).tolist()}
     if winner is not None:
         differences = [a[clean] - b[clean] for a, b in zip(right[winner.name], right[BASELINE.name], strict=True)]
@@ -374,8 +385,8 @@ def _labels_recorded(
         "surest": found.surest,
         "joint_rate": found.joint_rate,
         "examined": len(given),
-        "suspects": rows[:LISTED],
-        "suspected": len(rows),
+        "suspects": rows[:LISTED] if accused.found == "yes" else [],
+        "suspected": len(rows) if accused.found == "yes" else 0,
     }
 
 

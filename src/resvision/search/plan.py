@@ -34,6 +34,7 @@ PROBED = 128  # pictures for the measurement of the pace
 PROBE_PART, PROBE_MOST = 0.02, 6.0  # of the time, and in seconds: what the measurement may take
 PROBE_WARMUP = 3
 USED = 0.85  # part of the time that is planned; the rest is for what was not foreseen
+READING = 0.2  # part of the time that reading pictures may take
 MOST_TESTED = 10_000  # pictures of the untouched part
 # How often each arm is trained, how many remedies are tried, and how often the untouched part's two networks are
 # trained: the first that leaves enough for each training is taken.
@@ -59,6 +60,7 @@ class Plan:
         examined: further training pictures whose labels are examined, at most.
         seconds: of one training, as planned.
         pace: seconds a picture takes in training.
+        reading: seconds it takes to be read.
     """
 
     model: str
@@ -75,12 +77,18 @@ class Plan:
     examined: int
     seconds: float
     pace: float
+    reading: float
+
+    def stands_in(self, recipe: Recipe) -> bool:
+        """Whether another network than the recipe's is trained; of one name there are several, by their spec."""
+        return (self.model, self.spec) != (recipe.model, recipe.spec)
 
     def describe(self, recipe: Recipe, available: int, asked: float) -> str:
         """What is done in place of what, for a person."""
         stands_in = []
-        if self.model != recipe.model:
-            stands_in.append(f"{self.model} stands in for {recipe.model}")
+        own = _called(self.model, self.spec)
+        if self.stands_in(recipe):
+            stands_in.append(f"{own} stands in for {_called(recipe.model, recipe.spec)}")
         if self.size != recipe.size:
             stands_in.append(f"{self.size} px for {recipe.size} px")
         if self.epochs < 0.95 * asked:
@@ -88,10 +96,14 @@ class Plan:
         stood = f" ({', '.join(stands_in)})" if stands_in else ""
         part = "all" if self.pictures == available else f"{self.pictures:,} of {available:,}"
         return (
-            f"plan: {self.model} at {self.size} px on {part} training pictures{stood}; {FOLDS} parts, two of which "
+            f"plan: {own} at {self.size} px on {part} training pictures{stood}; {FOLDS} parts, two of which "
             f"train and one judges; {self.steps:,} steps and about {self.seconds:.0f} s a training; {self.seeds} seeds "
             f"an arm and about {self.remedies} remedies beside stronger augmentation and a shallower network"
         )
+
+
+def _called(model: str, spec: tuple[str, ...]) -> str:
+    return " with ".join([model, *([", ".join(spec)] if spec else [])])
 
 
 def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float, measured: Plan | None = None) -> Plan:
@@ -114,30 +126,34 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
     allowed = min(PROBE_MOST, PROBE_PART * seconds)
     if measured is not None:
         reference = (measured.model, measured.size, measured.spec)
-        precision, each = measured.precision, measured.pace
+        precision, each, reading = measured.precision, measured.pace, measured.reading
     else:
-        precision, each = _pace(reference, split, recipe, classes, allowed)
+        precision, each, reading = _pace(reference, split, recipe, classes, allowed)
+    # All pictures are read, and once more where a second plan wants other ones.
+    budget = USED * seconds - min(READING * seconds, 2 * reading * len(split))
+    readable = READING * seconds / reading
     poorest = _trainings(*EXTENTS[-1])
     chosen = reference
     for choice in choices:
         ratio = _work(choice, classes, recipe) / _work(reference, classes, recipe)
-        if USED * seconds / (poorest * each * ratio) >= enough:
+        if budget / (poorest * each * ratio) >= enough:
             chosen = choice
             break
     if chosen != reference and measured is not None:
         each *= _work(chosen, classes, recipe) / _work(reference, classes, recipe)
     elif chosen != reference:
-        precision, each = _pace(chosen, split, recipe, classes, allowed)
-    extents = [extent for extent in EXTENTS if USED * seconds / (_trainings(*extent) * each) >= enough]
+        precision, each, _ = _pace(chosen, split, recipe, classes, allowed)
+    extents = [extent for extent in EXTENTS if budget / (_trainings(*extent) * each) >= enough]
     seeds, remedies, tests = extents[0] if extents else EXTENTS[-1]
-    presented = USED * seconds / (_trainings(seeds, remedies, tests) * each)
+    presented = budget / (_trainings(seeds, remedies, tests) * each)
     # What is missing is taken from the pictures and from the epochs alike.
     share = math.sqrt(min(1.0, presented / wanted))
     epochs = min(asked, max(min(asked, LEAST_EPOCHS), asked * share))
-    pictures = max(min(fitted, presented / epochs), min(fitted, 10.0 * classes))
+    pictures = max(min(fitted, presented / epochs, readable / 2), min(fitted, 10.0 * classes))
     epochs = min(epochs, max(1.0, presented / pictures))
     pool = len(split) if pictures >= fitted else round(pictures * FOLDS / (FOLDS - 1))
     batch = min(recipe.batch_size, pictures)
+    tested = min(report, MOST_TESTED, max(1000, round(min(presented, readable / 4))))
     model, size, spec = chosen
     return Plan(
         model=model,
@@ -150,10 +166,11 @@ def make(split: Split, recipe: Recipe, classes: int, report: int, seconds: float
         seeds=seeds,
         remedies=remedies,
         tests=tests,
-        tested=min(report, MOST_TESTED, max(1000, round(presented))),
-        examined=round(3 * presented),
+        tested=tested,
+        examined=max(0, round(min(3 * presented, readable - pool - tested))),
         seconds=epochs * pictures * each,
         pace=each,
+        reading=reading,
     )
 
 
@@ -256,14 +273,16 @@ def _trainings(seeds: int, remedies: int, tests: int) -> float:
     return FOLDS * 1.3 + 2 * 2 + seeds * (0.7 + 1.2 + 1.1 * (remedies + 1)) + 2 * tests * (whole + 0.3)
 
 
-def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: float) -> tuple[Precision, float]:
-    """The fastest precision, and the seconds that training takes for a picture, by a few real steps."""
+def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: float) -> tuple[Precision, float, float]:
+    """The fastest precision, and the seconds that training and reading take for a picture, by a few real steps."""
     model, size, spec = choice
     trial = proxy(recipe, model, size, spec)
     trial = replace(trial, steps=10**6, warmup=0.0, schedule="constant", lr=1e-6, rest_lr=1e-6)
     which = evenly(split.labels, PROBED)
     assert trial.channels is not None
+    start = now()
     sample, _ = read(split.take(which), side(trial), trial.channels, 1.0)
+    reading = (now() - start) / len(which)
     # Whole batches, whatever the probe holds.
     times = math.ceil(trial.batch_size / len(sample))
     sample = sample.take(np.tile(np.arange(len(sample)), times))
@@ -285,7 +304,7 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
             start = now()
         elif step > PROBE_WARMUP and now() - start >= allowed:
             break
-    return trial.precision, (now() - start) / ((step - PROBE_WARMUP) * batches.batch_size)
+    return trial.precision, (now() - start) / ((step - PROBE_WARMUP) * batches.batch_size), reading
 
 
 def recorded(plan: Plan) -> dict[str, Any]:

@@ -71,18 +71,24 @@ def stronger_augmentation(recipe: Recipe) -> Remedy | None:
 
 
 def all_of(
-    recipe: Recipe, epochs: float, *, suspects: Sequence[int] = (), copies: Sequence[int] = ()
+    recipe: Recipe,
+    epochs: float,
+    *,
+    can_drop: bool = True,
+    suspects: Sequence[int] = (),
+    copies: Sequence[int] = (),
 ) -> dict[str, Remedy]:
     """The remedies that the baseline does not have yet and that go with it, by name.
 
     Args:
         recipe: of the baseline's trials.
         epochs: of a whole run of the baseline.
+        can_drop: whether the network that trials stand for can leave out branches.
         suspects: pictures of the pool with labels that are probably wrong, where these can be left out of a run.
         copies: pictures of the pool that are copies of others, likewise.
     """
     decay = STRONGER_DECAY * recipe.weight_decay or (0.05 if recipe.optimizer in ("adam", "adamw") else 5e-4)
-    dropped = {"drop_path": 0.1} if zoo.variant(recipe.model, recipe.spec).can_drop_branches else {}
+    dropped = {"drop_path": 0.1} if can_drop and zoo.variant(recipe.model, recipe.spec).can_drop_branches else {}
     robust: dict[str, Any] = {"loss": "gce", "gce_q": 0.5, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
     if recipe.balance == "weights":
         robust["balance"] = "sampling"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,13 +71,21 @@ def read(split: Split, side: int, channels: int, max_bad: float) -> tuple[Split,
     bad = BadPictures(limit=math.floor(max_bad * len(split) + 1e-9))
     middle = (0.5,) * channels
     preprocess = Preprocess(size=side, channels=1 if channels == 1 else 3, mean=middle, std=middle)
-    squares, readable = [], []
-    for index in range(len(split)):
+
+    def read_one(index: int) -> UInt8Array | PictureError:
         try:
-            squares.append(square(split.pictures.open(index, preprocess, side), preprocess))
-            readable.append(index)
+            return square(split.pictures.open(index, preprocess, side), preprocess)
         except PictureError as error:
-            bad.add([(error.name, error.reason)])
+            return error
+
+    squares, readable = [], []
+    with ThreadPoolExecutor() as pool:  # decoding lets other threads work
+        for index, found in enumerate(pool.map(read_one, range(len(split)))):
+            if isinstance(found, PictureError):
+                bad.add([(found.name, found.reason)])
+            else:
+                squares.append(found)
+                readable.append(index)
     array: UInt8Array = np.stack(squares) if squares else np.empty((0, side, side, channels), dtype=np.uint8)
     which = np.array(readable, dtype=np.int64)
     return Split(ArrayPictures(array, "pictures"), split.labels[which]), which

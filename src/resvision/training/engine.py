@@ -97,6 +97,7 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
     assert recipe.channels_last is not None
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for parameter in network.parameters():
+        parameter.grad = None  # a gradient that lies in the other order would be kept, and read in the wrong one
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
     network.set_drop_path(recipe.drop_path)
@@ -107,7 +108,12 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
 
 
 def choose(
-    network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess, pictures_left: Callable[[float], float]
+    network: ResNet,
+    recipe: Recipe,
+    loss: Loss,
+    preprocess: Preprocess,
+    pictures_left: Callable[[float], float],
+    batch_size: int | None = None,
 ) -> tuple[Recipe, str]:
     """Fills precision, channels_last and compile by timing a few steps of each on synthetic pictures.
 
@@ -118,6 +124,7 @@ def choose(
         preprocess: of the run.
         pictures_left: from seconds a picture to the pictures that the run will train on, which decides whether
             compiling can pay.
+        batch_size: of a small set, of which the recipe's batches would leave out too much; None takes the recipe's.
 
     Returns:
         The recipe, and a line that says what was measured.
@@ -131,13 +138,15 @@ def choose(
         # The bf16 kernels work on channels-last memory; the other order only adds copies.
         if channels_last or precision == "fp32" or recipe.channels_last is False
     ]
-    trials = _seconds_a_picture(candidates, network, loss, preprocess)
+    batch_size = batch_size or recipe.batch_size
+    trials = _seconds_a_picture(candidates, network, loss, preprocess, batch_size)
     best = min(trials, key=lambda r: trials[r])
     if recipe.compile is None and recipe.memory != "checkpoint" and can_compile(network):
         threshold = COMPILE_FROM_SECONDS_CUDA if torch.cuda.is_available() else COMPILE_FROM_SECONDS
         if trials[best] * pictures_left(trials[best]) >= threshold:
             try:
-                trials |= _seconds_a_picture([best, replace(best, compile=True)], network, loss, preprocess)
+                both = [best, replace(best, compile=True)]
+                trials |= _seconds_a_picture(both, network, loss, preprocess, batch_size)
             except Exception as error:  # each of the compilers behind torch.compile has errors of its own
                 torch._dynamo.reset()
                 failed = f"; torch.compile fails here ({type(error).__name__})"
@@ -155,9 +164,10 @@ def _compiled(network: ResNet) -> Network:
     if len(blocks) <= WHOLE_BLOCKS:
         return torch.compile(network, dynamic=False)
     compiled = [torch.compile(block, dynamic=False) for block in blocks]
+    compiled_exits = [torch.compile(place, dynamic=False) for place in network.exits]
 
     def forward(x: torch.Tensor, exits: bool = False) -> Any:
-        logits = network.walk(x, compiled)
+        logits = network.walk(x, compiled, compiled_exits)
         return logits if exits else logits[-1]
 
     return forward
@@ -171,7 +181,7 @@ def can_compile(network: ResNet) -> bool:
 
 
 def _seconds_a_picture(
-    candidates: list[Recipe], network: ResNet, loss: Loss, preprocess: Preprocess
+    candidates: list[Recipe], network: ResNet, loss: Loss, preprocess: Preprocess, batch_size: int
 ) -> dict[Recipe, float]:
     """The time of a training step over the pictures in it, for each candidate: the least of a few rounds.
 
@@ -181,7 +191,7 @@ def _seconds_a_picture(
     compiling = any(recipe.compile for recipe in candidates)
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
-            at_once = recipe.batch_size // recipe.accumulate
+            at_once = -(-batch_size // recipe.accumulate)
             # A compiled network is specialised to the batch's shape, so it is tried with the run's own, and what it is
             # compared with, too: the optimiser's part of a step is shared by all pictures in it.
             count = at_once if compiling else min(at_once, TRIAL_PICTURES)

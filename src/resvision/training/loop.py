@@ -18,10 +18,18 @@ from resvision import zoo
 from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
 from resvision.cost import cost, least_size
-from resvision.data.loader import EvaluationBatches, TrainingBatches, check_readable, screen
-from resvision.data.pictures import DataSet, Split
+from resvision.data.loader import (
+    EvaluationBatches,
+    TrainingBatches,
+    check_readable,
+    default_workers,
+    screen,
+    stays_in_memory,
+    unreadable,
+)
+from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import mean_and_std
-from resvision.errors import DivergedError, Interrupted, MissingExtraError, RecipeError, RunError
+from resvision.errors import DataError, DivergedError, Interrupted, MissingExtraError, RecipeError, RunError
 from resvision.evaluation import Evaluation, evaluate, exits, gates
 from resvision.exits import adaptive
 from resvision.files import write_json
@@ -94,13 +102,20 @@ def train(
     begin = now() if begin is None else begin
 
     # ---- data ----
-    parts = roles.assign(dataset, recipe)
+    parts = roles.assign(dataset, recipe, run.read_data() if resume else None)
     train_split, bad, largest = screen(parts.train, recipe.max_bad)
     for judging in (parts.report, parts.chooser):
         if judging is not None:
             check_readable(judging)
+    if recipe.workers is None:  # processes would start longer than they read small pictures once
+        workers = 0 if stays_in_memory(train_split, recipe, largest) else default_workers()
+        recipe = replace(recipe, workers=workers)
     preprocess = run.read_preprocess() if resume else _preprocess(train_split, recipe, weights)
     batches = TrainingBatches(train_split, recipe, preprocess, bad, largest, where=device())
+    skipped = sorted(bad.reasons)  # so far
+    counts = np.bincount(batches.labels, minlength=len(parts.classes))
+    if lost := [name for name, count in zip(parts.classes, counts, strict=True) if not count]:
+        raise DataError(f"{dataset.name}: no training picture of {listed(lost)} can be read; {unreadable(bad.reasons)}")
     assert recipe.workers is not None
     reported = EvaluationBatches(parts.report, preprocess, recipe.workers)
     watched = None
@@ -108,8 +123,9 @@ def train(
         whole = parts.watched[1] is parts.report
         watched = reported if whole else EvaluationBatches(parts.watched[1], preprocess, recipe.workers)
     reporter.note(parts.describe())
+    reported.hold()  # a picture that cannot be decoded is named before anything was learnt in vain
     if watched is not None:
-        watched.hold()  # a picture that cannot be decoded is named before anything was learnt in vain
+        watched.hold()
     if batches.cache_note is not None:
         reporter.note(batches.cache_note)
     for name, reason in bad.reasons.items():
@@ -139,12 +155,16 @@ def train(
             raise RecipeError("compile=True: there is no C++ compiler, or the network is reversible; give --no-compile")
         recipe = replace(recipe, compile=False)
         reporter.note("there is no C++ compiler here: the run goes on without compiling")
-    counts = np.bincount(train_split.labels, minlength=len(parts.classes))
     loss = losses.build(recipe, counts.tolist(), network.gates())
     if None in (recipe.precision, recipe.channels_last, recipe.compile):
         undecided = recipe
         recipe, measured = engines.choose(
-            network, recipe, loss, preprocess, lambda s: length.planned_pictures(undecided, batches, s)
+            network,
+            recipe,
+            loss,
+            preprocess,
+            lambda s: length.planned_pictures(undecided, batches, s),
+            batches.batch_size,
         )
         reporter.note(measured)
     engine = engines.build(network, recipe, loss, preprocess)
@@ -179,11 +199,19 @@ def train(
     if resume:
         if run.read_data().get("fingerprint") != parts.fingerprint():
             raise RunError(f"{run.path}: the data have changed since this run began; start a new one")
+        if changed := sorted(set(run.read_data().get("skipped", skipped)) ^ set(skipped)):
+            raise RunError(
+                f"{run.path}: other training pictures can be read than when this run began ({listed(changed)}): make "
+                "them what they were, or start a new one"
+            )
         state = _state(load_checkpoint(run.last_checkpoint, network, optimizer, average))
+        if source and source != run.read_data()["source"]:
+            run.write_data(run.read_data() | {"source": source})  # where they are now
         reporter.note(f"going on after step {state.step:,} of {steps:,}")
     else:
         run.write_recipe(recipe)
-        run.write_data({**parts.record(dataset.name, source or {}), "preprocess": asdict(preprocess)})
+        record = parts.record(dataset.name, source or {})
+        run.write_data({**record, "skipped": skipped, "preprocess": asdict(preprocess)})
     earlier_seconds = state.seconds
 
     # ---- epochs ----
@@ -224,7 +252,8 @@ def train(
                 state.history.append(row)
                 state.sums = Sums()
                 state.stopped = _reason_to_stop(state.history, recipe, parts)
-                if parts.chooser is not None and _best(state.history, recipe, parts) == len(state.history) - 1:
+                keeps = parts.chooser is not None and recipe.keep != "last" and not recipe.freeze_trunk
+                if keeps and _best(state.history, recipe, parts) == len(state.history) - 1:
                     save_checkpoint(run.best_checkpoint, followed, None, {"epoch": epoch + 1})
                 for name, value in row.items():
                     board(name, value, state.step)
@@ -235,13 +264,15 @@ def train(
                 run.write_metrics(state.history)
                 save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state), average)
                 saved = now()
-            if caught and state.step < steps:
-                again = run.resumed_by(in_memory=not run.read_data()["source"])
-                raise Interrupted(f"stopped after step {state.step:,}; go on with: {again}", caught[0])
+            if caught:
+                raise Interrupted(f"stopped after step {state.step:,}; go on with: {_goes_on(run)}", caught[0])
+
+    for name in sorted(set(bad.reasons) - set(skipped)):
+        reporter.note(f"skipped {name}: {bad.reasons[name]}")
 
     # ---- evaluation ----
     kept = len(state.history)
-    if parts.chooser is not None and recipe.keep != "last":
+    if parts.chooser is not None and recipe.keep != "last" and not recipe.freeze_trunk:
         kept = int(load_checkpoint(run.best_checkpoint, followed)["epoch"])
     rule = None
     if spec.exits:
@@ -258,11 +289,14 @@ def train(
     classifier.save(run.path)  # a picture that cannot be decoded may be met only now
     # By the classifier's own session, in float32: what is reported is what `predict` will do.
     leaving: dict[str, Any] = {}
-    if classifier.adaptive is None:
-        gates.reset(followed)
-        evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
-    else:
-        evaluation, leaving = exits.evaluate(classifier.adaptive, preprocess, reported, parts.classes)
+    try:
+        if classifier.adaptive is None:
+            gates.reset(followed)
+            evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
+        else:
+            evaluation, leaving = exits.evaluate(classifier.adaptive, preprocess, reported, parts.classes)
+    except DataError as error:  # of so many pictures that they were not all read before
+        raise DataError(f"{error}; of the same names {_goes_on(run)} then measures what was trained") from error
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
@@ -328,6 +362,11 @@ def _row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> dict[str,
         "images_per_second": speed,
         "train_seconds": sums.seconds,
     }
+
+
+def _goes_on(run: RunFolder) -> str:
+    """What goes on with a run that has begun."""
+    return run.resumed_by(in_memory=not run.read_data()["source"])
 
 
 def _evaluated(session: Session, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:

@@ -105,7 +105,8 @@ def choose(
             parts = (n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0)
             enough = next(n for n in parts if -(-batch_size // n) <= most)
             advice = [f"--batch-size {most * recipe.accumulate}", f"--accumulate {enough}"]
-        advice += ["--memory checkpoint"] if "checkpoint" not in ways and not spec.exits else []
+        if "checkpoint" not in ways and not spec.exits:
+            advice.append("--memory checkpoint" + (" --no-compile" if recipe.compile else ""))
         raise RecipeError(
             f"{at_once} pictures at once need about {_gb(needs[way])} with memory={way!r}, and {_gb(at_hand)} are at "
             f"hand: try {' or '.join(advice)}"

@@ -90,7 +90,7 @@ def read(place: str, *, model: str | None = None, spec: Sequence[str] = (), chan
 def fill(network: ResNet, weights: Pretrained, classes: tuple[str, ...], *, frozen: bool = False) -> str:
     """Puts weights into a network of their spec. Its last layer stays as it is, unless the classes are the very same.
 
-    Exits stay as they are unless they are in the same places, too.
+    Exits stay as they are unless they are the same, too.
 
     Args:
         network: to fill.
@@ -105,12 +105,13 @@ def fill(network: ResNet, weights: Pretrained, classes: tuple[str, ...], *, froz
         A line that says what was done.
     """
     new, old = network.spec, weights.spec
-    assert replace(old, num_classes=new.num_classes, exits=new.exits, gates=new.gates) == new
+    added = {field: getattr(new, field) for field in ("exits", "exit_width", "exit_depth", "gates")}
+    assert replace(old, num_classes=new.num_classes, **added) == new
     same = weights.classes == classes
     if frozen and not same:
         raise RecipeError(f"freeze_trunk: the classes must be those of {weights.place}, in the same order")
     state = weights.state if same else convert.without_head(weights.state)
-    if not same or new.exits != old.exits:
+    if not same or new.exit_plan() != old.exit_plan():
         state = {name: value for name, value in state.items() if not name.startswith("exits.")}
     network.load_state_dict(network.state_dict() | state)
     last = "with its last layer, since the classes are the same" if same else "with a new last layer"
@@ -150,7 +151,7 @@ def _from_folder(path: Path, model: str | None, spec: Sequence[str]) -> Pretrain
 
 def _without_adaptive(pairs: Sequence[str]) -> str:
     """The spec without exits and gates, which options of their own ask for."""
-    return " ".join(pair for pair in pairs if not pair.startswith(("exits=", "gates=")))
+    return " ".join(pair for pair in pairs if not pair.startswith(("exit", "gates=")))
 
 
 def _recorded_rate(classifier: Classifier) -> float | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resvision.data.pictures import DataSet, Split, divide
+from resvision.data.pictures import DataSet, Split, divide, fingerprint, names
 from resvision.data.sources import prepare
 from resvision.errors import DataError, RecipeError
 from resvision.recipe import Recipe
 from resvision.training.pretrained import HUB
+from resvision.training.run import RunFolder
 
 HOLDOUT = 0.1  # part of the training split that is held back for choosing ...
 HOLDOUT_MOST = 2000  # ... unless that is more pictures than a choice between epochs needs, ...
 HOLDOUT_LEAST = 500  # ... or fewer than tell epochs apart, where nothing else is chosen; then the last one is kept
+NEARLY = 0.9  # as many, since each class is rounded
+HALF = "half of "  # what a reported split is called whose other half chooses
 WATCHED_MOST = 1000  # pictures that are evaluated every epoch where nothing is chosen by them ...
 WATCHED_PART = 0.3  # ... and at most this many times the training pictures, which takes a tenth of an epoch's time ...
 WATCHED_LEAST = 100  # ... unless these would be too few to tell anything
@@ -35,6 +39,7 @@ class Roles:
         chooser_name: "val" or "test", or "held" for a part of the training split.
         divided: whether the data came without a validation or test split.
         method: where the splits come from.
+        unused: a split that has no role.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +50,7 @@ class Roles:
     chooser_name: str
     divided: bool
     method: str
+    unused: str = ""
 
     @property
     def watched(self) -> tuple[str, Split] | None:
@@ -69,6 +75,7 @@ class Roles:
             text += f", {len(self.chooser):,} of train are held back to choose the epoch (--holdout)"
         elif self.chooser is not None:
             text += f", {len(self.chooser):,} of {self.chooser_name} choose"
+        text += f", {self.unused} is not used" if self.unused else ""
         once = ", looked at once" if self.report_name == "test" else ""
         return f"{text}, {len(self.report):,} of {self.report_name} are reported{once}; splits: {self.method}"
 
@@ -86,23 +93,24 @@ class Roles:
                 self.report_name: len(self.report),
                 "chooser": len(self.chooser or ()),
             },
-            "validation": _names(self.report) if self.divided else None,
-            "held_back": _names(held) if held is not None else None,
+            "validation": names(self.report) if self.divided else None,
+            "held_back": names(held) if held is not None else None,
         }
 
     def fingerprint(self) -> str:
-        """A hash of the classes and of the names and labels of all pictures; to resume with others would be a lie."""
-        digest = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
+        """A hash of classes and pictures; to resume with others would be a lie."""
         # What is held back of train is known by what is left.
         given = (self.chooser,) if self.chooser is not None and self.chooser_name != "held" else ()
-        for split in (self.train, self.report, *given):
-            digest.update(split.labels.tobytes())
-            digest.update("\0".join(_names(split)).encode())
-        return digest.hexdigest()
+        return fingerprint(self.classes, (self.train, self.report, *given))
 
 
-def assign(dataset: DataSet, recipe: Recipe) -> Roles:
+def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = None) -> Roles:
     """Gives every split its role, and holds back a part of the training split where something must be chosen by it.
+
+    Args:
+        dataset: its splits.
+        recipe: what it holds back, and whether something is chosen.
+        record: what a run that is resumed recorded of its roles.
 
     Raises:
         DataError: there is nothing to train on, or a class has too few pictures to be divided.
@@ -121,15 +129,21 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
     if share == 0 and choices and chooser is None:
         raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
     usual = min(HOLDOUT, HOLDOUT_MOST / len(train))
+    has_seen = (
+        _has_seen_train(recipe, dataset.name, round(usual * len(train)))
+        if record is None
+        else any(name.startswith(HALF) for name in record["counts"])
+    )
     worth_it = test is not None and recipe.keep != "last" and usual * len(train) >= HOLDOUT_LEAST
+    unused = "val" if share == 0 and not choices and chooser is not None else ""
     if share == 0 and not choices:
         chooser = None
-    elif share is None and chooser is None and _has_seen_train(recipe) and not worth_it:
+    elif share is None and chooser is None and choices and has_seen:
         try:
             rest, chooser = divide(report, 0.5, dataset.name)
         except DataError as error:
             raise DataError(f"{error}; or --holdout {HOLDOUT} lets a part of train choose") from error
-        report, chooser_name, report_name = rest, report_name, f"half of {report_name}"
+        report, chooser_name, report_name = rest, report_name, HALF + report_name
     elif share is None and chooser is None:
         share = usual if choices or worth_it else None
     if share:
@@ -143,16 +157,26 @@ def assign(dataset: DataSet, recipe: Recipe) -> Roles:
         chooser_name=chooser_name,
         divided=dataset.splits is not given,
         method=dataset.method,
+        unused=unused,
     )
 
 
-def _has_seen_train(recipe: Recipe) -> bool:
-    """Whether exits are put on a network of one's own, which knows the pictures that its own run did not hold back.
+def _has_seen_train(recipe: Recipe, name: str, held: int) -> bool:
+    """Whether the weights are of a network of one's own that may know what would be held back of the training split.
 
-    On a part of these its answers are surer and better than they will be, and exits chosen by them leave too early.
+    On such pictures its answers are surer and better than they will be: exits chosen by them leave too early, and a
+    target is reached at once. A run that held back as many held back the same, since the division is by content. Of
+    weights that come from elsewhere or from other data only exits ask: their trunk learnt these classes.
+
+    Args:
+        recipe: of the run.
+        name: of its data.
+        held: pictures that would be held back.
     """
-    return recipe.has_exits and recipe.pretrained is not None and not recipe.pretrained.startswith(HUB)
-
-
-def _names(split: Split) -> list[str]:
-    return [split.pictures.name(index) for index in range(len(split))]
+    if recipe.pretrained is None or recipe.pretrained.startswith(HUB):
+        return False
+    theirs = RunFolder(Path(recipe.pretrained).expanduser())
+    record = theirs.read_data() if theirs.data_file.is_file() else {}
+    if record.get("name") == name and record.get("held_back") is not None:
+        return len(record["held_back"]) < NEARLY * held
+    return recipe.has_exits or record.get("name") == name
