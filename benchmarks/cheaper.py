@@ -20,11 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import random
 import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from resvision.efficiency.ladder import Parts, paired_drop
 from resvision.errors import ExportError, ResvisionError
 from resvision.exporting.peers import PeerSession
 from resvision.files import write_json
-from resvision.measure import median, now
+from resvision.measure import interleaved, median, now
 from resvision.progress import ConsoleReporter
 from resvision.training.loop import versions
 
@@ -57,6 +57,7 @@ NETWORKS: dict[str, tuple[str, tuple[Fields, ...]]] = {
     "resnet20_cifar": ("fashion-mnist", ({"epochs": 8, "seed": 0},)),
 }
 GROUPS = {1: (25, 12), 32: (128, 8)}  # batch: (pictures in a group, groups)
+TURN = 50  # batches of a whole test part that one way takes in turn
 CHUNKS = 10  # of a whole test part, which tell how much a ratio of times varies
 PARITY = 1000  # pictures that go through exports
 
@@ -150,21 +151,13 @@ def logits_of(session: Way, squares: torch.Tensor, batch: int = 64) -> np.ndarra
 def raced(ways: Mapping[str, Way], squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
     """Seconds of each way for each group of pictures; all ways take a group in turn."""
     size, count = GROUPS[batch]
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        for part in squares[: 2 * batch].split(batch):
+
+    def whole_group(way: Way, group: torch.Tensor) -> None:
+        for part in group.split(batch):
             way(part)
-    order, shuffler = list(ways.items()), random.Random(0)
-    for group in squares[: size * count].split(size):
-        shuffler.shuffle(order)
-        parts = group.split(batch)
-        for name, way in order:
-            way(parts[0])  # caches and threads are still those of the one before
-            start = now()
-            for part in parts:
-                way(part)
-            times[name].append(now() - start)
-    return times
+
+    groups = squares[: size * count].split(size)
+    return interleaved({name: partial(whole_group, way) for name, way in ways.items()}, groups)
 
 
 def ratios(times: Mapping[str, list[float]], slower: str, faster: str) -> dict[str, float]:
@@ -279,7 +272,7 @@ def exported(run: Path, best: str, data: str) -> str:
     raise ExportError(f"{run}: no export answers as the original")
 
 
-EXITS: Fields = {"exits": "auto", "max_drop": 0.2}
+EXITS: Fields = {"exits": "auto", "max_drop": 0.3}
 
 
 def exits(bench: Bench) -> dict[str, Any]:
@@ -337,15 +330,19 @@ def against_twin(bench: Bench, make: Callable[[str, int, Path, Fields], Path]) -
 
 
 def whole(ways: Mapping[str, Way], squares: torch.Tensor, batch: int) -> dict[str, list[float]]:
-    """Seconds of every batch of all pictures; the ways take turns, batch by batch."""
+    """Seconds of every batch of all pictures; the ways take turns, TURN batches each, as if each were alone."""
     times: dict[str, list[float]] = {name: [] for name in ways}
+
+    def one_by_one(name: str, pictures: torch.Tensor) -> None:
+        for part in pictures.split(batch):
+            start = now()
+            ways[name](part)
+            times[name].append(now() - start)
+
     for way in ways.values():
         way(squares[:batch])
-    for number, part in enumerate(squares.split(batch)):
-        for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
-            start = now()
-            way(part)
-            times[name].append(now() - start)
+    turns = {name: partial(one_by_one, name) for name in ways}
+    interleaved(turns, squares.split(TURN * batch), warmup=0, settle=False)
     return times
 
 

@@ -126,10 +126,10 @@ def test_exits_stand_where_they_are_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "shape"),
     [
-        ("resnet56_cifar", 32, (2.0, 2)),
-        ("resnet20_cifar", 32, (1.0, 2)),
-        ("resnet50", 224, (1.0, 2)),
-        ("resnet8_cifar", 32, (0.5, 1)),
+        ("resnet56_cifar", 32, (1.0, 2)),
+        ("resnet20_cifar", 32, (0.5, 2)),
+        ("resnet50", 224, (0.5, 2)),
+        ("resnet8_cifar", 32, (0.25, 1)),
     ],
 )
 def test_exits_are_as_large_as_the_network_can_bear(name: str, size: int, shape: tuple[float, int]) -> None:
@@ -139,13 +139,17 @@ def test_exits_are_as_large_as_the_network_can_bear(name: str, size: int, shape:
     assert max(own for _, own in segment_macs(spec, size)[:-1]) <= 0.15 * whole
 
 
-def test_the_blocks_of_an_exit_halve_the_picture_twice() -> None:
-    spec = dataclasses.replace(zoo.get("resnet56_cifar"), exits=(3, 13), exit_width=2.0, exit_depth=2)
+def test_an_exit_does_in_short_what_the_stages_to_come_do() -> None:
+    spec = dataclasses.replace(zoo.get("resnet56_cifar"), exits=(3, 13, 20), exit_depth=2)
     shapes = [[(b.in_channels, b.out_channels, b.stride) for b in place.blocks] for place in spec.exit_plan()]
     assert shapes[0] == [(16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)]
-    assert shapes[1] == [(32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
-    features = ResNet(spec).exits[0].blocks(torch.zeros(1, 16, 32, 32))
-    assert features.shape == (1, 64, 8, 8)
+    assert shapes[1] == [(32, 64, 2), (64, 64, 1)]
+    assert shapes[2] == [(64, 64, 1), (64, 64, 1)]
+    made = ResNet(spec)
+    for place, features in zip(made.exits, [(16, 32), (32, 16), (64, 8)], strict=True):
+        assert place.blocks(torch.zeros(1, features[0], features[1], features[1])).shape == (1, 64, 8, 8)
+    narrow = dataclasses.replace(spec, exit_width=0.25, exit_depth=1)
+    assert [b.out_channels for b in narrow.exit_plan()[0].blocks] == [8, 16]
 
 
 @pytest.mark.parametrize("fields", [{"exit_width": 0.0}, {"exit_width": 9.0}, {"exit_depth": 0}, {"exit_depth": 1.5}])
@@ -158,7 +162,7 @@ def test_shapes_of_exits_have_bounds(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["resnet8_cifar", "resnet164_cifar"])
 def test_an_exit_that_narrows_loses_no_channels_on_the_way(name: str, pad_side: str) -> None:
     """Option A adds channels of zeros, and cannot take any away."""
-    spec = dataclasses.replace(zoo.get(name), shortcut="pad", pad_side=pad_side, exits=(1,), exit_width=0.5)
+    spec = dataclasses.replace(zoo.get(name), shortcut="pad", pad_side=pad_side, exits=(1,), exit_width=0.25)
     first, second = spec.exit_plan()[0].blocks
     assert (first.in_channels > first.out_channels, first.shortcut) == (True, "project")
     assert second.shortcut == "pad"

@@ -27,19 +27,19 @@ def test_a_limit_ends_the_repeats_but_leaves_one() -> None:
 
 def test_rounds_take_turns() -> None:
     calls: list[str] = []
-    both = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    times = measure.interleaved(both, rounds=2, warmup=1)
+    both = {"a": lambda number: calls.append("a"), "b": lambda number: calls.append("b")}
+    times = measure.interleaved(both, [1, 2], warmup=1)
     # Each twice in a round, of which the second counts.
     assert calls[:2] == ["a", "b"]
     assert [sorted(calls[start : start + 4]) for start in (2, 6)] == [["a", "a", "b", "b"]] * 2
     assert calls[2::2] == calls[3::2]
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
-    assert all(len(values) == 1 for values in measure.interleaved(both, rounds=9, limit=0.0).values())
+    assert all(len(values) == 1 for values in measure.interleaved(both, [0] * 9, limit=0.0).values())
 
 
 def test_everybody_follows_everybody() -> None:
     calls: list[str] = []
-    measure.interleaved({name: partial(calls.append, name) for name in "abcd"}, rounds=40)
+    measure.interleaved({name: partial(lambda name, _: calls.append(name), name) for name in "abcd"}, [0] * 40)
     behind = {(first, second) for first, second in pairwise(calls) if first != second}
     assert behind == set(permutations("abcd", 2))
 
@@ -48,14 +48,22 @@ def test_the_first_call_of_a_turn_does_not_count(monkeypatch: pytest.MonkeyPatch
     """What comes right behind another function is slower."""
     clock, last = 0.0, ""
 
-    def function(name: str) -> None:
+    def function(name: str, given: int) -> None:
         nonlocal clock, last
         clock += 2.0 if last == name else 20.0
         last = name
 
     monkeypatch.setattr(measure, "now", lambda: clock)
     both = {name: partial(function, name) for name in "ab"}
-    assert measure.interleaved(both, rounds=3) == {"a": [2.0] * 3, "b": [2.0] * 3}
+    assert measure.interleaved(both, [0] * 3) == {"a": [2.0] * 3, "b": [2.0] * 3}
+
+
+def test_every_round_is_given_to_everybody() -> None:
+    seen: dict[str, list[str]] = {"a": [], "b": []}
+    ways = {name: found.append for name, found in seen.items()}
+    times = measure.interleaved(ways, ["x", "y", "z"], settle=False)
+    assert seen["a"] == seen["b"] == ["x", "x", "y", "z"]  # behind one of the first
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
 
 
 def test_peak_memory_grows() -> None:

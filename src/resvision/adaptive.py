@@ -16,6 +16,7 @@ from resvision.exits import ExitRule
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
+from resvision.runtime import evaluating
 
 PROMPT = 0.9  # of the calls of a segment end within the time that a deadline reckons with
 
@@ -110,12 +111,13 @@ def confidence(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def torch_segments(network: ResNet, preprocess: Preprocess) -> list[Segment]:
     """The segments of a network with early exits, by PyTorch in float32."""
+    modules = tuple(network.modules())
 
     def segment(index: int) -> Segment:
         def run(state: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
             where = next(network.parameters()).device
-            if not index:  # once a pass: it walks through all modules
-                network.eval()
+            if not index:  # once a pass
+                evaluating(network, modules)
             with torch.inference_mode():
                 x = state if index else to_input(state.to(where), preprocess)
                 x, logits = network.segment(index, x)

@@ -124,13 +124,11 @@ def block_activations(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...
 
 
 def least_size(spec: ResNetSpec, size: int) -> int:
-    """Height and width of the smallest features of pictures of `size` x `size`, behind the last block or in an exit."""
+    """Height and width of the smallest features of pictures of `size` x `size`, those behind the last block."""
     size = _count_stem(_Tally(), spec, size)
-    sizes = []
-    for count, block in enumerate(spec.plan()[:: 2 if spec.reversible else 1], start=1):
+    for block in spec.plan()[:: 2 if spec.reversible else 1]:
         size = -(-size // block.stride)
-        sizes.append(-(-size // 4) if count in spec.exits else size)  # an exit halves it twice
-    return min(sizes)
+    return size
 
 
 @dataclass

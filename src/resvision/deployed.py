@@ -363,8 +363,8 @@ def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> 
     """Whichever answers first on a batch of black squares."""
     choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier)}
     squares = blank(classifier.preprocess, batch_size)
-    calls = {name: functools.partial(_to_the_end(choice), squares) for name, choice in choices.items()}
-    rounds = measure.interleaved(calls, rounds=TRIALS, limit=TRIAL_SECONDS)
+    ways = {name: _to_the_end(choice) for name, choice in choices.items()}
+    rounds = measure.interleaved(ways, [squares] * TRIALS, limit=TRIAL_SECONDS)
     times = {name: measure.median(seconds) for name, seconds in rounds.items()}
     best = min(times, key=times.__getitem__)
     measured = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in times.items())

@@ -13,7 +13,7 @@ from resvision.spec import ResNetSpec
 
 AUTO_SHARES = (1 / 8, 1 / 2)  # of the network's multiply-adds: where "auto" sets exits
 # What an exit is made of, (exit_width, exit_depth), the best first, and the part of the network that it may cost.
-SHAPES, MOST_SHARE = ((2.0, 2), (1.0, 2), (1.0, 1), (0.5, 1), (0.25, 1)), 0.15
+SHAPES, MOST_SHARE = ((1.0, 2), (1.0, 1), (0.5, 2), (0.5, 1), (0.25, 1)), 0.15
 
 
 @dataclass(frozen=True, kw_only=True)

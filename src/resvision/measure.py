@@ -6,9 +6,12 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def now() -> float:
@@ -44,33 +47,40 @@ def seconds(
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1, limit: float | None = None
+    ways: Mapping[str, Callable[[T], object]],
+    rounds: Sequence[T],
+    *,
+    warmup: int = 1,
+    settle: bool = True,
+    limit: float | None = None,
 ) -> dict[str, list[float]]:
-    """Times functions in turn, round after round, so that what disturbs the machine disturbs all of them alike.
+    """Times ways to do the same in turn, round after round, so that what disturbs the machine disturbs all alike.
 
-    Each round has another order, so that nobody always follows the same one. Each turn begins with a call that is not
-    counted: caches and threads are still another library's then.
+    Each round has another order, so that nobody always follows the same one.
 
     Args:
-        functions: by name.
-        rounds: counted calls of each.
-        warmup: calls of each before the first round.
+        ways: by name.
+        rounds: what each of them is given in each round.
+        warmup: calls of each with the first of these before the first round.
+        settle: whether each turn begins with a call that is not counted: caches and threads are still another
+            library's then.
         limit: seconds after which no further round is begun, as long as one was counted.
     """
-    for function in functions.values():
+    for way in ways.values():
         for _ in range(warmup):
-            function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    order = list(functions.items())
+            way(rounds[0])
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    order = list(ways.items())
     begin, shuffler = now(), random.Random(0)
-    for done in range(rounds):
-        if limit is not None and done and now() - begin >= limit:
+    for number, given in enumerate(rounds):
+        if limit is not None and number and now() - begin >= limit:
             break
         shuffler.shuffle(order)
-        for name, function in order:
-            function()
+        for name, way in order:
+            if settle:
+                way(given)
             start = now()
-            function()
+            way(given)
             times[name].append(now() - start)
     return times
 

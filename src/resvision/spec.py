@@ -38,7 +38,7 @@ _CHOICES = {
 # A bottleneck's output is four times as wide as its 3x3 convolution (He et al. 2015, section 4.1).
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
-MOST_EXIT_WIDTH = 8  # times the width of the stage
+MOST_EXIT_WIDTH = 8  # times the width of a stage
 GATE_WIDTH = 16  # channels between the two layers of a gate (Veit & Belongie 2018, section 3.2)
 
 
@@ -181,9 +181,9 @@ class ResNetSpec:
             that starts at zero (De & Smith 2020, section 3; also known as ReZero).
         exits: numbers of blocks behind which an early exit stands, at which a picture that is sure enough may leave
             (Teerapittayanon et al. 2016).
-        exit_width: channels of an exit's first blocks for each of the width of the stage that it stands in; its last
-            blocks have twice as many.
-        exit_depth: blocks of an exit at each of its two sizes.
+        exit_width: how wide an exit is, which does in short what the stages to come do, or in the last one that stage:
+            times their widths.
+        exit_depth: its basic blocks in place of each of these stages.
         gates: whether each block that keeps the shape has a gate, which leaves out F for pictures that do not need it
             (Veit & Belongie 2018).
         num_classes: logits at the end.
@@ -405,7 +405,7 @@ class ResNetSpec:
         if not self.exits:
             return ()
         blocks, plans = self.plan(), []
-        stages = [width for depth, width in zip(self.depths, self.widths, strict=True) for _ in range(depth)]
+        stages = [stage for stage, depth in enumerate(self.depths) for _ in range(depth)]
         # Basic blocks, whatever the network is made of: on few channels they cost the least.
         short = replace(
             self, block="basic", groups=1, base_width=64, stride_on="3x3", experts=1, inner=(), exits=(), gates=False
@@ -413,11 +413,12 @@ class ResNetSpec:
         for index, after in enumerate(self.exits):
             channels = blocks[after - 1].out_channels
             own: list[BlockPlan] = []
-            narrow = max(1, round(self.exit_width * stages[after - 1]))
-            for width in (narrow, 2 * narrow):
+            to_come = self.widths[stages[after - 1] + 1 :]
+            for stage_width in to_come or self.widths[-1:]:
+                width = max(1, round(self.exit_width * stage_width))
                 # What option A adds to x are channels of zeros; fewer than x has can only be a projection.
                 kind = replace(short, shortcut="project") if width < channels and "pad" in self.shortcut else short
-                for stride in (2, *(1,) * (self.exit_depth - 1)):
+                for stride in (2 if to_come else 1, *(1,) * (self.exit_depth - 1)):
                     own.append(kind._block_plan(f"exits.{index}.blocks.{len(own)}", channels, width, stride))
                     channels = width
             plans.append(ExitPlan(name=f"exits.{index}", after=after, blocks=tuple(own)))

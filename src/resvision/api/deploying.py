@@ -17,6 +17,7 @@ from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data import sources
 from resvision.data.loader import check_readable
+from resvision.data.pictures import fingerprint
 from resvision.efficiency import compress as compression
 from resvision.efficiency.ladder import Goal, Parts
 from resvision.errors import ClassifierError, InputError
@@ -162,6 +163,7 @@ def compress(
         "weights": hashlib.sha256(original.weights()).hexdigest(),
         "data": dataset.name,
         "pictures": {part.name: len(getattr(parts, part.name)) for part in dataclasses.fields(parts)},
+        "fingerprint": fingerprint(original.classes, splits.values()),
         "goal": dataclasses.asdict(goal),
     }
     for part in (parts.tuning, parts.reported):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +156,10 @@ class Ladder:
                 sessions[str(target)] = (open_file(file).session, target, file)
             except InputError as reason:
                 self.note(f"{target} is left out: {reason}")
-        calls = {runtime: self._call(session) for runtime, (session, _, _) in sessions.items()}
-        calls["original"] = self._call(self.classifier.session)
-        times = {key: median(t) for key, t in interleaved(calls, rounds=ROUNDS, warmup=2, limit=ROUND_SECONDS).items()}
+        ways = {runtime: session for runtime, (session, _, _) in sessions.items()}
+        ways["original"] = self.classifier.session
+        raced = interleaved(ways, [self.squares] * ROUNDS, warmup=2, limit=ROUND_SECONDS)
+        times = {key: median(taken) for key, taken in raced.items()}
         for runtime, (session, way, exported) in sessions.items():
             known = way is None and classifier is self.classifier
             right = self.right if known else _right(*collect(session, self.batches))
@@ -233,11 +233,11 @@ class Ladder:
             exporting.convert(replace(self.classifier, network=network), target, file)
             return open_file(file).session
 
-        slower = self._call(session(best.classifier.network))
+        slower = session(best.classifier.network)
 
         def cheaper(network: ResNet) -> float:
-            calls = {"slower": slower, "faster": self._call(session(network))}
-            times = interleaved(calls, rounds=ROUNDS, warmup=2, limit=RACE_SECONDS)
+            ways = {"slower": slower, "faster": session(network)}
+            times = interleaved(ways, [self.squares] * ROUNDS, warmup=2, limit=RACE_SECONDS)
             return median(times["slower"]) / median(times["faster"])
 
         return cheaper
@@ -246,9 +246,6 @@ class Ladder:
         """Mean cross-entropy on the tuning part, in nats."""
         logits, labels = collect(TorchSession(network, self.classifier.preprocess), self.batches)
         return F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
-
-    def _call(self, session: Session) -> Callable[[], object]:
-        return partial(session, self.squares)
 
     def report(self, rung: Rung) -> dict[str, Any]:
         """The figures of a rung and of the original on pictures that chose nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -130,12 +130,12 @@ def _timed(ways: Ways, uneven: Container[str], squares: torch.Tensor, batch: int
     """
     parts = squares.split(batch)  # type: ignore[no-untyped-call]
 
-    def all_parts(way: Callable[[torch.Tensor], object]) -> None:
-        for part in parts:
+    def several(way: Callable[[torch.Tensor], object], count: int, parts: Sequence[torch.Tensor]) -> None:
+        for part in parts[:count]:
             way(part)
 
-    calls = {name: partial(all_parts, way) if name in uneven else partial(way, parts[0]) for name, way in ways.items()}
-    times = measure.interleaved(calls, rounds=ROUNDS, warmup=WARMUP, limit=LIMIT_SECONDS)
+    calls = {name: partial(several, way, len(parts) if name in uneven else 1) for name, way in ways.items()}
+    times = measure.interleaved(calls, [parts] * ROUNDS, warmup=WARMUP, limit=LIMIT_SECONDS)
     pictures = {name: len(squares) if name in uneven else batch for name in times}
     return {name: [seconds / pictures[name] for seconds in found] for name, found in times.items()}
 
