@@ -274,9 +274,9 @@ class Recipe:
             raise RecipeError(f"freeze_trunk=True leaves the accuracy as it is: leave out {' and '.join(waiting)}")
         if self.freeze_trunk and self.gate_rate is not None:
             raise RecipeError("freeze_trunk=True and gate_rate exclude each other: gates would stand in it untrained")
-        if self.exits is not None and (
-            shaped := [p for p in self.spec if p.startswith(("exit_width=", "exit_depth="))]
-        ):
+        shaped = [pair for pair in self.spec if pair.startswith(("exit_width=", "exit_depth="))]
+        # Weights of a network with exits bring along where these stand, too.
+        if self.exits is not None and shaped and not any(pair.startswith("exits=") for pair in self.spec):
             raise RecipeError(
                 f"exits={self.exits!r} takes exits of a fitting shape: give {shaped[0]} with --spec exits=[...]"
             )

@@ -243,7 +243,7 @@ def test_the_same_cut_is_not_taught_twice(trained: Path, tmp_path: Path, monkeyp
     """And what loses too much in float is not taught in 8 bits."""
     monkeypatch.setattr(ladder, "WAYS", (Target(format="openvino", precision="int8"),))
     taken = {"original": [1.0], "torch fp32": [0.9], "openvino int8": [0.5]}
-    monkeypatch.setattr(ladder, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
+    monkeypatch.setattr(ladder, "interleaved", lambda ways, *_, **__: {name: taken[name] for name in ways})
     drops = iter([(0.0, 0.1), (0.0, 0.1), (9.0, 0.1), (9.0, 0.1), (0.0, 0.1)])
     monkeypatch.setattr(ladder, "paired_drop", lambda before, after: next(drops))
     taught: list[ResNet] = []
@@ -266,7 +266,7 @@ def test_8_bits_that_lose_too_much_are_learned(trained: Path, tmp_path: Path, mo
     """What an export in 8 bits loses and how long it takes is made up here, and the teaching is real."""
     monkeypatch.setattr(ladder, "WAYS", (Target(format="openvino", precision="int8"),))
     taken = {"original": [1.0], "torch fp32": [1.0], "openvino int8": [0.5]}
-    monkeypatch.setattr(ladder, "interleaved", lambda calls, **_: {name: taken[name] for name in calls})
+    monkeypatch.setattr(ladder, "interleaved", lambda ways, *_, **__: {name: taken[name] for name in ways})
     classifier = Classifier.load(trained)
     splits = prepare(load("digits")).splits
     parts = Parts(train=splits["train"], tuning=splits["val"], reported=splits["val"])

@@ -689,21 +689,14 @@ def test_a_class_that_loses_all_of_its_pictures_is_an_error(tmp_path: Path) -> N
         api.train(root, out=tmp_path / "r", epochs=1, max_bad=0.9, **FIXED)
 
 
-def test_resuming_with_other_readable_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_with_other_readable_pictures_is_refused(tmp_path: Path) -> None:
     root = picture_folder(tmp_path / "set")
     broken = next((root / "train").rglob("*.png"))
     whole = broken.read_bytes()
     broken.write_bytes(b"no picture")
-    step = engine.Engine.step
-
-    def stop(self: engine.Engine, *given: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.Engine, "step", stop)
-        with pytest.raises(Interrupted, match="stopped after step 1"):
-            api.train(root, out=tmp_path / "r", epochs=3, max_bad=0.5, batch_size=4, **FIXED)
+    fields = FIXED | {"batch_size": 4, "epochs": 3, "max_bad": 0.5}
+    with pytest.raises(Interrupted, match="stopped after step"):
+        api.train(root, out=tmp_path / "r", reporter=StopAt(2), **fields)
     broken.write_bytes(whole)
     name = str(broken.relative_to(root))
     with pytest.raises(RunError, match=f"other training pictures can be read than .*{name}.*make them what they were"):
@@ -712,44 +705,26 @@ def test_resuming_with_other_readable_pictures_is_refused(tmp_path: Path, monkey
     assert api.train(resume=tmp_path / "r").result["unreadable"] == {name: ANY}
 
 
-def test_a_signal_at_the_very_end_stops_before_the_last_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = engine.Engine.step
-
-    def stop(self: engine.Engine, batch: Any, optimizer: Any, number: int = 0) -> Any:
-        if number == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, optimizer, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.Engine, "step", stop)
-        with pytest.raises(Interrupted, match="stopped after step 3") as stopped:
-            api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "r", max_steps=3, **FIXED)
+def test_a_signal_at_the_very_end_stops_before_the_last_evaluation(tmp_path: Path) -> None:
+    fields = FIXED | {"max_steps": 3, "reporter": StopAt(3, signal.SIGTERM)}
+    with pytest.raises(Interrupted, match="stopped after step 3") as stopped:
+        api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / "r", **fields)
     assert stopped.value.exit_status == 143
     made = api.train(stripes(64), validation=stripes(32, 1), resume=tmp_path / "r")
     assert made.result["steps"] == 3
 
 
-def test_where_the_data_are_now_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_data_are_now_is_remembered(tmp_path: Path) -> None:
     root = picture_folder(tmp_path / "set")
     rows = [f"{file.relative_to(root)},{file.parent.name},{file.parts[-3]}" for file in sorted(root.rglob("*.png"))]
     (root / "all.csv").write_text("\n".join(["file,label,split", *rows]))
     columns = sources.Columns(path="file", label="label", split="split")
-    step = engine.Engine.step
-
-    def stop(self: engine.Engine, *given: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *given)
-
-    for turn, place in enumerate(("set", "moved")):
-        with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            patch.setattr(engine.Engine, "step", stop)
-            if turn:
-                (tmp_path / "set").rename(tmp_path / place)
-                api.train(tmp_path / place / "all.csv", resume=tmp_path / "r")  # with the columns that it began with
-            else:
-                api.train(root / "all.csv", columns=columns, out=tmp_path / "r", epochs=3, batch_size=4, **FIXED)
+    fields = FIXED | {"batch_size": 4, "epochs": 3}
+    with pytest.raises(Interrupted):
+        api.train(root / "all.csv", columns=columns, out=tmp_path / "r", reporter=StopAt(2), **fields)
+    moved = root.rename(tmp_path / "moved") / "all.csv"
+    with pytest.raises(Interrupted):  # with the columns that it began with
+        api.train(moved, resume=tmp_path / "r", reporter=StopAt(4))
     assert api.train(resume=tmp_path / "r").result["epochs"] == 3
 
 
