@@ -272,7 +272,7 @@ def exported(run: Path, best: str, data: str) -> str:
     raise ExportError(f"{run}: no export answers as the original")
 
 
-EXITS: Fields = {"exits": "auto", "max_drop": 0.3}
+EXITS: Fields = {"exits": "auto", "max_drop": 0.5}
 
 
 def exits(bench: Bench) -> dict[str, Any]:
