@@ -559,29 +559,35 @@ class Notes(Reporter):
             raise KeyboardInterrupt
 
 
+def a_plan(**changes: Any) -> plan.Plan:
+    """Of a small network that trains for a moment."""
+    fields = {
+        "model": "resnet8_cifar",
+        "size": 8,
+        "spec": (),
+        "precision": "fp32",
+        "pictures": 600,
+        "epochs": 12.0,
+        "steps": 75,
+        "seeds": 2,
+        "remedies": 1,
+        "tests": 1,
+        "tested": 400,
+        "examined": 1000,
+        "seconds": 1.0,
+        "pace": 1e-4,
+        "reading": 1e-3,
+    }
+    return plan.Plan(**(fields | changes))
+
+
 @pytest.fixture
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Sizes that do not depend on how fast this machine happens to be; "steps" may be changed."""
     sizes = {"steps": 75}
 
     def make(*_: Any) -> plan.Plan:
-        return plan.Plan(
-            model="resnet8_cifar",
-            size=8,
-            spec=(),
-            precision="fp32",
-            pictures=600,
-            epochs=12.0,
-            steps=sizes["steps"],
-            seeds=2,
-            remedies=1,
-            tests=1,
-            tested=400,
-            examined=1000,
-            seconds=1.0,
-            pace=1e-4,
-            reading=1e-3,
-        )
+        return a_plan(**sizes)
 
     monkeypatch.setattr(plan, "make", make)
     monkeypatch.setattr(judge, "MOST_TURNS", 2)
@@ -785,23 +791,7 @@ def test_the_words_follow_the_numbers() -> None:
 
 def test_a_network_of_the_same_name_may_be_another() -> None:
     recipe = Recipe(model="resnet14_cifar", size=28, spec=("widths=[64,128,256]",), epochs=10)
-    made = plan.Plan(
-        model="resnet14_cifar",
-        size=28,
-        spec=(),
-        precision="fp32",
-        pictures=90,
-        epochs=10.0,
-        steps=10,
-        seeds=2,
-        remedies=1,
-        tests=1,
-        tested=40,
-        examined=0,
-        seconds=1.0,
-        pace=1e-3,
-        reading=1e-3,
-    )
+    made = a_plan(model="resnet14_cifar", size=28, pictures=90, epochs=10.0)
     assert made.stands_in(recipe)
     assert "(resnet14_cifar stands in for resnet14_cifar with widths=[64,128,256])" in made.describe(recipe, 90, 10.0)
     own = replace(made, spec=recipe.spec)

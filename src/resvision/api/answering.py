@@ -57,8 +57,9 @@ def evaluate(
     Raises:
         InputError: the data have a class that the classifier does not know, or a picture that cannot be read.
     """
+    reporter = reporter or Reporter()
     chosen = _opened(classifier, runtime, CHUNK, reporter)
-    source, name, part = inputs.measured_split(chosen, data, split, columns, reporter or Reporter())
+    source, name, part = inputs.measured_split(chosen, data, split, columns, reporter)
     if chosen.whole:
         batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
     else:
@@ -66,7 +67,7 @@ def evaluate(
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
         if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
-            _plot(Path(classifier), leaving, f"{source}, {name}", reporter or Reporter())
+            _plot(Path(classifier), leaving, f"{source}, {name}", reporter)
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
     sample: list[torch.Tensor] = []
