@@ -14,6 +14,7 @@ import dataclasses
 import json
 import statistics
 import sys
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from resvision.files import write_json
 from resvision.measure import timestamp
 from resvision.progress import ConsoleReporter
 from resvision.recipe import Recipe
+from resvision.recipes import WIDE
 from resvision.runtime import device
 
 LEDGER = Path(__file__).with_suffix(".json")
@@ -85,8 +87,9 @@ def _noise(percent: int) -> Columns:
 
 
 NOISY_DATA = "imagenette/noisy_imagenette.csv"
-SMALL_DATA = "imagenette-50"  # 50 pictures a class, made from imagenette/ for the run
 CIFAR_DATA = "cifar10-jpeg.tar.xz"
+# Made for the run: the first training pictures of each class, and all that are reported.
+FEW = {"imagenette-50": ("imagenette", 50), "cifar10-250": (CIFAR_DATA, 250)}
 COMMON = {  # what most training scripts for CIFAR-10 do
     "model": "resnet18",
     "spec": ("stem=cifar",),
@@ -95,6 +98,8 @@ COMMON = {  # what most training scripts for CIFAR-10 do
     "warmup": 0.0,
     "shift": 4,
 }
+
+QUICK_NETWORK = {"model": "resnet14_cifar", "spec": WIDE, "batch_size": 128, "lr": 0.07, "rest_lr": 0.1}
 
 LINES: dict[str, Line] = {
     **{
@@ -135,22 +140,34 @@ LINES: dict[str, Line] = {
         f"cifar10-{optimizer}": Line(data=CIFAR_DATA, recipe="quick", fields={"optimizer": optimizer, "epochs": 2})
         for optimizer in ("muon", "sgd", "adamw", "lamb")
     },
-    "small-50-plain": Line(data=SMALL_DATA, recipe="plain", fields={"size": 128, "minutes": 5.0}),
-    "small-50-small": Line(data=SMALL_DATA, recipe="small", fields={"size": 128, "minutes": 5.0}),
+    "small-50-plain": Line(data="imagenette-50", recipe="plain", fields={"size": 128, "minutes": 5.0}),
+    "small-50-small": Line(data="imagenette-50", recipe="small", fields={"size": 128, "minutes": 5.0}),
+    **{  # as many presentations of pictures: 40 epochs, in which each comes once or three times
+        f"strong-250-repeats-{repeats}": Line(
+            data="cifar10-250", recipe="strong", fields=QUICK_NETWORK | {"epochs": 40, "repeats": repeats}
+        )
+        for repeats in (1, 3)
+    },
 }
 
 
 def find(line: Line, root: Path, work: Path) -> str:
     """The line's data: a built-in name or a path."""
-    if line.data == SMALL_DATA:
-        return str(_few(root / "imagenette", work / SMALL_DATA, 50))
+    if line.data in FEW:
+        source, count = FEW[line.data]
+        return str(_few(root / source, work / line.data, count))
     place = root / line.data
     return str(place) if place.exists() else line.data
 
 
 def _few(source: Path, target: Path, count: int) -> Path:
-    """The first `count` training pictures of each class, and all that validate."""
-    for split, most in (("train", count), ("val", None)):
+    """The first `count` training pictures of each class, and all that are reported."""
+    if not source.is_dir():
+        with tarfile.open(source) as archive:
+            archive.extractall(target.with_suffix(".whole"), filter="data")
+        source = target.with_suffix(".whole")
+    for split in sorted(path.name for path in source.iterdir() if path.is_dir()):
+        most = count if split == "train" else None
         for folder in sorted((source / split).iterdir()):
             (target / split / folder.name).mkdir(parents=True, exist_ok=True)
             for picture in sorted(folder.iterdir())[:most]:

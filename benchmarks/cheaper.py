@@ -1,7 +1,7 @@
 """How much cheaper the same network answers, in 8 bits, smaller, with early exits, and what that costs in accuracy.
 
     python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits added promises exports] [--minutes 20]
-        [--seeds 0 1] [--exits-of resnet56_cifar]
+        [--seeds 0 1] [--exits-of resnet56_cifar] [--exits-drop 0.7]
 
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
 on Imagenette at 128 px, resnet56_cifar on CIFAR-10, resnet20_cifar on Fashion-MNIST. Each part leaves FOLDER/PART.json
@@ -45,7 +45,7 @@ from resvision.exporting.peers import PeerSession
 from resvision.files import write_json
 from resvision.measure import interleaved, median, now
 from resvision.progress import ConsoleReporter
-from resvision.training.loop import versions
+from resvision.runtime import versions
 
 Fields = dict[str, Any]  # of a recipe
 
@@ -272,12 +272,13 @@ def exported(run: Path, best: str, data: str) -> str:
     raise ExportError(f"{run}: no export answers as the original")
 
 
-EXITS: Fields = {"exits": "auto", "max_drop": 0.5}
-
-
 def exits(bench: Bench) -> dict[str, Any]:
     """A network with early exits against a twin without, trained alike, over the whole test part."""
-    return against_twin(bench, lambda name, seed, _, alike: bench.run(name, f"{name}-exits-{seed}", alike | EXITS))
+
+    def together(name: str, seed: int, _: Path, alike: Fields) -> Path:
+        return bench.run(name, f"{name}-exits-{seed}", alike | with_exits(bench))
+
+    return against_twin(bench, together)
 
 
 def added(bench: Bench) -> dict[str, Any]:
@@ -285,9 +286,14 @@ def added(bench: Bench) -> dict[str, Any]:
 
     def on_top(name: str, seed: int, twin: Path, alike: Fields) -> Path:
         fields = {"pretrained": str(twin), "freeze_trunk": True, "epochs": 6, "seed": seed}
-        return bench.run(name, f"{name}-added-{seed}", fields | {"holdout": alike["holdout"]} | EXITS)
+        return bench.run(name, f"{name}-added-{seed}", fields | {"holdout": alike["holdout"]} | with_exits(bench))
 
     return against_twin(bench, on_top)
+
+
+def with_exits(bench: Bench) -> Fields:
+    """What a recipe needs for exits whose thresholds are chosen by the pictures that the training holds back."""
+    return {"exits": "auto", "max_drop": bench.arguments.exits_drop}
 
 
 def against_twin(bench: Bench, make: Callable[[str, int, Path, Fields], Path]) -> dict[str, Any]:
@@ -401,8 +407,8 @@ def exports(bench: Bench) -> dict[str, Any]:
 PARTS: dict[str, tuple[Callable[[Bench], dict[str, Any]], tuple[str, ...]]] = {  # with what each depends on
     "eight": (eight, ()),
     "smaller": (smaller, ("speedup", "minutes")),
-    "exits": (exits, ("seeds", "exits_of")),
-    "added": (added, ("seeds", "exits_of")),
+    "exits": (exits, ("seeds", "exits_of", "exits_drop")),
+    "added": (added, ("seeds", "exits_of", "exits_drop")),
     "promises": (promises, ("minutes",)),
     "exports": (exports, ()),
 }
@@ -418,6 +424,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")
     once = [name for name, (_, trainings) in NETWORKS.items() if len(trainings) == 1 and "holdout" in trainings[0]]
     parser.add_argument("--exits-of", choices=once, default="resnet56_cifar")
+    parser.add_argument("--exits-drop", type=float, default=0.7, help="points that leaving early may cost")
     bench = Bench(parser.parse_args())
     failed = False
     for part in bench.arguments.parts:

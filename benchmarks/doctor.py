@@ -27,8 +27,8 @@ from PIL import Image
 import resvision
 from resvision.data import sources
 from resvision.data.pictures import DataSet
+from resvision.runtime import versions
 from resvision.search.compare import compare
-from resvision.training.loop import versions
 
 WRONG, LEAKED, FEW = 0.2, 0.3, 30
 TESTED, JUDGED = 1500, 4000  # pictures of the sets' own test part, and those that only this comparison sees

@@ -23,8 +23,8 @@ from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.pictures import DataSet, Split
 from resvision.data.statistics import facts
+from resvision.runtime import versions
 from resvision.training import RunFolder, pretrained, train
-from resvision.training.loop import versions
 
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "from scratch": None,

@@ -38,7 +38,7 @@ from resvision.data.pictures import FilePictures, Split
 from resvision.measure import median, now
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
-from resvision.training.loop import versions
+from resvision.runtime import versions
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -23,8 +23,8 @@ from resvision.measure import median, now, peak_memory_bytes
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
+from resvision.runtime import versions
 from resvision.training import engine, memory, optim
-from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
 
 # name: (network, batch, ways, steps timed); the batches are about the largest whose full activations fit into 24 GB

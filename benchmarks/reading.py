@@ -25,9 +25,8 @@ from resvision.data.statistics import facts
 from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
-from resvision.runtime import device
+from resvision.runtime import device, versions
 from resvision.training import engine, optim
-from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
 
 

@@ -26,7 +26,7 @@ from resvision.data.sources import DEFAULT_COLUMNS
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import Judged, choose, temperature
 from resvision.progress import ConsoleReporter
-from resvision.training.loop import versions
+from resvision.runtime import versions
 
 
 def figures(values: list[float]) -> dict[str, float]:

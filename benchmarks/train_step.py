@@ -31,9 +31,8 @@ from resvision.measure import median, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
-from resvision.runtime import device
+from resvision.runtime import device, versions
 from resvision.training import engine, memory, optim
-from resvision.training.loop import versions
 from resvision.training.losses import cross_entropy
 
 CASES = {"resnet18": (128, 64), "resnet50": (128, 64), "resnet20_cifar": (32, 128)}  # picture size, batch

@@ -228,6 +228,17 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
 # ---- signals ----
 
 
+def test_ctrl_c_is_one_line_whatever_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained: Path, data: Path
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resvision.api.evaluate", stop)
+    assert run("evaluate", trained, data) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "resvision: stopped"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int, status: int) -> None:
     command = [sys.executable, "-m", "resvision", "train", data, "--epochs", "2000", "--out", tmp_path / "run", *FAST]

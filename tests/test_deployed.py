@@ -103,6 +103,7 @@ def test_other_files(run: Path, tmp_path: Path) -> None:
     assert "by pickle" in refused(run / "runtimes" / "model-A-fp32.pt2")
     (tmp_path / "a.txt").write_text("hello")
     assert "neither a run folder nor an exported file (.onnx, .xml)" in refused(tmp_path / "a.txt")
+    assert "missing.onnx: there is no such file" in refused(tmp_path / "missing.onnx")
     assert "leave out --runtime onnx" in refused(run / "runtimes" / "model-A-fp32.onnx", "onnx", InputError)
     assert "is not one of torch, onnx, openvino, auto" in refused(run, "tpu", InputError)
 
@@ -123,6 +124,30 @@ def test_other_weights_or_preprocessing(run: Path) -> None:
     assert "was exported from another classifier" in refused(run, "onnx")
     classifier(seed=1).save(run)
     assert "was exported from another classifier" in refused(run, "openvino")
+
+
+def test_exports_of_another_network_do_not_stop_the_others(run: Path) -> None:
+    notes: list[str] = []
+    damaged = run / "runtimes" / "model-A-fp32.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    assert isinstance(deployed.load(run, "auto", note=notes.append), deployed.Predictor)
+    assert notes[0].startswith(f"left out: {damaged}: not the file that index.json was written with")
+    assert "openvino fp32" in notes[1]
+    classifier(seed=1).save(run)
+    assert list(deployed.in_run(run, Classifier.load(run), notes.append)) == []
+    assert "was exported from another classifier" in notes[-1]
+
+
+def test_a_document_with_exits_and_without_segments(run: Path) -> None:
+    path = run / "runtimes" / "model-A-fp32.onnx"
+    model = onnx.load(path)
+    [held] = [entry for entry in model.metadata_props if entry.key == "resvision"]
+    rule = {"temperatures": [1.0, 1.0], "thresholds": [0.5], "seconds": [1.0, 1.0]}
+    document = json.loads(held.value)
+    document["spec"] |= {"depths": [2], "exits": [1]}
+    held.value = json.dumps(document | {"exits": rule})
+    onnx.save(model, path)
+    assert "has exits, and does not say which segment" in refused(path)
 
 
 def test_an_index_that_leads_elsewhere(run: Path) -> None:

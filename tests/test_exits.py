@@ -24,9 +24,10 @@ from resvision.cli import main
 from resvision.cost import cost, exit_macs, segment_macs
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
-from resvision.evaluation.exits import NEVER, Judged, Outcome, choose, temperature
+from resvision.evaluation.exits import NEVER, Judged, Outcome, choose, report, temperature
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule, with_exits
+from resvision.exits import adaptive as adaptive_spec
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -305,6 +306,27 @@ def test_an_outcome_by_hand() -> None:
     assert outcome.accuracy == pytest.approx(2 / 3)
     assert outcome.expected == pytest.approx((0.9 + 0.6 + 0.7) / 3)
     assert outcome.seconds == pytest.approx((1 + 3 + 6) / 3)
+
+
+def test_a_budget_is_a_part_of_the_network_without_its_exits() -> None:
+    with_exits = judged()
+    full = 3.0  # of 4 with both exits
+    alone = dataclasses.replace(with_exits, in_full=full)
+    for budget in (0.5, 0.8):
+        assert choose(with_exits, budget=budget).seconds <= budget * 4
+        assert budget * full - 0.2 < choose(alone, budget=budget).seconds <= budget * full
+    with pytest.raises(InputError, match=r"already takes 1000.00 ms a picture, 33% of the whole network's time"):
+        choose(alone, budget=0.3)
+    assert report(alone, [NEVER, NEVER], ())["milliseconds_in_full"] == 3000
+    assert report(with_exits, [NEVER, NEVER], ())["milliseconds_in_full"] == 4000
+
+
+def test_gates_want_a_rate() -> None:
+    recipe = Recipe(model="resnet20_cifar", size=32, channels=3, epochs=1)
+    spec = zoo.variant("resnet20_cifar", ("gates=true",))
+    with pytest.raises(SpecError, match="without --gate-rate all gates would learn to be open"):
+        adaptive_spec(spec, recipe)
+    assert adaptive_spec(spec, dataclasses.replace(recipe, gate_rate=0.5)).gates
 
 
 def test_the_frontier_is_about_as_good_as_trying_everything() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resvision.data.loader import Batch
-from resvision.evaluation.race import RACED, race, sampled
+from resvision.evaluation.race import RACED, SAMPLE_BYTES, TURN, race, sampled
 
 
 def test_a_sample_is_evenly_spread_and_bounded() -> None:
@@ -19,7 +19,17 @@ def test_a_sample_is_evenly_spread_and_bounded() -> None:
     assert all(square._base is None for square in sample)  # a view would keep its batch
 
 
-@pytest.mark.parametrize(("pictures", "batch", "at_once", "raced"), [(70, 32, 32, 64), (20, 32, 20, 20), (9, 1, 1, 9)])
+def test_a_sample_of_large_pictures_is_smaller() -> None:
+    side = 2048
+    sample: list[torch.Tensor] = []
+    batches = [Batch(torch.zeros(1, side, side, 3, dtype=torch.uint8), torch.zeros(1), ()) for _ in range(30)]
+    assert len(list(sampled(batches, sample))) == 30
+    assert 1 < len(sample) <= SAMPLE_BYTES // (3 * side**2)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch", "at_once", "raced"), [(70, 32, 32, 64), (20, 32, 20, 20), (45, 1, 1, 45), (900, 1, 1, 300)]
+)
 def test_ways_take_turns(pictures: int, batch: int, at_once: int, raced: int) -> None:
     calls: list[tuple[str, int]] = []
     sample = list(torch.zeros(pictures, 2, 2, 3, dtype=torch.uint8).split(1))
@@ -27,6 +37,12 @@ def test_ways_take_turns(pictures: int, batch: int, at_once: int, raced: int) ->
     assert {size for _, size in calls} == {at_once}
     assert found["at_once"] == at_once
     assert found["pictures"] == raced
-    turns = [name for name, _ in calls[2:]]  # behind one call of each
-    assert len(turns) == 2 * raced // at_once
-    assert all(set(pair) == {"early", "full"} for pair in zip(turns[::2], turns[1::2], strict=True))
+    every = raced // at_once
+    turn = min(TURN, every)
+    names = [name for name, _ in calls[2 * turn :]]  # behind one turn of each
+    assert len(names) == 2 * every
+    for start in range(0, every, TURN):  # each way takes as many calls in a row, in any order
+        calls_in_turn = min(TURN, every - start)
+        first, second = (names[2 * start + place * calls_in_turn :][:calls_in_turn] for place in (0, 1))
+        assert {len(set(first)), len(set(second))} == {1}
+        assert {first[0], second[0]} == {"early", "full"}

@@ -203,6 +203,7 @@ def test_another_network_does_not_take_over_the_fields_of_the_recipes_own() -> N
 )
 def test_networks_that_cannot_leave_out_branches_keep_them(given: dict[str, Any]) -> None:
     assert chosen("strong", **given).drop_path == 0
+    assert f"drop_path=0: {chosen('strong', **given).model} has no branches" in reasons("strong", **given)
     assert chosen("strong", **given, drop_path=0.1).drop_path == 0.1  # which the network will refuse
 
 
@@ -248,6 +249,8 @@ def test_mixed_labels_replace_the_loss_for_noisy_sets() -> None:
     assert chosen("noisy", mixup=0.0).loss == "gce"
     strong = chosen("strong", loss="gce")
     assert (strong.loss, strong.mixup, strong.cutmix, strong.label_smoothing) == ("gce", 0.0, 0.0, 0.0)
+    assert "mixup=0, cutmix=0, label_smoothing=0: gce wants whole labels" in reasons("strong", loss="gce")
+    assert "crop_scale=1: pictures are either shifted or cropped" in reasons("quick", shift=4)
     with pytest.raises(RecipeError, match="loss='gce' wants whole labels: leave out mixup"):
         chosen("noisy", loss="gce", mixup=0.2)
 

@@ -41,6 +41,7 @@ app = App(
     version_flags=["--version"],
     help_format="plaintext",
     help_epilogue="Begin with: resvision demo",
+    suppress_keyboard_interrupt=False,  # main() says what became of it
 )
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ResvisionError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
-        _fail("stopped; nothing was saved yet", 130)
+        _fail("stopped", 130)
     except BrokenPipeError:
         # Whoever read our output has seen enough. What is left goes nowhere, or Python complains of it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -168,6 +167,8 @@ def load(
         if runtime is not None:
             raise InputError(f"{path}: an exported file has its own runtime: leave out --runtime {runtime}")
         return open_file(path)
+    if path.suffix in SUFFIXES.values() and not path.exists():
+        raise ClassifierError(f"{path}: there is no such file")
     classifier = Classifier.load(path)
     if runtime in (None, "torch"):
         return classifier
@@ -238,6 +239,8 @@ def _document(path: Path, session: FileSession) -> Document:
 def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSession:
     """All segments of a network with early exits, the first of which is open already."""
     assert document.exits is not None
+    if not document.files or document.segment is None:
+        raise ClassifierError(f"{path}: has exits, and does not say which segment of the network it is")
     if document.segment != 1:
         raise ClassifierError(f"{path}: is segment {document.segment} of a network: give {document.files[0]}")
     if any(Path(name).name != name for name in document.files):
@@ -301,12 +304,22 @@ def register(run: Path, target: Target, files: Iterable[Path], verification: dic
     write_json(run / FOLDER / INDEX_FILE, dataclasses.asdict(Index(exports=(*others, entry))))
 
 
-def in_run(run: Path, classifier: Classifier) -> dict[str, Predictor]:
-    """The exports of squares in a run folder that can be run here, by runtime and precision."""
+def in_run(run: Path, classifier: Classifier, note: Note = lambda text: None) -> dict[str, Predictor]:
+    """The exports of squares in a run folder that can be run here, by runtime and precision.
+
+    Args:
+        run: the folder.
+        classifier: in it.
+        note: told which export is not of this classifier, or damaged.
+    """
     found = {}
     for entry in _squares_entries(run):
-        with contextlib.suppress(MissingExtraError):
+        try:
             found[f"{entry.runtime} {entry.precision}"] = _open_entry(run, classifier, entry)
+        except MissingExtraError:
+            continue
+        except ClassifierError as reason:  # it is of another network, or damaged, which says nothing of the others
+            note(f"left out: {reason}")
     return found
 
 
@@ -361,7 +374,7 @@ def _to_the_end(predictor: Predictor) -> Callable[[Any], object]:
 
 def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> Predictor:
     """Whichever answers first on a batch of black squares."""
-    choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier)}
+    choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier, note)}
     squares = blank(classifier.preprocess, batch_size)
     ways = {name: _to_the_end(choice) for name, choice in choices.items()}
     rounds = measure.interleaved(ways, [squares] * TRIALS, limit=TRIAL_SECONDS)

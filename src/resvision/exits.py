@@ -52,6 +52,8 @@ def adaptive(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
     Raises:
         SpecError: the network cannot have them.
     """
+    if spec.gates and recipe.gate_rate is None and not recipe.freeze_trunk:
+        raise SpecError("gates=true: without --gate-rate all gates would learn to be open; give it, such as 0.6")
     gated = spec if recipe.gate_rate is None else replace(spec, gates=True)
     if gated.gates and not any(block.gated for block in gated.plan()):
         raise SpecError(f"gate_rate={recipe.gate_rate}: no block of {recipe.model} keeps the shape, as one must")

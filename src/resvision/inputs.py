@@ -146,6 +146,8 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
     """
     if "steps" in fields:
         raise RecipeError("steps follow from the length: give epochs, minutes or max_steps")
+    if isinstance(fields.get("pretrained"), Path):
+        fields = fields | {"pretrained": str(fields["pretrained"])}
     by_name = isinstance(base, str) and base in recipes.NAMES
     given = dict(fields) if by_name else _recorded(base, fields)
     weights, usual = _weights(given), {}
@@ -247,8 +249,9 @@ def _weights(given: dict[str, Any]) -> pretrained.Pretrained | None:
 
 def refuse_adaptive(recipe: Recipe) -> None:
     """Examinations and searches train the network alone."""
-    if recipe.exits is not None or recipe.gate_rate is not None:
-        raise RecipeError("networks are compared without early exits and gates: leave out exits and gate_rate")
+    spec = zoo.variant(recipe.model, recipe.spec)
+    if recipe.exits is not None or recipe.gate_rate is not None or spec.exits or spec.gates:
+        raise RecipeError("networks are compared without early exits and gates: leave out exits, gates and gate_rate")
 
 
 def options_of(candidate: Candidate) -> dict[str, Any]:

@@ -231,6 +231,7 @@ def choose(
     chosen = make(_adapted(values, facts, given, reasons) | dict(usual) | dict(given))
     if chosen.drop_path and "drop_path" not in given and not zoo.variant(chosen.model, chosen.spec).can_drop_branches:
         chosen = replace(chosen, drop_path=0.0)
+        reasons.append(f"drop_path=0: {chosen.model} has no branches that could be left out")
     if all(getattr(chosen, length) is None for length in LENGTHS):
         steps_an_epoch = max(1, facts.pictures // chosen.batch_size)
         chosen = replace(chosen, epochs=max(10, min(100, math.ceil(LEAST_STEPS / steps_an_epoch))))
@@ -289,6 +290,8 @@ def _adapted(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons
     values |= _rates(values, facts, given, reasons)
     # Where two fields exclude each other, the one that is asked for stays.
     if given.get("shift"):
+        if values.get("crop_scale", 1.0) < 1:
+            reasons.append("crop_scale=1: pictures are either shifted or cropped, and shift is asked for")
         values |= {"crop_scale": 1.0, "first_size": None}
     if given.get("crop_scale", 1) < 1 or given.get("first_size"):
         values["shift"] = 0
@@ -346,6 +349,8 @@ def _losses(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons:
     asked += ["balance"] if given.get("balance") == "weights" else []
     if given.get("loss") == "gce":
         changes |= dict.fromkeys(WHOLE_LABELS, 0.0)
+        if lost := [field for field in WHOLE_LABELS if values.get(field) and not given.get(field)]:
+            reasons.append(f"{', '.join(f'{field}=0' for field in lost)}: gce wants whole labels")
     elif values.get("loss") == "gce" and "loss" not in given and asked:
         changes["loss"] = "cross_entropy"
         reasons.append(f"loss=cross_entropy: the recipe's gce excludes {' and '.join(asked)}")

@@ -1,10 +1,11 @@
-"""Sessions that turn pictures into logits: PyTorch, ONNX Runtime, OpenVINO."""
+"""Where networks run, and sessions that turn pictures into logits: PyTorch, ONNX Runtime, OpenVINO."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 
+import resvision
 from resvision.data.images import to_input
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.files import storage
@@ -35,6 +38,24 @@ class Session(Protocol):
 def device() -> torch.device:
     """Where networks run: the first NVIDIA GPU, or the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """The device's name, for reports."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide a run's numbers."""
+    return {
+        "resvision": resvision.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def autocast(where: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from resvision import api
 from resvision.cli import main
 from resvision.data import sources
+from resvision.data.loader import Batch, TrainingBatches
 from resvision.errors import InputError, Interrupted, RecipeError, RunError
 from resvision.explain import degradation, gradients, landscape, paths
 from resvision.explain.bench import Bench, Options
@@ -41,6 +43,22 @@ def test_both_arms_begin_with_the_same_weights(bench: Bench) -> None:
     )
     assert plain.keys() == residual.keys()
     assert all(torch.equal(plain[key], residual[key]) for key in plain)
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_a_step_without_an_update(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TrainingBatches.epoch
+
+    def emptied(self: TrainingBatches, *given: Any, **named: Any) -> Iterator[Batch]:
+        for place, batch in enumerate(whole(self, *given, **named)):
+            yield batch if place else Batch(batch.squares[:0], batch.labels[:0], (("a.jpg", "truncated"),))
+
+    monkeypatch.setattr(TrainingBatches, "epoch", emptied)
+    network = bench.network(bench.spec("resnet8_cifar"), 0)
+    before = network.fc.weight.detach().clone()
+    changed = [not torch.equal(network.fc.weight, before) for _ in bench.train(network, 0)]
+    assert changed == [False, True]
 
 
 def test_training_repeats_and_follows_the_seed(bench: Bench) -> None:

@@ -48,11 +48,13 @@ def test_a_peer_of_the_same_name_and_size() -> None:
     assert found["torchvision eager"](torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 1000)
     assert not said
     assert peers.peer(colourful(), said.append) == {}
-    # One that was pruned is compared with the whole one.
+    # One that was pruned is compared with the whole one, and one of other layers with as many parameters likewise.
     smaller = prune.without_block(network, 1)
     pruned = dataclasses.replace(made, network=smaller)
     assert list(peers.peer(pruned, said.append)) == ["torchvision eager"]
-    assert said == ["torchvision's resnet18 is the network by that name, which this one differs from"]
+    other = ResNet(dataclasses.replace(network.spec, activation="silu", first_stride=2))
+    assert list(peers.peer(dataclasses.replace(made, network=other), said.append)) == ["torchvision eager"]
+    assert said == ["torchvision's resnet18 is the network by that name, which this one differs from"] * 2
 
 
 def test_early_exits_are_timed_as_pictures_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

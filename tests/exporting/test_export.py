@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from samples import colourful, odd_pictures
 from resvision import Classifier, Preprocess, ResNetSpec, api, deployed, exporting
 from resvision.data.pictures import File, FilePictures, Split
 from resvision.errors import ExportError, InputError
-from resvision.exporting import verify
+from resvision.exporting import export, verify
 from resvision.exporting.pt2 import ProgramSession
 from resvision.models import ResNet
 from resvision.preprocess import Interpolation
@@ -124,6 +125,36 @@ def test_what_does_not_answer_alike_is_not_kept(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
     with pytest.raises(ExportError, match=r"its answers differ by .*, and -1\.0 is allowed; not kept"):
         exporting.write(colourful(), Target(format=kind), tmp_path / f"m{Target(format=kind).suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_copy_that_answers_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
+) -> None:
+    target = Target(format=kind)
+    first, other = colourful(), colourful()
+    with torch.no_grad():
+        other.network.fc.bias += 0.1
+    for name, classifier in (("first", first), ("other", other)):
+        exporting.convert(classifier, target, tmp_path / name / target.name)
+    made = exporting.describe(first, target, tmp_path / "first" / target.name, tmp_path / "copy" / target.name)
+    assert all(file.is_file() for file in made)
+    describe = export.DESCRIBE[kind]
+    broken = {kind: lambda file, copy, document: describe(tmp_path / "other" / target.name, copy, document)}
+    monkeypatch.setattr(export, "DESCRIBE", broken)
+    with pytest.raises(ExportError, match=r"a copy of what was measured, whose logits differ by 0\.1"):
+        exporting.describe(first, target, tmp_path / "first" / target.name, tmp_path / "again" / target.name)
+    assert list((tmp_path / "again").iterdir()) == []
+
+
+def test_what_a_package_cannot_convert_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no such\n operator")
+
+    monkeypatch.setitem(export.KINDS, "onnx", replace(export.KINDS["onnx"], write=fails))
+    with pytest.raises(ExportError, match="onnx fp32: this network cannot be converted here: no such operator"):
+        exporting.write(colourful(), Target(format="onnx"), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ import resvision
 from resvision import cost, zoo
 from resvision.cli import main
 from resvision.data import sources
-from resvision.errors import DataError, InputError, RecipeError, RunError, SpecError
+from resvision.errors import DataError, InputError, RecipeError, ResvisionError, RunError, SpecError
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 from resvision.recipes import for_batch
@@ -262,6 +262,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         resvision.depth("digits", minutes=0)
     with pytest.raises(InputError, match="model and size: are searched for; say which with models and sizes"):
         resvision.depth("digits", model="resnet8_cifar", size=8)
+    with pytest.raises(InputError, match="widths: inf must be a factor above 0 and at most 64"):
+        resvision.depth("digits", widths=[float("inf")])
+    for adaptive in ({"spec": ("gates=true",)}, {"spec": ("exits=[1]",)}, {"exits": "auto"}, {"gate_rate": 0.5}):
+        with pytest.raises(ResvisionError, match=r"without (early exits and gates|--gate-rate)"):
+            resvision.depth("digits", out=tmp_path / "e", **adaptive)
     with pytest.raises(RecipeError, match="lr=auto: proxies train from scratch at a given rate"):
         resvision.depth("digits", lr="auto", out=tmp_path / "b")
     with pytest.raises(RecipeError, match="epochs"):

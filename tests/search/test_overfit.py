@@ -66,6 +66,15 @@ def test_mistakes_of_a_network_are_not_taken_for_wrong_labels() -> None:
     assert findings.labels(found, 4000).found == "no"
 
 
+def test_the_interval_is_of_the_part_that_is_said() -> None:
+    """Of the surest some differ; how many of all labels are claimed wrong is another number."""
+    probabilities, labels, _ = out_of_fold(4000, 0.2, 0.02)
+    found = replace(noise.estimate(probabilities, labels), joint_rate=0.01, rate=0.01)
+    low, high = found.interval
+    assert low < found.differ < high
+    assert f"{found.differ:.1%} have another label (95% interval {low:.1%} to" in findings.labels(found, 4000).says
+
+
 def test_a_weak_network_judges_no_labels() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(5), 1000)
@@ -814,6 +823,17 @@ def test_reading_is_part_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slow.examined < quick.examined
 
 
+def test_pictures_that_cannot_be_read_are_named_before_a_plan_is_made(tmp_path: Path) -> None:
+    """Their headers are whole, as those of copies that were cut off."""
+    whole = photographs(1, 64)[0]
+    buffer = io.BytesIO()
+    Image.fromarray(whole).save(buffer, "png")
+    split = split_of(tmp_path, [buffer.getvalue()[:200]] * 20)
+    recipe = Recipe(model="resnet8_cifar", size=8, channels=3, epochs=10)
+    with pytest.raises(DataError, match="none of 20 training pictures, evenly spread, can be read"):
+        plan.make(split, recipe, 2, 100, 60.0)
+
+
 def test_minutes_of_a_recorded_recipe_are_no_length(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="minutes=30 of the recipe do not say how many epochs these are"):
         resvision.overfit("digits", recipe=Recipe(model="resnet8_cifar", size=8, minutes=30.0), out=tmp_path / "a")
@@ -838,4 +858,5 @@ def test_what_would_leave_a_class_without_pictures_is_not_left_out(
     assert found["copies"]["leaked"] > 0
     assert not found["recommended"]["cleaned"]
     assert "cleaned.csv" not in found["commands"]["recommended"]
+    assert not (tmp_path / "run" / "cleaned.csv").exists()
     assert any("all training pictures of a class have a copy in test" in line for line in notes.lines)

@@ -1,5 +1,6 @@
 """Training runs on small data: roles of the splits, stopping, repeating, interrupting and going on."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -24,9 +25,18 @@ from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.loader import Batch
 from resvision.data.pictures import DataSet, Split
-from resvision.errors import DataError, DivergedError, Interrupted, MissingExtraError, RecipeError, RunError
+from resvision.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    MissingExtraError,
+    RecipeError,
+    RunError,
+    StorageError,
+)
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
+from resvision.report import plots
 from resvision.training import RunFolder, engine, memory, optim, roles
 from resvision.training.checkpoint import load_checkpoint
 
@@ -552,6 +562,15 @@ def test_what_is_evaluated_and_kept_is_the_average(tmp_path: Path) -> None:
     assert not [key for key in load_file(RunFolder(plain.folder).last_checkpoint) if key.startswith("average.")]
 
 
+def test_what_a_network_may_know_and_chooses_all_the_same_is_said(tmp_path: Path) -> None:
+    api.train("digits", epochs=1, holdout=0.0, out=tmp_path / "first", **FIXED)
+    notes = Notes()
+    fields = {"pretrained": tmp_path / "first", "exits": "1", "freeze_trunk": True, "epochs": 1}
+    given = {key: value for key, value in FIXED.items() if key != "model"}
+    api.train("digits", holdout=0.1, out=tmp_path / "second", reporter=notes, **fields, **given)
+    assert any("held back" in line and "may know them: rather leave out --holdout" in line for line in notes.lines)
+
+
 def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         api.train(stripes(96), epochs=4, out=tmp_path / "run", reporter=StopAt(2), **FIXED)
@@ -628,8 +647,55 @@ def test_a_compiler_that_fails_leaves_the_run_as_it_was(tmp_path: Path, monkeypa
 
 
 def test_what_goes_on_with_arrays_is_a_call(tmp_path: Path) -> None:
-    assert RunFolder(tmp_path).resumed_by(in_memory=True).startswith("resvision.train(..., resume=")
-    assert RunFolder(tmp_path).resumed_by(in_memory=False) == f"resvision train --resume {tmp_path}"
+    run = RunFolder(tmp_path)
+    run.write_data({"source": {}})
+    assert run.goes_on().startswith("resvision.train(..., resume=")
+    run.write_data({"source": {"data": "digits"}})
+    assert run.goes_on() == f"resvision train --resume {tmp_path}"
+
+
+def test_a_run_that_has_ended_is_not_gone_on_with(tmp_path: Path) -> None:
+    made = api.train(stripes(64), epochs=1, out=tmp_path / "r", **FIXED)
+    with pytest.raises(RunError, match=f"has ended.*--pretrained {made.folder} begins with what it learnt"):
+        api.train(stripes(64), resume=made.folder)
+
+
+@pytest.mark.parametrize("stops", [KeyboardInterrupt(), StorageError("disk: no space left")])
+def test_what_stops_the_plots_leaves_the_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: BaseException
+) -> None:
+    def stop(*_: Any) -> None:
+        raise stops
+
+    monkeypatch.setattr(plots, "confusion", stop)
+    notes = Notes()
+    expected = (
+        pytest.raises(Interrupted, match="holds the classifier and its figures")
+        if isinstance(stops, KeyboardInterrupt)
+        else contextlib.nullcontext()
+    )
+    with expected:
+        api.train(stripes(64), epochs=1, out=tmp_path / "r", reporter=notes, **FIXED)
+    assert ("no more plots: disk: no space left" in notes.lines) == isinstance(stops, StorageError)
+    assert Classifier.load(tmp_path / "r").metrics["accuracy"] >= 0
+
+
+def test_weights_that_are_not_finite_make_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is watched, so that nothing before the end looks at what the last step did to the weights."""
+    step = engine.Engine.step
+
+    def breaks(self: Any, *arguments: Any) -> Any:
+        made = step(self, *arguments)
+        with torch.no_grad():
+            self.network.fc.weight.fill_(math.nan)
+        return made
+
+    monkeypatch.setattr(engine.Engine, "step", breaks)
+    root = picture_folder(tmp_path / "set")
+    (root / "val").rename(root / "test")
+    with pytest.raises(DivergedError, match="weights are not finite after step 1: lower --lr"):
+        api.train(root, out=tmp_path / "r", max_steps=1, **FIXED | {"batch_size": 4})
+    assert not (tmp_path / "r" / "model.json").exists()
 
 
 def test_a_missing_package_is_named_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -687,6 +753,22 @@ def test_a_class_that_loses_all_of_its_pictures_is_an_error(tmp_path: Path) -> N
         file.write_bytes(b"no picture")
     with pytest.raises(DataError, match=f"no training picture of {one.name} can be read; 12 unreadable"):
         api.train(root, out=tmp_path / "r", epochs=1, max_bad=0.9, **FIXED)
+
+
+def test_pictures_that_an_earlier_part_of_the_run_skipped_are_reported(tmp_path: Path) -> None:
+    """Whole headers and broken bodies show when they are decoded, here before the stop and after it no more."""
+    root = picture_folder(tmp_path / "set")
+    for file in root.rglob("*.png"):  # too large to be held in memory from the beginning
+        Image.open(file).resize((80, 80)).save(file)
+    broken = next((root / "train").rglob("*.png"))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    fields = FIXED | {"model": "resnet18", "spec": ("widths=[8,8,8,8]",), "batch_size": 12, "size": 32}
+    with pytest.raises(Interrupted, match="stopped after step"):
+        api.train(root, out=tmp_path / "r", epochs=2, max_bad=0.1, reporter=StopAt(2), **fields)
+    broken.write_bytes(whole)
+    made = api.train(resume=tmp_path / "r")
+    assert made.result["unreadable"] == {str(broken.relative_to(root)): ANY}
 
 
 def test_resuming_with_other_readable_pictures_is_refused(tmp_path: Path) -> None:

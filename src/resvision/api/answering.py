@@ -140,10 +140,11 @@ def tune_exits(
         EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
     )
     limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
-    rule = exits.tune(segments, loaded.preprocess, choosing, **limit)
+    whole = loaded.session if isinstance(judged, Classifier) else None
+    rule = exits.tune(segments, loaded.preprocess, choosing, whole, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
     macs = exit_macs(loaded.network.spec, loaded.preprocess.size)
-    told = AdaptiveSession(segments, rule, macs, loaded.session if isinstance(judged, Classifier) else None)
+    told = AdaptiveSession(segments, rule, macs, whole)
     evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
     if folder is not None:
         tuned.metrics = {"split": f"half of {name}", "accuracy": evaluation.accuracy}

@@ -26,10 +26,9 @@ from resvision.inputs import Data
 from resvision.measure import timestamp
 from resvision.progress import Reporter
 from resvision.report import plots
-from resvision.runtime import using_threads
+from resvision.runtime import using_threads, versions
 from resvision.target import SUFFIXES, Contract, ExportPrecision, Format, Target
 from resvision.training.bench import LEDGER_FILE, Ledger
-from resvision.training.loop import versions
 
 OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".h5", ".pb", ".tflite")  # of files that are meant, too, and not written
 
@@ -136,7 +135,7 @@ def compress(
     if not 1 < speedup <= compression.MOST:
         raise InputError(f"speedup={speedup} must be above 1, and at most {compression.MOST}")
     for name, value, is_right, rule in (
-        ("max_drop", max_drop, max_drop >= 0, "at least 0"),
+        ("max_drop", max_drop, 0 <= max_drop <= 100, "points of accuracy, from 0 to 100"),
         ("minutes", minutes, 0 < minutes < math.inf, "above 0 and finite"),
         ("batch_size", batch_size, batch_size >= 1, "at least 1"),
     ):

@@ -23,12 +23,12 @@ from resvision.measure import timestamp
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.report import doctor, frontier, pages, suspects
+from resvision.runtime import versions
 from resvision.search import depth as searching
 from resvision.search import overfit as examination
 from resvision.search.candidates import Candidate, enumerate_all
 from resvision.search.costs import Limits
 from resvision.training.bench import LEDGER_FILE, Ledger
-from resvision.training.loop import versions
 
 
 def study(

@@ -13,7 +13,7 @@ from resvision import importing, inputs, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.pictures import DataSet
-from resvision.errors import DataError, Interrupted, RecipeError, SpecError
+from resvision.errors import DataError, Interrupted, RecipeError, RunError, SpecError, StorageError
 from resvision.evaluation import Evaluation
 from resvision.exits import adaptive as adaptive_spec
 from resvision.inputs import Data
@@ -76,6 +76,9 @@ def train(
             changed = [n for n, v in (("out", out), ("recipe", recipe)) if v not in (None, "auto")] + sorted(fields)
             raise RecipeError(f"--resume goes on with the run's own recipe and folder: leave out {', '.join(changed)}")
         run = RunFolder.open(resume)
+        if run.result_file.exists():
+            go_on = f"--pretrained {shlex.quote(str(run.path))} begins with what it learnt"
+            raise RunError(f"{run.path}: this run has ended, and there is nothing to go on with; {go_on}")
         recorded = run.read_data()["source"]
         if data is None:
             data, columns = inputs.recorded_data(run)
@@ -115,12 +118,14 @@ def _trained(
     try:
         with run.removed_if_empty():
             classifier, result, evaluation = run_training(dataset, recipe, run, reporter, source=source, **options)
+        _report(run, classifier, result, evaluation, reporter)
     except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
+        if run.result_file.exists():
+            left = f"stopped while plots were drawn; {run.path} holds the classifier and its figures"
+            raise Interrupted(left, signal.SIGINT) from None
         if not run.last_checkpoint.exists():
             raise
-        message = f"stopped; go on from the last save with: {run.resumed_by(in_memory=not source)}"
-        raise Interrupted(message, signal.SIGINT) from None
-    _report(run, classifier, result, evaluation)
+        raise Interrupted(f"stopped; go on from the last save with: {run.goes_on()}", signal.SIGINT) from None
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
 
 
@@ -179,10 +184,16 @@ def demo(*, out: str | Path | None = None, reporter: Reporter | None = None) -> 
     return _trained(dataset, recipes.demo(), run, reporter, source)
 
 
-def _report(run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation) -> None:
-    plots.curves(run.path / "curves.png", run.read_metrics(), f"{result['model']} on {result['data']}")
+def _report(
+    run: RunFolder, classifier: Classifier, result: dict[str, Any], evaluation: Evaluation, reporter: Reporter
+) -> None:
+    """Writes the model card and the plots of a run that is done."""
     title = f"{result['model']} on {result['data']}, {result['split']}: {evaluation.accuracy:.2%}"
-    plots.confusion(run.path / "confusion.png", evaluation.confusion, evaluation.classes, title)
-    if "adaptive" in result:
-        plots.exits(run.path / "exits.png", result["adaptive"], title)
-    card.write(run.path / "README.md", result, classifier, str(run.path))
+    try:
+        card.write(run.path / "README.md", result, classifier, str(run.path))
+        plots.curves(run.path / "curves.png", run.read_metrics(), f"{result['model']} on {result['data']}")
+        plots.confusion(run.path / "confusion.png", evaluation.confusion, evaluation.classes, title)
+        if "adaptive" in result:
+            plots.exits(run.path / "exits.png", result["adaptive"], title)
+    except StorageError as reason:  # the classifier and its figures are saved, and worth more than their pictures
+        reporter.note(f"no more plots: {reason}")

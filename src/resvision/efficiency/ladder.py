@@ -19,7 +19,7 @@ from resvision.data.images import blank, to_input
 from resvision.data.loader import BadPictures, EvaluationBatches, default_workers
 from resvision.data.pictures import Split, divide
 from resvision.deployed import open_file
-from resvision.errors import InputError, RecipeError
+from resvision.errors import ExportError, InputError, RecipeError
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import temperature
 from resvision.measure import interleaved, median
@@ -154,7 +154,7 @@ class Ladder:
             try:
                 exporting.convert(classifier, target, file, calibration=self.parts.train)
                 sessions[str(target)] = (open_file(file).session, target, file)
-            except InputError as reason:
+            except (InputError, ExportError) as reason:
                 self.note(f"{target} is left out: {reason}")
         ways = {runtime: session for runtime, (session, _, _) in sessions.items()}
         ways["original"] = self.classifier.session

@@ -18,8 +18,9 @@ from resvision.evaluation.evaluate import Evaluation, collect, figures
 from resvision.evaluation.metrics import log_softmax
 from resvision.evaluation.race import race, sampled
 from resvision.exits import ExitRule
-from resvision.measure import now
+from resvision.measure import median, now, seconds
 from resvision.preprocess import Preprocess
+from resvision.runtime import Session
 
 NEVER = 2.0  # a threshold that no confidence reaches
 CANDIDATES = 64  # thresholds that are tried at an exit: quantiles of the confidences there
@@ -59,12 +60,14 @@ class Judged:
         chance: the probability that its class is the right one, as the network's end says, (E, N). Where exit and end
             agree leaving costs nothing, and where they do not no luck with single labels is taken for skill.
         seconds: of one picture in each segment, (E,).
+        in_full: seconds of one picture in the network without its exits; None where these cannot be left out.
     """
 
     confidence: FloatArray
     right: BoolArray
     chance: FloatArray
     seconds: FloatArray
+    in_full: float | None = None
 
     @classmethod
     def of(
@@ -73,6 +76,7 @@ class Judged:
         labels: IntArray,
         temperatures: Sequence[float],
         seconds: Sequence[float],
+        in_full: float | None = None,
     ) -> Judged:
         """From the logits (N, K) of each exit."""
         scores = [log_softmax(rows / t) for rows, t in zip(logits, temperatures, strict=True)]
@@ -82,12 +86,18 @@ class Judged:
             right=said == labels,
             chance=np.exp(scores[-1])[np.arange(len(labels)), said].astype(np.float64),
             seconds=np.array(seconds, dtype=np.float64),
+            in_full=in_full,
         )
 
     @property
     def until(self) -> FloatArray:
         """Seconds of a picture that leaves at each exit, (E,)."""
         return np.cumsum(self.seconds)
+
+    @property
+    def whole(self) -> float:
+        """Seconds of a picture that is computed in full."""
+        return float(self.until[-1]) if self.in_full is None else self.in_full
 
     def leave(self, thresholds: Sequence[float]) -> IntArray:
         """The exit, counted from 0, at which each picture leaves."""
@@ -212,7 +222,7 @@ def choose(
     if max_drop is not None:
         least = judged.outcome([NEVER] * (len(judged.seconds) - 1)).expected - max_drop / 100
         return next(o for o in frontier if o.expected >= least)  # the end itself is on it, or is beaten
-    full = judged.until[-1]
+    full = judged.whole
     most = budget * full if budget is not None else (latency_ms or 0.0) / 1000
     fitting = [o for o in frontier if o.seconds <= most]
     if not fitting:
@@ -226,13 +236,18 @@ def choose(
 
 
 def tune(
-    segments: Sequence[Segment], preprocess: Preprocess, batches: Iterable[Batch], **limit: float | None
+    segments: Sequence[Segment],
+    preprocess: Preprocess,
+    batches: Iterable[Batch],
+    whole: Session | None = None,
+    **limit: float | None,
 ) -> ExitRule:
     """Calibrates every exit, and chooses thresholds that keep to one limit, as `choose` takes it.
 
     Args:
         segments: of the network, shallow to deep.
         preprocess: of its pictures.
+        whole: runs the network without its exits; None where they cannot be left out.
         batches: pictures that did not train.
         **limit: max_drop, budget or latency_ms.
 
@@ -242,7 +257,7 @@ def tune(
     logits, labels = _of_all_exits(segments, batches)
     seconds = _one_at_a_time(segments, preprocess)
     temperatures = tuple(temperature(rows, labels) for rows in logits)
-    judged = Judged.of(logits, labels, temperatures, seconds)
+    judged = Judged.of(logits, labels, temperatures, seconds, _alone(whole, preprocess))
     return ExitRule(temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=seconds)
 
 
@@ -260,7 +275,8 @@ def evaluate(
     start, rule = now(), adaptive.rule
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
-    judged = Judged.of(logits, labels, rule.temperatures, _one_at_a_time(adaptive.segments, preprocess))
+    times, in_full = _one_at_a_time(adaptive.segments, preprocess), _alone(adaptive.whole, preprocess)
+    judged = Judged.of(logits, labels, rule.temperatures, times, in_full)
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
     told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=now() - start)
@@ -280,6 +296,14 @@ def _one_at_a_time(segments: Sequence[Segment], preprocess: Preprocess) -> tuple
     return segment_seconds(segments, blank(preprocess, 1))
 
 
+def _alone(whole: Session | None, preprocess: Preprocess) -> float | None:
+    """Seconds of a picture that is computed without the exits, where that can be."""
+    if whole is None:
+        return None
+    square = blank(preprocess, 1)
+    return median(seconds(lambda: whole(square), repeats=15))
+
+
 def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:
     """What the exits do with pictures, for JSON.
 
@@ -289,7 +313,7 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
         macs: multiply-adds of a picture that leaves at each exit, if they are known.
     """
     leaving = judged.leave(thresholds)
-    outcome, full = judged.outcome(thresholds), judged.until[-1]
+    outcome = judged.outcome(thresholds)
     rows = []
     for place, until in enumerate(judged.until):
         mine = leaving == place
@@ -308,7 +332,7 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
         "accuracy": outcome.accuracy,
         "accuracy_in_full": float(judged.right[-1].mean()),
         "milliseconds": 1000 * outcome.seconds,
-        "milliseconds_in_full": 1000 * float(full),
+        "milliseconds_in_full": 1000 * judged.whole,
         "macs": float(np.array(macs)[leaving].mean()) if macs else None,
         "curve": [{"accuracy": o.accuracy, "milliseconds": 1000 * o.seconds} for o in judged.frontier()],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,25 +12,31 @@ from resvision.data.loader import Batch
 from resvision.measure import interleaved
 
 RACED, RACE_SECONDS = 300, 6.0  # pictures at most, and about so long
+TURN = 10  # calls of one way in a row, as if it were alone: what it needs stays in the processor's caches
+SAMPLE_BYTES = 2**28  # of pictures that are kept for a race
 
 Way = Callable[[torch.Tensor], object]
 
 
 def sampled(batches: Iterable[Batch], sample: list[torch.Tensor]) -> Iterator[Batch]:
-    """The batches; copies of at most 2 x RACED of their squares, (1, S, S, C) each, evenly spread, are in `sample`."""
+    """The batches; copies of some of their squares, (1, S, S, C) each, evenly spread, are in `sample`.
+
+    At most 2 x RACED of them, or as many as SAMPLE_BYTES hold.
+    """
     step, seen = 1, 0
     for batch in batches:
         places = range(-seen % step, len(batch.squares), step)
         sample += [batch.squares[place : place + 1].clone() for place in places]  # views would keep the whole batch
         seen += len(batch.squares)
-        while len(sample) > 2 * RACED:
+        most = min(2 * RACED, SAMPLE_BYTES // sample[0].numel()) if sample else 0
+        while len(sample) > max(1, most):
             del sample[1::2]
             step *= 2
         yield batch
 
 
 def race(early: Way, in_full: Way, sample: Sequence[torch.Tensor], batch: int = 1) -> dict[str, float]:
-    """How long pictures take, in turn, where some are spared a part of the computation, and where none is; for JSON.
+    """How long pictures take where some are spared a part of the computation, and where none is; for JSON.
 
     Args:
         early: what leaves something out.
@@ -43,9 +50,16 @@ def race(early: Way, in_full: Way, sample: Sequence[torch.Tensor], batch: int = 
     size = min(batch, len(places))
     parts = places[: len(places) // size * size].reshape(-1, size)
     batches = [torch.cat([sample[place] for place in part]) for part in parts]
+
+    def turn(way: Way, taken: Sequence[torch.Tensor]) -> None:
+        for squares in taken:
+            way(squares)
+
+    turns = [batches[first : first + TURN] for first in range(0, len(batches), TURN)]
+    ways = {"early": partial(turn, early), "in full": partial(turn, in_full)}
     # Whole turns count: a call before each would take as long again.
-    times = interleaved({"early": early, "in full": in_full}, batches, settle=False, limit=RACE_SECONDS)
-    raced = size * len(times["early"])
+    times = interleaved(ways, turns, settle=False, limit=RACE_SECONDS)
+    raced = size * sum(len(taken) for taken in turns[: len(times["early"])])
     first, second = (sum(taken) / raced for taken in times.values())
     return {
         "pictures": raced,

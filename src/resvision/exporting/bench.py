@@ -17,7 +17,7 @@ from resvision.data.images import blank
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
 from resvision.deployed import Note, in_run, open_file
-from resvision.errors import InputError
+from resvision.errors import ExportError, InputError
 from resvision.evaluation import evaluate
 from resvision.evaluation.evaluate import collect
 from resvision.exporting.export import convert
@@ -100,7 +100,7 @@ def compare_runtimes(
 
 def _predictors(classifier: Classifier, folder: Path, made: Path, note: Note) -> dict[str, Predictor]:
     """What there is to run the classifier, by runtime and precision."""
-    found: dict[str, Predictor] = {"torch fp32": classifier, **in_run(folder, classifier)}
+    found: dict[str, Predictor] = {"torch fp32": classifier, **in_run(folder, classifier, note)}
     for target in MADE:
         if str(target) in found:
             continue
@@ -108,7 +108,7 @@ def _predictors(classifier: Classifier, folder: Path, made: Path, note: Note) ->
         try:
             convert(classifier, target, made / target.name)  # judged by the accuracy that stands beside it
             found[str(target)] = open_file(made / target.name)
-        except InputError as error:
+        except (InputError, ExportError) as error:
             note(f"left out: {error}")
     return found
 

@@ -26,16 +26,27 @@ from resvision.data.cache import shrunk
 from resvision.data.images import UInt8Array
 from resvision.data.pictures import Split
 from resvision.deployed import Document, FileSession, file_segment
-from resvision.errors import InputError, PictureError
+from resvision.errors import ExportError, InputError, PictureError
 from resvision.exporting import keras_file, onnx, openvino, pt2
 from resvision.exporting.graphs import trace, trace_segment
-from resvision.exporting.verify import Sample, Verification, compare, compare_segments, demand, golden, taken
+from resvision.exporting.verify import (
+    LOGITS_TOLERANCE,
+    Sample,
+    Verification,
+    batched,
+    compare,
+    compare_segments,
+    demand,
+    golden,
+    taken,
+)
 from resvision.files import storage
 from resvision.preprocess import Preprocess
 from resvision.runtime import OnnxSession, OpenVinoSession, Session
 from resvision.target import Format, Target
 
 CALIBRATION_PICTURES = 300
+CALIBRATION_BYTES, LEAST_CALIBRATING = 2**30, 16  # of features, and pictures, that calibrate a later segment
 CHECKED_PICTURES = 500
 ENLARGED = 2  # whole pictures that calibrate are decoded at so many times the network's size, or more
 
@@ -147,15 +158,18 @@ def _convert(classifier: Classifier, target: Target, path: Path, calibration: Sp
     inputs: list[UInt8Array] = []
     if target.precision == "int8" and calibration is not None:
         inputs = _calibrating(calibration, target, classifier.preprocess)
-    with quiet():
-        if target.format == "keras":
-            keras_file.write(classifier, path)
-        elif classifier.exits is None:
-            KINDS[target.format].write(
-                path, trace(classifier, target.contract), Document.of(classifier, target), inputs
-            )
-        else:
-            _write_segments(path, classifier, target, inputs)
+    try:
+        with quiet():
+            if target.format == "keras":
+                keras_file.write(classifier, path)
+            elif classifier.exits is None:
+                program, document = trace(classifier, target.contract), Document.of(classifier, target)
+                KINDS[target.format].write(path, program, document, inputs)
+            else:
+                _write_segments(path, classifier, target, inputs)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # as packages tell what they cannot do
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ExportError(f"{target}: this network cannot be converted here: {reason}") from error
 
 
 def _compared(
@@ -188,10 +202,19 @@ def describe(classifier: Classifier, target: Target, file: Path, path: Path) -> 
 
     Returns:
         All files of the copy.
+
+    Raises:
+        ExportError: the copy does not answer as the export does.
     """
-    with _folder_beside(path) as folder, quiet():
-        DESCRIBE[target.format](file, folder / path.name, Document.of(classifier, target))
+    with _folder_beside(path) as folder:
+        with quiet():
+            DESCRIBE[target.format](file, folder / path.name, Document.of(classifier, target))
         files = sorted(folder.iterdir())
+        squares = [taken(picture, "A", classifier.preprocess) for picture in golden(classifier.preprocess)]
+        session = KINDS[target.format].session
+        measured, copied = (batched(session(place), squares) for place in (file, folder / path.name))
+        if (difference := float(np.abs(measured - copied).max())) > LOGITS_TOLERANCE:
+            raise ExportError(f"{path}: a copy of what was measured, whose logits differ by {difference:.2g}")
         for made in files:
             made.replace(path.parent / made.name)
     return tuple(path.parent / made.name for made in files)
@@ -223,6 +246,8 @@ def _write_segments(path: Path, classifier: Classifier, target: Target, inputs: 
         program = trace_segment(classifier, index, example)
         kind.write(path.parent / name, program, described, [state.numpy() for state in states])
         example, states = segments[index](example)[0], [segments[index](state)[0] for state in states]
+        if states and states[0] is not None:  # features are many times as large as pictures
+            states = states[: max(LEAST_CALIBRATING, CALIBRATION_BYTES // states[0].nbytes)]
 
 
 @contextlib.contextmanager

@@ -54,7 +54,8 @@ def peer(classifier: Classifier, note: Note) -> dict[str, Session]:
             except (ImportError, RuntimeError, AttributeError, ValueError):  # not installed, or knows no such network
                 continue
         if sum(p.numel() for p in network.parameters()) == size:
-            if cost(spec, classifier.preprocess.size).params != size:
+            plain = dataclasses.replace(spec, init=whole.init, gates=False, exits=())
+            if dataclasses.replace(plain, exit_width=whole.exit_width, exit_depth=whole.exit_depth) != whole:
                 note(f"{package}'s {name} is the network by that name, which this one differs from")
             return {f"{package} eager": PeerSession(network, classifier)}
     return {}

@@ -119,6 +119,8 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
     times = [row["milliseconds"] for row in rows]
     left.plot([p["milliseconds"] for p in curve], [p["accuracy"] for p in curve], color=TRAIN, label="leaving early")
     left.plot(times, [row["accuracy_of_all"] for row in rows], "s", color="gray", label="all at one exit")
+    full = (adaptive["milliseconds_in_full"], adaptive["accuracy_in_full"])
+    left.plot(*full, "D", color="black", label="in full, without exits where they can be left out")
     used = "the thresholds in use"
     left.plot([adaptive["milliseconds"]], [adaptive["accuracy"]], "o", ms=9, color=HELD, label=used)
     left.set_xlabel("milliseconds a picture, one at a time")

@@ -20,6 +20,7 @@ HALVED_WIDTHS = (2.0, 4.0, 8.0)  # ... or twice as many, where that stage has a 
 PHOTO_MODELS = ("resnet10t", "resnet18d", "resnet34d", "resnet50d")
 PHOTO_WIDTHS = (0.5, 1.0)
 PHOTO_SIZES = (96, 128, 160)  # px
+WIDEST = 64.0  # a factor beyond which no machine of today trains anything
 ROUNDED_TO = 8  # channels, which vector units like to have in eights
 
 
@@ -91,8 +92,8 @@ def enumerate_all(
     if widths is None:
         widths = PHOTO_WIDTHS if not small else HALVED_WIDTHS if HALVED in spec else SMALL_WIDTHS
     for value in widths:
-        if not value > 0:
-            raise InputError(f"widths: {value:g} must be a factor above 0, such as 0.5")
+        if not 0 < value <= WIDEST:
+            raise InputError(f"widths: {value:g} must be a factor above 0 and at most {WIDEST:g}, such as 0.5")
     found = {
         (model, width, size): Candidate(
             model=model, spec=_widened(model, spec, width, explicit), width=width, size=size

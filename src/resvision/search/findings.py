@@ -117,7 +117,6 @@ def copies(found: dict[str, Any], report: str) -> Finding:
 
 def labels(noise: Noise, examined: int) -> Finding:
     """Wrong labels."""
-    # One-sided 95%: no more than chance among the surest would explain.
     low, high = noise.interval
     if noise.half > WEAK:
         return Finding(
@@ -131,9 +130,9 @@ def labels(noise: Noise, examined: int) -> Finding:
         )
     certain = low >= WRONG and noise.rate >= noise.half / 2
     says = (
-        f"of the {noise.surest:,} pictures of which networks that had not seen them are surest, {noise.rate:.1%} have "
-        f"another label (95% interval {low:.1%} to {high:.1%}); the confident joint of all {examined:,}, which also "
-        f"counts mistakes of the networks, says {noise.joint_rate:.1%}."
+        f"of the {noise.surest:,} pictures of which networks that had not seen them are surest, {noise.differ:.1%} "
+        f"have another label (95% interval {low:.1%} to {high:.1%}); the confident joint of all {examined:,}, which "
+        f"also counts mistakes of the networks, says {noise.joint_rate:.1%}."
     )
     return Finding(
         cause=remedies.LABELS,

@@ -24,8 +24,9 @@ class Noise:
         joint: (K, K) estimated parts of all pictures; rows are the labels given, columns the classes they belong to.
         joint_rate: part of the labels that this confident joint takes for wrong, the network's own mistakes among them.
         surest: how many pictures the surest predictions are.
-        rate: part of those whose label is another, and no more than `joint_rate`: what is claimed.
+        differ: part of those whose label is another.
         interval: 95% interval of that part.
+        rate: that part, and no more than `joint_rate`: what is claimed.
         half: part of the surer half of all pictures whose label is another.
         suspects: indices of the pictures whose labels are most surely wrong, the surest first: as many as `rate` says.
         seems: of each suspect: the class that it seems to belong to.
@@ -35,8 +36,9 @@ class Noise:
     joint: FloatArray
     joint_rate: float
     surest: int
-    rate: float
+    differ: float
     interval: tuple[float, float]
+    rate: float
     half: float
     suspects: IntArray
     seems: IntArray
@@ -88,8 +90,9 @@ def estimate(probabilities: FloatArray, labels: IntArray) -> Noise:
         joint=joint,
         joint_rate=joint_rate,
         surest=len(sure),
-        rate=rate,
+        differ=wrong / len(sure),
         interval=wilson_interval(wrong, len(sure)),
+        rate=rate,
         half=float(other[surer[: max(1, count // 2)]].mean()),
         suspects=suspects,
         seems=seems[suspects],

@@ -191,6 +191,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         note(
             f"all training pictures of a class have a copy in {report}, so that nothing can be left out: mend the data"
         )
+        left_out = {reason: [] for reason in left_out}
 
     return {
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},

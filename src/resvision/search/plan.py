@@ -15,7 +15,7 @@ from resvision.cost import cost
 from resvision.data.loader import BadPictures, TrainingBatches
 from resvision.data.pictures import ArrayPictures, Split
 from resvision.data.statistics import mean_and_std
-from resvision.errors import ResvisionError
+from resvision.errors import DataError, ResvisionError
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -283,6 +283,8 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
     start = now()
     sample, _ = read(split.take(which), side(trial), trial.channels, 1.0)
     reading = (now() - start) / len(which)
+    if not len(sample):
+        raise DataError(f"none of {len(which)} training pictures, evenly spread, can be read: mend or remove them")
     # Whole batches, whatever the probe holds.
     times = math.ceil(trial.batch_size / len(sample))
     sample = sample.take(np.tile(np.arange(len(sample)), times))

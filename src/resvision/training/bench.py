@@ -86,9 +86,11 @@ def train(
             phases.begin(network, recipe, step)
             optim.set_step(optimizer, recipe, step)
             step += 1
-            value = engine.step(batch, optimizer, step).loss.item()
-            if average is not None:
-                average.update(step)
+            value = 0.0
+            if len(batch.labels):  # else no picture of it can be read
+                value = engine.step(batch, optimizer, step).loss.item()
+                if average is not None:
+                    average.update(step)
             yield step, followed
             if not math.isfinite(value):
                 return

@@ -56,7 +56,9 @@ def load_checkpoint(
         RunError: there is no checkpoint, or it is damaged or of another network.
     """
     if not path.is_file():
-        raise RunError(f"{path}: there is no checkpoint; the run stopped before its first one, so start it again")
+        raise RunError(
+            f"{path}: there is no checkpoint; the run stopped before its first one: start it again, in another folder"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])

@@ -12,6 +12,7 @@ from resvision.measure import now, seconds
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession
 from resvision.training import optim, phases
+from resvision.training.average import Average
 from resvision.training.engine import Engine
 from resvision.training.roles import Roles
 
@@ -107,6 +108,7 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
     """Seconds of a real step, reading included, over `wanted` seconds; the network is left as it was."""
     before = {key: value.clone() for key, value in engine.network.state_dict().items()}
     optimizer = optim.build(engine.network, replace(recipe, lr=1e-6))
+    average = Average(engine.network, recipe.ema) if recipe.ema else None
     phases.learn(engine.network, recipe, trunk=True)
     done, epoch, start = 0, 0, now()
     while done <= PROBE_WARMUP or now() - start < wanted:
@@ -114,6 +116,8 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
             if not len(batch.labels):
                 continue
             engine.step(batch, optimizer).loss.item()
+            if average is not None:
+                average.update(done)
             done += 1
             if done == PROBE_WARMUP:
                 start = now()

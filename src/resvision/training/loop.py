@@ -3,61 +3,46 @@
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-import PIL
 import torch
 
-import resvision
 from resvision import zoo
-from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
-from resvision.cost import cost, least_size
-from resvision.data.loader import (
-    EvaluationBatches,
-    TrainingBatches,
-    check_readable,
-    default_workers,
-    screen,
-    stays_in_memory,
-    unreadable,
-)
-from resvision.data.pictures import DataSet, Split, listed
-from resvision.data.statistics import mean_and_std
-from resvision.errors import DataError, DivergedError, Interrupted, MissingExtraError, RecipeError, RunError
-from resvision.evaluation import Evaluation, evaluate, exits, gates
+from resvision.cost import least_size
+from resvision.data.pictures import DataSet, listed
+from resvision.errors import Interrupted, RecipeError, RunError
+from resvision.evaluation import Evaluation
 from resvision.exits import adaptive
 from resvision.files import write_json
-from resvision.measure import now, timestamp
+from resvision.measure import now
 from resvision.models import ResNet
-from resvision.preprocess import Preprocess
 from resvision.progress import Reporter, duration
 from resvision.recipe import Recipe
-from resvision.runtime import Session, TorchSession, device
+from resvision.runtime import TorchSession, device
+from resvision.training import (
+    board,
+    finder,
+    history,
+    length,
+    losses,
+    memory,
+    optim,
+    outcome,
+    phases,
+    pretrained,
+    signals,
+)
 from resvision.training import engine as engines
-from resvision.training import finder, length, losses, memory, optim, phases, pretrained, roles, signals
 from resvision.training.average import Average
 from resvision.training.checkpoint import load_checkpoint, save_checkpoint
-from resvision.training.figures import DIVERGED_ADVICE, Arriving, Sums
+from resvision.training.figures import Arriving, Sums
+from resvision.training.history import State
 from resvision.training.run import RunFolder
+from resvision.training.supply import gather
 
 SAVE_SECONDS = 10.0  # shorter epochs than this share a checkpoint, or a tiny set would spend its time on saving
-
-
-@dataclass
-class State:
-    """How far a run is: what a checkpoint holds beside the weights and the optimiser's tensors."""
-
-    step: int = 0
-    sums: Sums = field(default_factory=Sums)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = ""
-    seconds: float = 0.0
 
 
 def train(
@@ -96,40 +81,14 @@ def train(
         RunError: `resume`, and the data or the checkpoint are not those of the run.
     """
     memory.keep_freed()
-    writer = _tensorboard_writer() if tensorboard else None
+    writer = board.writer() if tensorboard else None
     assert (weights is None) == (recipe.pretrained is None or resume)
     reporter = reporter or Reporter()
     begin = now() if begin is None else begin
 
     # ---- data ----
-    parts = roles.assign(dataset, recipe, run.read_data() if resume else None)
-    train_split, bad, largest = screen(parts.train, recipe.max_bad)
-    for judging in (parts.report, parts.chooser):
-        if judging is not None:
-            check_readable(judging)
-    if recipe.workers is None:  # processes would start longer than they read small pictures once
-        workers = 0 if stays_in_memory(train_split, recipe, largest) else default_workers()
-        recipe = replace(recipe, workers=workers)
-    preprocess = run.read_preprocess() if resume else _preprocess(train_split, recipe, weights)
-    batches = TrainingBatches(train_split, recipe, preprocess, bad, largest, where=device())
-    skipped = sorted(bad.reasons)  # so far
-    counts = np.bincount(batches.labels, minlength=len(parts.classes))
-    if lost := [name for name, count in zip(parts.classes, counts, strict=True) if not count]:
-        raise DataError(f"{dataset.name}: no training picture of {listed(lost)} can be read; {unreadable(bad.reasons)}")
-    assert recipe.workers is not None
-    reported = EvaluationBatches(parts.report, preprocess, recipe.workers)
-    watched = None
-    if parts.watched is not None:
-        whole = parts.watched[1] is parts.report
-        watched = reported if whole else EvaluationBatches(parts.watched[1], preprocess, recipe.workers)
-    reporter.note(parts.describe())
-    reported.hold()  # a picture that cannot be decoded is named before anything was learnt in vain
-    if watched is not None:
-        watched.hold()
-    if batches.cache_note is not None:
-        reporter.note(batches.cache_note)
-    for name, reason in bad.reasons.items():
-        reporter.note(f"skipped {name}: {reason}")
+    recipe, supply = gather(dataset, recipe, run, weights, reporter, resume=resume)
+    parts, preprocess, batches, watched = supply.parts, supply.preprocess, supply.batches, supply.watched
 
     # ---- network ----
     torch.manual_seed(recipe.seed)
@@ -155,7 +114,7 @@ def train(
             raise RecipeError("compile=True: there is no C++ compiler, or the network is reversible; give --no-compile")
         recipe = replace(recipe, compile=False)
         reporter.note("there is no C++ compiler here: the run goes on without compiling")
-    loss = losses.build(recipe, counts.tolist(), network.gates())
+    loss = losses.build(recipe, supply.counts.tolist(), network.gates())
     if None in (recipe.precision, recipe.channels_last, recipe.compile):
         undecided = recipe
         recipe, measured = engines.choose(
@@ -199,24 +158,25 @@ def train(
     if resume:
         if run.read_data().get("fingerprint") != parts.fingerprint():
             raise RunError(f"{run.path}: the data have changed since this run began; start a new one")
-        if changed := sorted(set(run.read_data().get("skipped", skipped)) ^ set(skipped)):
+        if changed := sorted(set(run.read_data().get("skipped", supply.skipped)) ^ set(supply.skipped)):
             raise RunError(
                 f"{run.path}: other training pictures can be read than when this run began ({listed(changed)}): make "
                 "them what they were, or start a new one"
             )
-        state = _state(load_checkpoint(run.last_checkpoint, network, optimizer, average))
+        state = State.restored(load_checkpoint(run.last_checkpoint, network, optimizer, average))
+        supply.bad.add([*state.unreadable.items()])
         if source and source != run.read_data()["source"]:
             run.write_data(run.read_data() | {"source": source})  # where they are now
         reporter.note(f"going on after step {state.step:,} of {steps:,}")
     else:
         run.write_recipe(recipe)
         record = parts.record(dataset.name, source or {})
-        run.write_data({**record, "skipped": skipped, "preprocess": asdict(preprocess)})
+        run.write_data({**record, "skipped": supply.skipped, "preprocess": asdict(preprocess)})
     earlier_seconds = state.seconds
 
     # ---- epochs ----
     arriving = Arriving(device())
-    with signals.collected() as caught, _tensorboard(run, writer) as board, reporter:
+    with signals.collected() as caught, board.opened(run, writer) as plot, reporter:
         reporter.start(steps, state.step)
         first_step, started = state.step, now()
         saved = started
@@ -244,210 +204,44 @@ def train(
                 if stops:
                     break
             if epoch_ends:
-                row = _row(state.sums, epoch, epochs, state.step, lr)
+                row = history.row(state.sums, epoch, epochs, state.step, lr)
                 if parts.watched is not None and watched is not None:
-                    held = _evaluated(session, watched, parts.classes, state.step)
+                    held = outcome.evaluated(session, watched, parts.classes, state.step)
                     row |= {f"{parts.watched[0]}_accuracy": held.accuracy, f"{parts.watched[0]}_loss": held.nll}
                 row["seconds"] = earlier_seconds + now() - begin
                 state.history.append(row)
                 state.sums = Sums()
-                state.stopped = _reason_to_stop(state.history, recipe, parts)
-                keeps = parts.chooser is not None and recipe.keep != "last" and not recipe.freeze_trunk
-                if keeps and _best(state.history, recipe, parts) == len(state.history) - 1:
+                state.stopped = history.reason_to_stop(state.history, recipe, parts)
+                is_last = len(state.history) - 1
+                if history.chooses_epoch(recipe, parts) and history.best(state.history, parts) == is_last:
                     save_checkpoint(run.best_checkpoint, followed, None, {"epoch": epoch + 1})
                 for name, value in row.items():
-                    board(name, value, state.step)
+                    plot(name, value, state.step)
                 reporter.epoch(row, (now() - started) / (state.step - first_step) * (steps - state.step))
             state.seconds = earlier_seconds + now() - begin
+            state.unreadable = supply.bad.reasons
             ends = state.step == steps or state.stopped
             if ends or caught or now() - saved >= SAVE_SECONDS:
                 run.write_metrics(state.history)
                 save_checkpoint(run.last_checkpoint, network, optimizer, asdict(state), average)
                 saved = now()
             if caught:
-                raise Interrupted(f"stopped after step {state.step:,}; go on with: {_goes_on(run)}", caught[0])
+                raise Interrupted(f"stopped after step {state.step:,}; go on with: {run.goes_on()}", caught[0])
 
-    for name in sorted(set(bad.reasons) - set(skipped)):
-        reporter.note(f"skipped {name}: {bad.reasons[name]}")
+    for name in sorted(set(supply.bad.reasons) - set(supply.skipped)):
+        reporter.note(f"skipped {name}: {supply.bad.reasons[name]}")
 
     # ---- evaluation ----
-    kept = len(state.history)
-    if parts.chooser is not None and recipe.keep != "last" and not recipe.freeze_trunk:
-        kept = int(load_checkpoint(run.best_checkpoint, followed)["epoch"])
-    rule = None
-    if spec.exits:
-        assert parts.chooser is not None  # where there are exits there is something to choose
-        assert watched is not None
-        rule = exits.tune(torch_segments(followed, preprocess), preprocess, watched, max_drop=recipe.max_drop)
-    classifier = Classifier(
-        network=followed.requires_grad_(),
-        preprocess=preprocess,
-        classes=parts.classes,
-        exits=rule,
-        provenance={"data": dataset.name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
-    )
-    classifier.save(run.path)  # a picture that cannot be decoded may be met only now
-    # By the classifier's own session, in float32: what is reported is what `predict` will do.
-    leaving: dict[str, Any] = {}
-    try:
-        if classifier.adaptive is None:
-            gates.reset(followed)
-            evaluation = _evaluated(classifier.session, reported, parts.classes, state.step)
-        else:
-            evaluation, leaving = exits.evaluate(classifier.adaptive, preprocess, reported, parts.classes)
-    except DataError as error:  # of so many pictures that they were not all read before
-        raise DataError(f"{error}; of the same names {_goes_on(run)} then measures what was trained") from error
+    kept = outcome.kept_epoch(run, recipe, parts, state, followed)
+    classifier = outcome.classifier_of(followed, supply, recipe, dataset.name, state.step)
+    classifier.save(run.path)  # a reported picture that cannot be decoded may be met only now
+    evaluation, leaving = outcome.reported(classifier, run, supply, state.step)
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
     state.seconds = earlier_seconds + now() - begin
-    result = {
-        "model": recipe.model,
-        "pretrained": recipe.pretrained,
-        "data": dataset.name,
-        "classes": list(parts.classes),
-        "split": parts.report_name,
-        **_evaluation_figures(evaluation),
-        **_training_figures(state, recipe),
-        **({"adaptive": leaving} if leaving else {}),
-        **({"gates": gates.report(followed, preprocess.size)} if spec.gates and rule is None else {}),
-        "epoch_kept": kept,
-        **{key: value for key, value in asdict(cost(spec, preprocess.size)).items() if key != "activation_bytes"},
-        "pictures": {"train": len(train_split), parts.report_name: evaluation.pictures},
-        "unreadable": bad.reasons,
-        "versions": versions(),
-    }
+    result = outcome.result(classifier, supply, recipe, state, kept, evaluation) | leaving
     classifier.metrics = {key: result[key] for key in ("split", "accuracy", "accuracy_ci95", "loss", "ece")}
     classifier.save(run.path)
     write_json(run.result_file, result)
     return classifier, result, evaluation
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide a run's numbers."""
-    return {
-        "resvision": resvision.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-    }
-
-
-def _preprocess(split: Split, recipe: Recipe, weights: pretrained.Pretrained | None) -> Preprocess:
-    """The recipe's preprocessing, normalised as pretrained weights expect it, else by the training pictures' values."""
-    assert recipe.channels is not None
-    if weights is not None and weights.preprocess is not None:
-        return replace(weights.preprocess, size=recipe.size, crop=recipe.crop)
-    middle = (0.5,) * recipe.channels
-    plain = Preprocess(size=recipe.size, crop=recipe.crop, channels=recipe.channels, mean=middle, std=middle)
-    mean, std = mean_and_std(split, plain)
-    return replace(plain, mean=tuple(mean), std=tuple(std))
-
-
-def _state(values: dict[str, Any]) -> State:
-    return State(**{**values, "sums": Sums(**values["sums"])})
-
-
-def _row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> dict[str, Any]:
-    """A line of metrics.jsonl, as far as training fills it."""
-    loss, accuracy, speed = sums.means()
-    return {
-        "epoch": epoch + 1,
-        "epochs": epochs,
-        "step": step,
-        "lr": lr,
-        "train_loss": loss,
-        "train_accuracy": accuracy,
-        "images_per_second": speed,
-        "train_seconds": sums.seconds,
-    }
-
-
-def _goes_on(run: RunFolder) -> str:
-    """What goes on with a run that has begun."""
-    return run.resumed_by(in_memory=not run.read_data()["source"])
-
-
-def _evaluated(session: Session, batches: EvaluationBatches, classes: tuple[str, ...], step: int) -> Evaluation:
-    """The figures of a split; what went wrong behind the last loss shows here first."""
-    try:
-        return evaluate(session, batches, classes)
-    except DivergedError as error:
-        raise DivergedError(f"{error} after step {step:,}: {DIVERGED_ADVICE}") from error
-
-
-def _best(history: list[dict[str, Any]], recipe: Recipe, parts: roles.Roles) -> int:
-    """The index of the best epoch by the chooser's accuracy; among equals the one with the lower loss.
-
-    Where the trunk is frozen these are of a network that does not change, and the exits are best when they are done.
-    """
-    if recipe.freeze_trunk:
-        return len(history) - 1
-    name = parts.chooser_name
-    return max(range(len(history)), key=lambda i: (history[i][f"{name}_accuracy"], -history[i][f"{name}_loss"]))
-
-
-def _reason_to_stop(history: list[dict[str, Any]], recipe: Recipe, parts: roles.Roles) -> str:
-    """The word "target" or "patience" if the run is to stop early, else nothing."""
-    last = history[-1]
-    if recipe.target_loss is not None and last["train_loss"] <= recipe.target_loss:
-        return "target"
-    if recipe.target_accuracy is not None and last[f"{parts.chooser_name}_accuracy"] >= recipe.target_accuracy:
-        return "target"
-    if recipe.patience is not None and len(history) - 1 - _best(history, recipe, parts) >= recipe.patience:
-        return "patience"
-    return ""
-
-
-def _evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:
-    """What result.json says of the reported split."""
-    return {
-        "accuracy": evaluation.accuracy,
-        "accuracy_ci95": list(evaluation.accuracy_ci95),
-        "loss": evaluation.nll,
-        "ece": evaluation.ece,
-        "per_class": evaluation.to_dict()["per_class"],
-    }
-
-
-def _training_figures(state: State, recipe: Recipe) -> dict[str, Any]:
-    """What result.json says of the training itself."""
-    seconds = sum(row["train_seconds"] for row in state.history)
-    pictures = sum(row["images_per_second"] * row["train_seconds"] for row in state.history)
-    length_asked = "minutes" if recipe.minutes is not None else "epochs" if recipe.max_steps is None else "steps"
-    return {
-        "epochs": len(state.history),
-        "steps": state.step,
-        "seconds": state.seconds,
-        "images_per_second": pictures / seconds,
-        "seed": recipe.seed,
-        "device": _device_name(),
-        "precision": recipe.precision,
-        "stopped": state.stopped or length_asked,
-    }
-
-
-def _tensorboard_writer() -> Any:
-    """TensorBoard's class; its package is optional, and whoever asks for it in vain hears so before anything begins."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "log", "--tensorboard") from error
-    return SummaryWriter
-
-
-@contextmanager
-def _tensorboard(run: RunFolder, writer: Any) -> Iterator[Callable[[str, float, int], None]]:
-    """A function (name, value, step) that writes to TensorBoard, or one that does nothing."""
-    if writer is None:
-        yield lambda name, value, step: None
-        return
-    with writer(str(run.path / "tensorboard")) as board:
-        yield board.add_scalar
-
-
-def _device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"

@@ -40,6 +40,7 @@ class Roles:
         divided: whether the data came without a validation or test split.
         method: where the splits come from.
         unused: a split that has no role.
+        known: whether the network that the run begins with may have learnt what chooses.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +52,7 @@ class Roles:
     divided: bool
     method: str
     unused: str = ""
+    known: bool = False
 
     @property
     def watched(self) -> tuple[str, Split] | None:
@@ -75,6 +77,7 @@ class Roles:
             text += f", {len(self.chooser):,} of train are held back to choose the epoch (--holdout)"
         elif self.chooser is not None:
             text += f", {len(self.chooser):,} of {self.chooser_name} choose"
+        text += ", though the pretrained network may know them: rather leave out --holdout" if self.known else ""
         text += f", {self.unused} is not used" if self.unused else ""
         once = ", looked at once" if self.report_name == "test" else ""
         return f"{text}, {len(self.report):,} of {self.report_name} are reported{once}; splits: {self.method}"
@@ -158,6 +161,7 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         divided=dataset.splits is not given,
         method=dataset.method,
         unused=unused,
+        known=bool(recipe.holdout and choices and has_seen and record is None),
     )
 
 

@@ -55,9 +55,9 @@ class RunFolder:
                     continue
                 return cls(path)
 
-    def resumed_by(self, *, in_memory: bool) -> str:
-        """What goes on with an interrupted run: a command, or where its arrays are in memory a call."""
-        if in_memory:
+    def goes_on(self) -> str:
+        """What goes on with a run that has begun: a command, or where its pictures were arrays a call."""
+        if not self.read_data()["source"]:
             return f"resvision.train(..., resume={str(self.path)!r}) with the same arrays"
         return f"resvision train --resume {shlex.quote(str(self.path))}"
 
