@@ -3,8 +3,9 @@
     python benchmarks/accuracy.py DATA [--lines imagenette-5 ...] [--seeds 0 1 2] [--show]
 
 DATA is a folder with imagenette/ (and its noisy_imagenette.csv) and cifar10-jpeg.tar.xz. A line is one (data, recipe,
-network, epochs); it is run once a seed. The ledger is accuracy.json beside this file: one row a run, written when the
-run ends, so that a stopped script goes on where it was. Prints one JSON document: mean, spread and number of seeds.
+network, epochs); it is run once a seed, and again where its recipe has changed. The ledger is accuracy.json beside this
+file: one row a run, written when it ends. A stopped run lies in a temporary folder, and the script goes on with it.
+Prints one JSON document: mean, spread and number of seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import statistics
 import sys
 import tarfile
@@ -24,14 +26,17 @@ import torch
 
 import resvision
 from resvision.data.sources import DEFAULT_COLUMNS, Columns
-from resvision.files import write_json
+from resvision.files import parse, write_json
 from resvision.measure import timestamp
 from resvision.progress import ConsoleReporter
-from resvision.recipe import Recipe
-from resvision.recipes import WIDE
+from resvision.recipe import LENGTHS, Recipe
+from resvision.recipes import RECIPES, WIDE
 from resvision.runtime import device
+from resvision.training import RunFolder
+from resvision.training.optim import picture_size
 
 LEDGER = Path(__file__).with_suffix(".json")
+WORK = Path(tempfile.gettempdir()) / "resvision-accuracy"  # runs that are not done, and sets that were made for runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +156,11 @@ LINES: dict[str, Line] = {
 }
 
 
-def find(line: Line, root: Path, work: Path) -> str:
+def find(line: Line, root: Path) -> str:
     """The line's data: a built-in name or a path."""
     if line.data in FEW:
         source, count = FEW[line.data]
-        return str(_few(root / source, work / line.data, count))
+        return str(_few(root / source, WORK / line.data, count))
     place = root / line.data
     return str(place) if place.exists() else line.data
 
@@ -163,9 +168,11 @@ def find(line: Line, root: Path, work: Path) -> str:
 def _few(source: Path, target: Path, count: int) -> Path:
     """The first `count` training pictures of each class, and all that are reported."""
     if not source.is_dir():
-        with tarfile.open(source) as archive:
-            archive.extractall(target.with_suffix(".whole"), filter="data")
-        source = target.with_suffix(".whole")
+        whole = target.with_suffix(".whole")
+        if not whole.exists():
+            with tarfile.open(source) as archive:
+                archive.extractall(whole, filter="data")
+        source = whole
     for split in sorted(path.name for path in source.iterdir() if path.is_dir()):
         most = count if split == "train" else None
         for folder in sorted((source / split).iterdir()):
@@ -179,16 +186,16 @@ def _few(source: Path, target: Path, count: int) -> Path:
 
 def run(name: str, seed: int, root: Path) -> dict[str, Any]:
     """One run of a line: what the ledger keeps of it."""
-    line = LINES[name]
-    with tempfile.TemporaryDirectory() as folder:
+    line, folder, reporter = LINES[name], WORK / f"{name}-{seed}", ConsoleReporter()
+    if RunFolder(folder).last_checkpoint.exists():
+        made = resvision.train(resume=folder, reporter=reporter)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        fields = {**line.fields, "seed": seed}
         made = resvision.train(
-            find(line, root, Path(folder)),
-            recipe=line.recipe,
-            columns=line.columns,
-            out=Path(folder) / "run",
-            reporter=ConsoleReporter(),
-            **{**line.fields, "seed": seed},
+            find(line, root), recipe=line.recipe, columns=line.columns, out=folder, reporter=reporter, **fields
         )
+    shutil.rmtree(folder)
     kept = ("model", "split", "accuracy", "accuracy_ci95", "loss", "ece", "epochs", "steps", "seconds")
     more = ("images_per_second", "params", "macs", "device", "precision", "versions")
     recipe = made.classifier.provenance["recipe"]
@@ -206,8 +213,28 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
 
 def done(row: dict[str, Any], name: str, seed: int) -> bool:
     """Whether a row of the ledger is of this line as it is now, with that seed, on this kind of device."""
-    fields = json.loads(json.dumps(LINES[name].fields))
-    return (row["line"], row["seed"], row["fields"], kind(row)) == (name, seed, fields, device().type)
+    line = LINES[name]
+    fields = json.loads(json.dumps(line.fields))
+    asked = (row["line"], row["recipe"], row["seed"], row["fields"], kind(row))
+    return asked == (name, line.recipe, seed, fields, device().type) and not changed(row, line)
+
+
+FOLLOWS = ("lr", "rest_lr", "drop_path", "balance", "batch_size")  # fields that follow the data and others
+
+
+def changed(row: dict[str, Any], line: Line) -> list[str]:
+    """The fields of a line's recipe that are not what they were when a run was made."""
+    then = row["whole_recipe"]
+    now = RECIPES[line.recipe](then["size"]) | ({"spec": ()} if "model" in line.fields else {}) | line.fields
+    if "optimizer" in line.fields:  # it brings its own along
+        now = {key: value for key, value in now.items() if key not in ("momentum", "weight_decay")}
+    usual = {field.name: field.default for field in dataclasses.fields(Recipe)}
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    keys = [key for key in now if key not in LENGTHS and (key in line.fields or key not in FOLLOWS)]
+    return [key for key in keys if plain(now[key]) != plain(then.get(key, usual.get(key)))]
 
 
 def kind(row: dict[str, Any]) -> str:
@@ -233,8 +260,15 @@ def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def training_macs(row: dict[str, Any]) -> float:
-    """Multiply-adds of a run at its full picture size; backward costs twice forward (Kaplan et al. 2020, 2.1)."""
-    return 3.0 * row["macs"] * row["steps"] * row["whole_recipe"]["batch_size"]
+    """Multiply-adds of a run, which grow with the area of its pictures; backward costs twice forward.
+
+    (Kaplan et al. 2020, section 2.1)
+    """
+    recipe = parse(Recipe, row["whole_recipe"], row["line"])
+    an_epoch = max(1, round(row["steps"] / row["epochs"]))
+    sizes = [picture_size(recipe, step - step % an_epoch, an_epoch) for step in range(row["steps"])]
+    area = statistics.fmean((size / recipe.size) ** 2 for size in sizes)
+    return 3.0 * area * float(row["macs"] * row["steps"] * recipe.batch_size)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

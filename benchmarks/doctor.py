@@ -28,6 +28,7 @@ import resvision
 from resvision.data import sources
 from resvision.data.pictures import DataSet
 from resvision.runtime import versions
+from resvision.training import RunFolder
 from resvision.search.compare import compare
 
 WRONG, LEAKED, FEW = 0.2, 0.3, 30
@@ -90,12 +91,12 @@ def make_judge(folder: Path, source: DataSet) -> None:
         save(test.pictures.array[index], folder / name / f"{index:05d}.png")
 
 
-def trained(command: str, seed: int, out: Path, judge: Path) -> np.ndarray:
-    """Right (1) or wrong (0) for each picture of the judge, by a run of the command."""
+def trained(command: str, seed: int, out: Path, judge: Path, computed: tuple[str, ...] = ()) -> np.ndarray:
+    """Right (1) or wrong (0) for each picture of the judge, by a run of the command, computed as the options say."""
     found = out / "right.json"
     if not found.exists():
         shutil.rmtree(out, ignore_errors=True)
-        words = [*shlex.split(command)[1:], "--seed", str(seed), "--no-compile", "--out", str(out)]
+        words = [*shlex.split(command)[1:], "--seed", str(seed), "--no-compile", *computed, "--out", str(out)]
         subprocess.run([sys.executable, "-m", "resvision", *words, "--json"], check=True, stdout=subprocess.DEVNULL)
         files = sorted(judge.rglob("*.png"))
         said = resvision.predict(out, files, top=1)
@@ -118,13 +119,19 @@ def examined(folder: Path, kind: str, minutes: float, epochs: str) -> dict[str, 
 def row(folder: Path, kind: str, minutes: float, seeds: int) -> dict[str, Any]:
     """A set's examination, and both commands on the pictures that neither has seen."""
     numbers = examined(folder, kind, minutes, EPOCHS.get(kind, "15"))
-    arms = {
-        arm: [
-            trained(numbers["commands"][arm], seed, folder / f"{kind}-{arm}-{seed}", folder / "judge")
-            for seed in range(seeds)
-        ]
-        for arm in ("baseline", "recommended")
-    }
+    commands, judge = numbers["commands"], folder / "judge"
+    arms: dict[str, list[np.ndarray]] = {"baseline": [], "recommended": []}
+    for seed in range(seeds):
+        out = folder / f"{kind}-baseline-{seed}"
+        arms["baseline"].append(trained(commands["baseline"], seed, out, judge))
+        if commands["recommended"] == commands["baseline"]:
+            arms["recommended"].append(arms["baseline"][-1])
+            continue
+        recipe = RunFolder(out).read_recipe()  # what is measured at the start of a run must not tell the arms apart
+        memory = "--channels-last" if recipe.channels_last else "--no-channels-last"
+        computed = ("--precision", str(recipe.precision), memory)
+        out = folder / f"{kind}-recommended-{seed}"
+        arms["recommended"].append(trained(commands["recommended"], seed, out, judge, computed))
     by_seed = [a - b for a, b in zip(arms["recommended"], arms["baseline"], strict=True)]
     variance = float(np.var([d.mean() for d in by_seed], ddof=1)) if seeds > 1 else 0.0
     difference = compare(by_seed, variance, max(1, seeds - 1), judged=[np.arange(len(by_seed[0]))] * seeds)

@@ -49,6 +49,26 @@ def test_what_is_there_is_not_run_again(accuracy: ModuleType, monkeypatch: pytes
     assert not accuracy.done(row | {"fields": {"size": 64, "epochs": 5}}, "imagenette-5", 0)
 
 
+def test_a_recipe_that_has_changed_is_run_again(accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "device", lambda: type("Device", (), {"type": "cpu"}))
+    rows = accuracy.ledger()
+    assert all(accuracy.done(row, row["line"], row["seed"]) for row in rows)
+    row = next(row for row in rows if row["line"] == "imagenette-5")
+    quick = accuracy.RECIPES["quick"]
+    monkeypatch.setitem(accuracy.RECIPES, "quick", lambda size: quick(size) | {"crop_scale": 0.2, "erase": 0.1})
+    assert accuracy.changed(row, accuracy.LINES["imagenette-5"]) == ["crop_scale", "erase"]
+    assert not accuracy.done(row, "imagenette-5", row["seed"])
+    assert not accuracy.done(row | {"recipe": "plain"}, "imagenette-5", row["seed"])
+
+
+def test_growing_pictures_cost_less(accuracy: ModuleType) -> None:
+    row = next(row for row in accuracy.ledger() if row["line"] == "imagenette-5")
+    full = copy.deepcopy(row)
+    del full["whole_recipe"]["first_size"]
+    assert accuracy.training_macs(full) == pytest.approx(3 * row["macs"] * row["steps"] * 96)
+    assert 0.75 < accuracy.training_macs(row) / accuracy.training_macs(full) < 0.95
+
+
 def test_only_runs_of_one_recipe_are_averaged(accuracy: ModuleType) -> None:
     def row(seed: int, accuracy_: float, created: str, **recipe: Any) -> dict[str, Any]:
         made = copy.deepcopy(next(r for r in accuracy.ledger() if r["line"] == "imagenette-5"))
