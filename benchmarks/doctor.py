@@ -28,8 +28,8 @@ import resvision
 from resvision.data import sources
 from resvision.data.pictures import DataSet
 from resvision.runtime import versions
-from resvision.training import RunFolder
 from resvision.search.compare import compare
+from resvision.training import RunFolder
 
 WRONG, LEAKED, FEW = 0.2, 0.3, 30
 TESTED, JUDGED = 1500, 4000  # pictures of the sets' own test part, and those that only this comparison sees

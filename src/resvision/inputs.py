@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,31 @@ def with_labels_of(classifier: Predictor, dataset: DataSet, split: Split) -> Spl
     return Split(split.pictures, index[split.labels])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Pictures that a classifier is measured on.
+
+    Args:
+        source: the data's name.
+        name: of the split.
+        split: its pictures, with labels that index the classifier's classes.
+        dataset: that it is of; None of arrays.
+    """
+
+    source: str
+    name: str
+    split: Split
+    dataset: DataSet | None = None
+
+    @property
+    def train(self) -> Split | None:
+        """The pictures of the same data that train, where there are such."""
+        if self.dataset is not None:
+            with contextlib.suppress(DataError):
+                return sources.prepare(self.dataset).splits["train"]
+        return None
+
+
 def measured_split(
     classifier: Predictor,
     data: Data,
@@ -106,18 +132,16 @@ def measured_split(
     columns: sources.Columns,
     reporter: Reporter,
     first: str = "test",
-) -> tuple[str, str, Split]:
-    """The data's name, the split's name, and the split with labels that index the classifier's classes.
-
-    Where no split is asked for it is `first`, if there is one.
-    """
+) -> Measured:
+    """The split that is asked for; where none is, `first` if there is one."""
     if not isinstance(data, (str, Path)):
-        return "arrays", "all", sources.array_split(data, classifier.classes, "arrays")
+        arrays = sources.array_split(data, classifier.classes, "arrays")
+        return Measured(source="arrays", name="all", split=arrays)
     dataset = dataset_of(data, None, None, columns, reporter)
     if split is None and first in dataset.splits:
         split = first
     name, chosen = choose_split(dataset, split)
-    return dataset.name, name, with_labels_of(classifier, dataset, chosen)
+    return Measured(source=dataset.name, name=name, split=with_labels_of(classifier, dataset, chosen), dataset=dataset)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -59,11 +59,12 @@ def evaluate(
     """
     reporter = reporter or Reporter()
     chosen = _opened(classifier, runtime, CHUNK, reporter)
-    source, name, part = inputs.measured_split(chosen, data, split, columns, reporter)
+    measured = inputs.measured_split(chosen, data, split, columns, reporter)
+    source, name = measured.source, measured.name
     if chosen.whole:
-        batches: Iterable[Batch] = whole_batches(part, chosen.preprocess)
+        batches: Iterable[Batch] = whole_batches(measured.split, chosen.preprocess)
     else:
-        batches = EvaluationBatches(part, chosen.preprocess, default_workers())
+        batches = EvaluationBatches(measured.split, chosen.preprocess, default_workers())
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
         if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
@@ -135,9 +136,10 @@ def tune_exits(
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
     exits.check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
-    source, name, chosen = inputs.measured_split(loaded, data, split, columns, reporter, first="val")
+    measured = inputs.measured_split(loaded, data, split, columns, reporter, first="val")
+    source, name = measured.source, measured.name
     reported, choosing = (
-        EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(chosen, 0.5, source)
+        EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(measured.split, 0.5, source)
     )
     limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
     whole = loaded.session if isinstance(judged, Classifier) else None

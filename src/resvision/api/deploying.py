@@ -208,9 +208,8 @@ def benchmark(
     """Measures how fast a classifier answers in every runtime that is installed, beside a peer's network.
 
     Args:
-        run: the folder of a classifier. Its exports are used; those in float32 and bfloat16 that are missing are made
-            for the time being.
-        data: to measure the accuracy of each on; None leaves it out.
+        run: the folder of a classifier. Its exports are used; those that are missing are made for the time being.
+        data: to measure the accuracy of each on, and whose training part calibrates int8; None leaves both out.
         split: of the data, as in `evaluate`.
         columns: of a manifest.
         threads: of every runtime; None leaves PyTorch's number.
@@ -226,13 +225,21 @@ def benchmark(
     reporter = reporter or Reporter()
     folder = Path(run)
     classifier = Classifier.load(folder)
-    source = name = part = None
+    measured = None
     if data is not None:
-        source, name, part = inputs.measured_split(classifier, data, split, columns, reporter)
-        check_readable(part)
+        measured = inputs.measured_split(classifier, data, split, columns, reporter)
+        check_readable(measured.split)
     elif split is not None:
         raise InputError(f"split={split!r}: of which data? give --data")
     with using_threads(threads):
-        rows = exporting.compare_runtimes(classifier, folder, part, compiled=compiled, note=reporter.note)
+        rows = exporting.compare_runtimes(
+            classifier,
+            folder,
+            measured.split if measured else None,
+            calibration=measured.train if measured else None,
+            compiled=compiled,
+            note=reporter.note,
+        )
         used = torch.get_num_threads()
-    return {"data": source, "split": name, "threads": used, "versions": versions(), "rows": rows}
+    where = {"data": measured.source, "split": measured.name} if measured else {"data": None, "split": None}
+    return {**where, "threads": used, "versions": versions(), "rows": rows}

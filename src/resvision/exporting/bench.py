@@ -27,7 +27,13 @@ from resvision.runtime import Session, TorchSession
 from resvision.target import Target
 
 BATCHES = (1, 32)
-MADE = (Target(format="onnx"), Target(format="openvino"), Target(format="openvino", precision="bf16"))
+MADE = (
+    Target(format="onnx"),
+    Target(format="openvino"),
+    Target(format="openvino", precision="bf16"),
+    Target(format="onnx", precision="int8"),
+    Target(format="openvino", precision="int8"),
+)
 ROUNDS = 30
 LIMIT_SECONDS = 30.0  # of a batch size, after which no further round is begun
 WARMUP = 2
@@ -36,7 +42,13 @@ Ways = Mapping[str, Callable[[torch.Tensor], object]]
 
 
 def compare_runtimes(
-    classifier: Classifier, folder: Path, split: Split | None, *, compiled: bool = False, note: Note
+    classifier: Classifier,
+    folder: Path,
+    split: Split | None,
+    *,
+    calibration: Split | None = None,
+    compiled: bool = False,
+    note: Note,
 ) -> list[dict[str, Any]]:
     """Times every runtime in interleaved rounds.
 
@@ -45,6 +57,7 @@ def compare_runtimes(
         folder: its run folder, whose exports are used; those that are missing are made for the time being.
         split: pictures to measure accuracies on; None leaves them out. Of a network with early exits they also tell how
             fast it is where pictures leave, which made-up ones cannot.
+        calibration: pictures that trained, by which int8 is made; None leaves out what was not exported in int8 before.
         compiled: also try torch.compile, which takes a minute or so.
         note: told what happens.
 
@@ -53,7 +66,7 @@ def compare_runtimes(
         most of the rounds; with exits and gates, of the means over 32 different ones); accuracy, 0..1 or None.
     """
     with tempfile.TemporaryDirectory() as made:
-        predictors = _predictors(classifier, folder, Path(made), note)
+        predictors = _predictors(classifier, folder, Path(made), calibration, note)
         sessions: dict[str, Session] = {
             "torch fp32": classifier.session,
             "torch bf16": TorchSession(classifier.network, classifier.preprocess, "bf16"),
@@ -98,15 +111,18 @@ def compare_runtimes(
     ]
 
 
-def _predictors(classifier: Classifier, folder: Path, made: Path, note: Note) -> dict[str, Predictor]:
+def _predictors(
+    classifier: Classifier, folder: Path, made: Path, calibration: Split | None, note: Note
+) -> dict[str, Predictor]:
     """What there is to run the classifier, by runtime and precision."""
     found: dict[str, Predictor] = {"torch fp32": classifier, **in_run(folder, classifier, note)}
     for target in MADE:
-        if str(target) in found:
+        if str(target) in found or (target.precision == "int8" and calibration is None):
             continue
         note(f"exporting: {target}")
         try:
-            convert(classifier, target, made / target.name)  # judged by the accuracy that stands beside it
+            # Judged by the accuracy that stands beside it.
+            convert(classifier, target, made / target.name, calibration=calibration)
             found[str(target)] = open_file(made / target.name)
         except (InputError, ExportError) as error:
             note(f"left out: {error}")
