@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from asked import same_question
 
 from resvision import recipes
 from resvision.classifier import Classifier
@@ -96,7 +97,9 @@ def main() -> None:
     dataset = sources.prepare(sources.load(arguments.data))
     old, new = dataset.classes[::2], dataset.classes[1::2]
     with tempfile.TemporaryDirectory() as folder:
-        source = arguments.source or Path(folder) / "source"
+        source = (arguments.source or Path(folder) / "source").resolve()
+        asked = {"data": dataset.name, "minutes": arguments.minutes, "size": arguments.size}
+        same_question(source, source.with_name(f"{source.name}-asked.json"), asked)
         if not source.exists():
             size = {} if arguments.size is None else {"size": arguments.size}
             accuracy(part(dataset, old), {"minutes": arguments.minutes, "compile": False, **size}, None, source)

@@ -131,7 +131,10 @@ class Ladder:
     ) -> None:
         self.classifier, self.parts, self.goal, self.folder, self.note = classifier, parts, goal, folder, note
         self.ledger = ledger
-        self.batches = EvaluationBatches(parts.tuning, classifier.preprocess, default_workers())
+        self.batches, self.reported = (
+            EvaluationBatches(part, classifier.preprocess, default_workers()) for part in (parts.tuning, parts.reported)
+        )
+        self.reported.hold()  # a picture that cannot be decoded is named before anything is taught
         self.right = _right(*collect(classifier.session, self.batches))
         self.rungs: list[Rung] = []
         self.squares = blank(classifier.preprocess, goal.batch_size)  # whose time counts
@@ -249,9 +252,8 @@ class Ladder:
 
     def report(self, rung: Rung) -> dict[str, Any]:
         """The figures of a rung and of the original on pictures that chose nothing."""
-        batches = EvaluationBatches(self.parts.reported, self.classifier.preprocess, default_workers())
         session = rung.classifier.session if rung.file is None else open_file(rung.file).session
-        before, after = (_right(*collect(s, batches)) for s in (self.classifier.session, session))
+        before, after = (_right(*collect(s, self.reported)) for s in (self.classifier.session, session))
         drop, error = paired_drop(before, after)
         return {
             "pictures": len(before),

@@ -188,13 +188,14 @@ def _seconds_a_picture(
     The least and not the median, since whatever else the machine does can only add to a step's time.
     """
     best = dict.fromkeys(candidates, float("inf"))
-    compiling = any(recipe.compile for recipe in candidates)
+    # On an accelerator a few pictures take as long as their launches do, whatever the precision.
+    whole = any(recipe.compile for recipe in candidates) or next(network.parameters()).device.type != "cpu"
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
             at_once = -(-batch_size // recipe.accumulate)
             # A compiled network is specialised to the batch's shape, so it is tried with the run's own, and what it is
             # compared with, too: the optimiser's part of a step is shared by all pictures in it.
-            count = at_once if compiling else min(at_once, TRIAL_PICTURES)
+            count = at_once if whole else min(at_once, TRIAL_PICTURES)
             squares = torch.randint(0, 256, (count, preprocess.size, preprocess.size, preprocess.channels))
             batch = Batch(squares.to(torch.uint8), torch.arange(count) % network.spec.num_classes)
             engine = build(network, replace(recipe, accumulate=1), loss, preprocess)
