@@ -4,7 +4,8 @@
 
 DATA is a folder with imagenette/ (and its noisy_imagenette.csv) and cifar10-jpeg.tar.xz. A line is one (data, recipe,
 network, epochs); it is run once a seed, and again where its recipe has changed. The ledger is accuracy.json beside this
-file: one row a run, written when it ends. A stopped run lies in a temporary folder, and the script goes on with it.
+file: one row a run, written when it ends. A stopped run lies in a temporary folder, and the script goes on with it, so
+that a line must not run twice at once.
 Prints one JSON document: mean, spread and number of seeds.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import shutil
 import statistics
@@ -26,7 +28,7 @@ import torch
 
 import resvision
 from resvision.data.sources import DEFAULT_COLUMNS, Columns
-from resvision.files import parse, write_json
+from resvision.files import parse, read_json, write_json
 from resvision.measure import timestamp
 from resvision.progress import ConsoleReporter
 from resvision.recipe import LENGTHS, Recipe
@@ -147,7 +149,7 @@ LINES: dict[str, Line] = {
     },
     "small-50-plain": Line(data="imagenette-50", recipe="plain", fields={"size": 128, "minutes": 5.0}),
     "small-50-small": Line(data="imagenette-50", recipe="small", fields={"size": 128, "minutes": 5.0}),
-    **{  # as many presentations of pictures: 40 epochs, in which each comes once or three times
+    **{  # as many presentations of pictures: an epoch of all of them, or of a third of them, three times each
         f"strong-250-repeats-{repeats}": Line(
             data="cifar10-250", recipe="strong", fields=QUICK_NETWORK | {"epochs": 40, "repeats": repeats}
         )
@@ -168,10 +170,11 @@ def find(line: Line, root: Path) -> str:
 def _few(source: Path, target: Path, count: int) -> Path:
     """The first `count` training pictures of each class, and all that are reported."""
     if not source.is_dir():
-        whole = target.with_suffix(".whole")
+        whole, part = target.with_suffix(".whole"), target.with_suffix(".part")
         if not whole.exists():
             with tarfile.open(source) as archive:
-                archive.extractall(whole, filter="data")
+                archive.extractall(part, filter="data")
+            part.rename(whole)  # what was stopped is not taken for all of it
         source = whole
     for split in sorted(path.name for path in source.iterdir() if path.is_dir()):
         most = count if split == "train" else None
@@ -184,28 +187,35 @@ def _few(source: Path, target: Path, count: int) -> Path:
     return target
 
 
+def place(name: str, seed: int) -> Path:
+    """Where a run of a line as it is now lies until its row is written."""
+    line = LINES[name]
+    question = repr((line.recipe, RECIPES[line.recipe](128), line.fields))
+    return WORK / f"{name}-{seed}-{hashlib.sha256(question.encode()).hexdigest()[:8]}"
+
+
 def run(name: str, seed: int, root: Path) -> dict[str, Any]:
     """One run of a line: what the ledger keeps of it."""
-    line, folder, reporter = LINES[name], WORK / f"{name}-{seed}", ConsoleReporter()
-    if RunFolder(folder).last_checkpoint.exists():
-        made = resvision.train(resume=folder, reporter=reporter)
-    else:
+    line, folder, reporter = LINES[name], place(name, seed), ConsoleReporter()
+    begun = RunFolder(folder)
+    if begun.last_checkpoint.exists() and not begun.result_file.exists():
+        resvision.train(resume=folder, reporter=reporter)
+    elif not begun.result_file.exists():
         shutil.rmtree(folder, ignore_errors=True)
         fields = {**line.fields, "seed": seed}
-        made = resvision.train(
-            find(line, root), recipe=line.recipe, columns=line.columns, out=folder, reporter=reporter, **fields
-        )
-    shutil.rmtree(folder)
+        data = find(line, root)
+        resvision.train(data, recipe=line.recipe, columns=line.columns, out=folder, reporter=reporter, **fields)
+    result = read_json(begun.result_file)
     kept = ("model", "split", "accuracy", "accuracy_ci95", "loss", "ece", "epochs", "steps", "seconds")
     more = ("images_per_second", "params", "macs", "device", "precision", "versions")
-    recipe = made.classifier.provenance["recipe"]
+    recipe = resvision.Classifier.load(folder).provenance["recipe"]
     return {
         "line": name,
         "data": line.data,
         "recipe": line.recipe,
         "fields": line.fields,
         "seed": seed,
-        **{key: made.result[key] for key in (*kept, *more)},
+        **{key: result[key] for key in (*kept, *more)},
         "whole_recipe": {key: value for key, value in recipe.items() if value is not None},
         "created": timestamp(),
     }
@@ -219,22 +229,31 @@ def done(row: dict[str, Any], name: str, seed: int) -> bool:
     return asked == (name, line.recipe, seed, fields, device().type) and not changed(row, line)
 
 
-FOLLOWS = ("lr", "rest_lr", "drop_path", "balance", "batch_size")  # fields that follow the data and others
+# What another field of a line takes along.
+TAKES_ALONG = {
+    "model": ("spec", "drop_path"),
+    "batch_size": ("lr", "rest_lr"),
+    "optimizer": ("lr", "rest_lr", "momentum", "weight_decay"),
+    "shift": ("crop_scale", "first_size"),
+}
 
 
 def changed(row: dict[str, Any], line: Line) -> list[str]:
     """The fields of a line's recipe that are not what they were when a run was made."""
     then = row["whole_recipe"]
-    now = RECIPES[line.recipe](then["size"]) | ({"spec": ()} if "model" in line.fields else {}) | line.fields
-    if "optimizer" in line.fields:  # it brings its own along
-        now = {key: value for key, value in now.items() if key not in ("momentum", "weight_decay")}
+    now = RECIPES[line.recipe](then["size"]) | line.fields
+    every = {key for recipe in RECIPES.values() for key in recipe(then["size"])} | line.fields.keys()
+    free = {key for field in line.fields for key in TAKES_ALONG.get(field, ())} - line.fields.keys()
     usual = {field.name: field.default for field in dataclasses.fields(Recipe)}
 
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else value
 
-    keys = [key for key in now if key not in LENGTHS and (key in line.fields or key not in FOLLOWS)]
-    return [key for key in keys if plain(now[key]) != plain(then.get(key, usual.get(key)))]
+    return [
+        key
+        for key in sorted(every - free - set(LENGTHS))
+        if plain(now.get(key, usual[key])) != plain(then.get(key, usual[key]))
+    ]
 
 
 def kind(row: dict[str, Any]) -> str:
@@ -321,6 +340,7 @@ def main() -> None:
             made = run(name, seed, arguments.data)
             rows = [*ledger(), made]  # which may have got others meanwhile
             write_json(LEDGER, rows)
+            shutil.rmtree(place(name, seed))
     print(json.dumps({"benchmark": "accuracy", "lines": summary(rows)}, indent=2))
 
 

@@ -47,9 +47,8 @@ def main() -> None:
     assert classifier.adaptive is not None
     assert classifier.exits is not None
     segments, seconds = classifier.adaptive.segments, classifier.exits.seconds
-    data, split, part = inputs.measured_split(
-        classifier, arguments.data, arguments.split, DEFAULT_COLUMNS, ConsoleReporter()
-    )
+    measured = inputs.measured_split(classifier, arguments.data, arguments.split, DEFAULT_COLUMNS, ConsoleReporter())
+    part = measured.split
     if max(arguments.choosing) >= len(part):
         parser.error(f"--choosing {max(arguments.choosing)}: leaves none of {len(part)} pictures to judge by")
     batches = EvaluationBatches(part, classifier.preprocess, default_workers())
@@ -77,7 +76,7 @@ def main() -> None:
             | {"lost": figures(lost), "times_as_fast": figures(times)}
             for by, (lost, times) in found.items()
         ]
-    document = {"benchmark": "thresholds", "data": data, "split": split, "draws": arguments.draws}
+    document = {"benchmark": "thresholds", "data": measured.source, "split": measured.name, "draws": arguments.draws}
     print(json.dumps(document | {"rows": rows, "versions": versions()}, indent=2))
 
 

@@ -367,7 +367,7 @@ def test_unreadable_pictures(data: Path, tmp_path: Path, capsys: Any) -> None:
 def test_a_run_folder_that_exists(data: Path, trained: Path, capsys: Any) -> None:
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     line = mistake(capsys, "train", data, "--out", trained, *FAST)
-    assert f"{trained} exists already: give another --out, or go on with --resume" in line
+    assert line.endswith(f"{trained} exists already: give another --out")
     assert before == {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
 
 

@@ -133,6 +133,9 @@ def test_exports_of_another_network_do_not_stop_the_others(run: Path) -> None:
     assert isinstance(deployed.load(run, "auto", note=notes.append), deployed.Predictor)
     assert notes[0].startswith(f"left out: {damaged}: not the file that index.json was written with")
     assert "openvino fp32" in notes[1]
+    damaged.unlink()
+    assert list(deployed.in_run(run, Classifier.load(run), notes.append)) == ["openvino fp32"]
+    assert f"left out: {damaged}" in notes[-1]
     classifier(seed=1).save(run)
     assert list(deployed.in_run(run, Classifier.load(run), notes.append)) == []
     assert "was exported from another classifier" in notes[-1]

@@ -38,11 +38,11 @@ def test_ways_take_turns(pictures: int, batch: int, at_once: int, raced: int) ->
     assert found["at_once"] == at_once
     assert found["pictures"] == raced
     every = raced // at_once
-    turn = min(TURN, every)
-    names = [name for name, _ in calls[2 * turn :]]  # behind one turn of each
+    turn = max(1, TURN // at_once)
+    names = [name for name, _ in calls[2:]]  # behind one call of each
     assert len(names) == 2 * every
-    for start in range(0, every, TURN):  # each way takes as many calls in a row, in any order
-        calls_in_turn = min(TURN, every - start)
+    for start in range(0, every, turn):  # each way takes as many calls in a row, in any order
+        calls_in_turn = min(turn, every - start)
         first, second = (names[2 * start + place * calls_in_turn :][:calls_in_turn] for place in (0, 1))
         assert {len(set(first)), len(set(second))} == {1}
         assert {first[0], second[0]} == {"early", "full"}

@@ -318,7 +318,7 @@ def in_run(run: Path, classifier: Classifier, note: Note = lambda text: None) ->
             found[f"{entry.runtime} {entry.precision}"] = _open_entry(run, classifier, entry)
         except MissingExtraError:
             continue
-        except ClassifierError as reason:  # it is of another network, or damaged, which says nothing of the others
+        except InputError as reason:  # it is of another network, damaged or gone, which says nothing of the others
             note(f"left out: {reason}")
     return found
 

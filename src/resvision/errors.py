@@ -12,7 +12,7 @@ ResvisionError                something stopped the work; the message says what,
 │   └── MissingExtraError     an optional dependency that is not installed
 ├── DownloadError             data or weights that could not be fetched (exit status 2)
 ├── DivergedError             the loss became infinite or NaN (exit status 2)
-├── ExportError               an exported network does not answer as the original does (exit status 2)
+├── ExportError               a network cannot be exported, or does not answer there as here (exit status 2)
 └── Interrupted               a signal stopped a run after its state was saved (exit status 130 or 143)
 """
 
@@ -83,7 +83,7 @@ class DivergedError(ResvisionError):
 
 
 class ExportError(ResvisionError):
-    """An exported network that does not answer as the original does, so that its file was not kept."""
+    """A network that cannot be converted, or that does not answer there as here, so that its file was not kept."""
 
 
 class Interrupted(ResvisionError):

@@ -349,7 +349,7 @@ def _losses(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons:
     asked += ["balance"] if given.get("balance") == "weights" else []
     if given.get("loss") == "gce":
         changes |= dict.fromkeys(WHOLE_LABELS, 0.0)
-        if lost := [field for field in WHOLE_LABELS if values.get(field) and not given.get(field)]:
+        if lost := [field for field in WHOLE_LABELS if values.get(field) and field not in given]:
             reasons.append(f"{', '.join(f'{field}=0' for field in lost)}: gce wants whole labels")
     elif values.get("loss") == "gce" and "loss" not in given and asked:
         changes["loss"] = "cross_entropy"

@@ -11,8 +11,10 @@ import torch
 from resvision import api, deployed, exporting, zoo
 from resvision.adaptive import all_exits
 from resvision.classifier import Classifier
+from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError
 from resvision.exits import ExitRule
+from resvision.exporting import export
 from resvision.exporting.verify import golden
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -59,6 +61,25 @@ def squares(count: int = 24) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def onnx_export(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> exporting.Export:
     return exporting.write(classifier, FORMATS[0], tmp_path_factory.mktemp("segments") / "small.onnx")
+
+
+def test_pictures_of_all_kinds_calibrate_later_segments(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features may be too many to hold, and pictures come class by class."""
+    taken: list[list[np.ndarray]] = []
+    written = dataclasses.replace(export.KINDS["onnx"], write=lambda *given: taken.append(list(given[3])))
+    monkeypatch.setitem(export.KINDS, "onnx", written)
+    monkeypatch.setattr(export, "CALIBRATION_BYTES", 1)
+    monkeypatch.setattr(export, "LEAST_CALIBRATING", 4)
+    some = prepare(load("digits")).splits["train"].take(np.arange(20))
+    exporting.convert(classifier, Target(format="onnx", precision="int8"), tmp_path / "m.onnx", calibration=some)
+    assert [len(states) for states in taken] == [20, 4, 4]
+    assert classifier.adaptive is not None
+    state = torch.from_numpy(taken[0][-1])
+    for segment, states in zip(classifier.adaptive.segments, taken[1:], strict=False):
+        state = segment(state)[0]
+        np.testing.assert_allclose(states[-1], state, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", FORMATS, ids=str)

@@ -569,6 +569,12 @@ def test_what_a_network_may_know_and_chooses_all_the_same_is_said(tmp_path: Path
     given = {key: value for key, value in FIXED.items() if key != "model"}
     api.train("digits", holdout=0.1, out=tmp_path / "second", reporter=notes, **fields, **given)
     assert any("held back" in line and "may know them: rather leave out --holdout" in line for line in notes.lines)
+    api.train("digits", epochs=1, holdout=0.1, out=tmp_path / "third", **FIXED)
+    alike = Notes()
+    again = fields | {"pretrained": str(tmp_path / "third")}
+    api.train("digits", holdout=0.1, out=tmp_path / "fourth", reporter=alike, **again, **given)
+    assert any("held back" in line for line in alike.lines)
+    assert not any("may know them" in line for line in alike.lines)
 
 
 def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
@@ -676,7 +682,7 @@ def test_what_stops_the_plots_leaves_the_classifier(
     )
     with expected:
         api.train(stripes(64), epochs=1, out=tmp_path / "r", reporter=notes, **FIXED)
-    assert ("no more plots: disk: no space left" in notes.lines) == isinstance(stops, StorageError)
+    assert ("not all plots could be written: disk: no space left" in notes.lines) == isinstance(stops, StorageError)
     assert Classifier.load(tmp_path / "r").metrics["accuracy"] >= 0
 
 

@@ -196,4 +196,4 @@ def _report(
         if "adaptive" in result:
             plots.exits(run.path / "exits.png", result["adaptive"], title)
     except StorageError as reason:  # the classifier and its figures are saved, and worth more than their pictures
-        reporter.note(f"no more plots: {reason}")
+        reporter.note(f"not all plots could be written: {reason}")

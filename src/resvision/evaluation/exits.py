@@ -26,6 +26,7 @@ NEVER = 2.0  # a threshold that no confidence reaches
 CANDIDATES = 64  # thresholds that are tried at an exit: quantiles of the confidences there
 PRICES = np.geomspace(1e-3, 30, 48)  # of computing a picture in full, in errors
 SWEEPS = 3
+ROUNDS = 15  # in which segments are timed
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -255,10 +256,10 @@ def tune(
         InputError: the limit cannot be kept to.
     """
     logits, labels = _of_all_exits(segments, batches)
-    seconds = _one_at_a_time(segments, preprocess)
+    times, in_full = _one_at_a_time(segments, whole, preprocess)
     temperatures = tuple(temperature(rows, labels) for rows in logits)
-    judged = Judged.of(logits, labels, temperatures, seconds, _alone(whole, preprocess))
-    return ExitRule(temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=seconds)
+    judged = Judged.of(logits, labels, temperatures, times, in_full)
+    return ExitRule(temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=times)
 
 
 def evaluate(
@@ -275,7 +276,7 @@ def evaluate(
     start, rule = now(), adaptive.rule
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
-    times, in_full = _one_at_a_time(adaptive.segments, preprocess), _alone(adaptive.whole, preprocess)
+    times, in_full = _one_at_a_time(adaptive.segments, adaptive.whole, preprocess)
     judged = Judged.of(logits, labels, rule.temperatures, times, in_full)
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
@@ -291,17 +292,20 @@ def _of_all_exits(
     return list(logits.swapaxes(0, 1)), labels
 
 
-def _one_at_a_time(segments: Sequence[Segment], preprocess: Preprocess) -> tuple[float, ...]:
-    """Seconds of each segment with one picture at a time, whatever it shows."""
-    return segment_seconds(segments, blank(preprocess, 1))
+def _one_at_a_time(
+    segments: Sequence[Segment], whole: Session | None, preprocess: Preprocess
+) -> tuple[tuple[float, ...], float | None]:
+    """Seconds of any single picture in each segment, and in the network without its exits, where there is such.
 
-
-def _alone(whole: Session | None, preprocess: Preprocess) -> float | None:
-    """Seconds of a picture that is computed without the exits, where that can be."""
-    if whole is None:
-        return None
+    In turn, so that what disturbs one moment disturbs all of them.
+    """
     square = blank(preprocess, 1)
-    return median(seconds(lambda: whole(square), repeats=15))
+    rounds, alone = [], []
+    for _ in range(ROUNDS):
+        rounds.append(segment_seconds(segments, square, repeats=1))
+        if whole is not None:
+            alone += seconds(lambda: whole(square), repeats=1, warmup=0)
+    return tuple(median(list(taken)) for taken in zip(*rounds, strict=True)), median(alone) if alone else None
 
 
 def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from resvision.data.loader import Batch
 from resvision.measure import interleaved
 
 RACED, RACE_SECONDS = 300, 6.0  # pictures at most, and about so long
-TURN = 10  # calls of one way in a row, as if it were alone: what it needs stays in the processor's caches
+TURN = 10  # pictures that one way takes in a row, as if it were alone: what it needs stays in the processor's caches
 SAMPLE_BYTES = 2**28  # of pictures that are kept for a race
 
 Way = Callable[[torch.Tensor], object]
@@ -55,10 +55,13 @@ def race(early: Way, in_full: Way, sample: Sequence[torch.Tensor], batch: int = 
         for squares in taken:
             way(squares)
 
-    turns = [batches[first : first + TURN] for first in range(0, len(batches), TURN)]
+    calls = max(1, TURN // size)
+    turns = [batches[first : first + calls] for first in range(0, len(batches), calls)]
+    for way in (early, in_full):
+        way(batches[0])
+    # Whole turns count: another one before each would take as long again.
     ways = {"early": partial(turn, early), "in full": partial(turn, in_full)}
-    # Whole turns count: a call before each would take as long again.
-    times = interleaved(ways, turns, settle=False, limit=RACE_SECONDS)
+    times = interleaved(ways, turns, warmup=0, settle=False, limit=RACE_SECONDS)
     raced = size * sum(len(taken) for taken in turns[: len(times["early"])])
     first, second = (sum(taken) / raced for taken in times.values())
     return {

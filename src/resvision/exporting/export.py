@@ -107,7 +107,7 @@ def write(
     Raises:
         InputError: the path has another suffix, or int8 is to be calibrated with nothing.
         MissingExtraError: a package is not installed.
-        ExportError: the file does not answer as the original.
+        ExportError: the network cannot be converted, or the file does not answer as the original.
     """
     _check(path, target, calibration)
     pictures: Sequence[UInt8Array] = golden(classifier.preprocess)
@@ -139,6 +139,7 @@ def convert(classifier: Classifier, target: Target, path: Path, *, calibration: 
     Raises:
         InputError: as in `write`.
         MissingExtraError: a package is not installed.
+        ExportError: the network cannot be converted.
     """
     _check(path, target, calibration)
     with storage(path):
@@ -158,16 +159,27 @@ def _convert(classifier: Classifier, target: Target, path: Path, calibration: Sp
     inputs: list[UInt8Array] = []
     if target.precision == "int8" and calibration is not None:
         inputs = _calibrating(calibration, target, classifier.preprocess)
+    with quiet():
+        if target.format == "keras":
+            keras_file.write(classifier, path)
+        elif classifier.exits is None:
+            program, document = trace(classifier, target.contract), Document.of(classifier, target)
+            _write(path, target, program, document, inputs)
+        else:
+            _write_segments(path, classifier, target, inputs)
+
+
+def _write(
+    path: Path, target: Target, program: ExportedProgram, document: Document, inputs: Sequence[npt.NDArray[Any]]
+) -> None:
+    """Writes one file of an export.
+
+    Raises:
+        ExportError: the format's package cannot.
+    """
     try:
-        with quiet():
-            if target.format == "keras":
-                keras_file.write(classifier, path)
-            elif classifier.exits is None:
-                program, document = trace(classifier, target.contract), Document.of(classifier, target)
-                KINDS[target.format].write(path, program, document, inputs)
-            else:
-                _write_segments(path, classifier, target, inputs)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # as packages tell what they cannot do
+        KINDS[target.format].write(path, program, document, inputs)
+    except (RuntimeError, ValueError) as error:  # by which these packages tell what they cannot do
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ExportError(f"{target}: this network cannot be converted here: {reason}") from error
 
@@ -213,7 +225,7 @@ def describe(classifier: Classifier, target: Target, file: Path, path: Path) -> 
         squares = [taken(picture, "A", classifier.preprocess) for picture in golden(classifier.preprocess)]
         session = KINDS[target.format].session
         measured, copied = (batched(session(place), squares) for place in (file, folder / path.name))
-        if (difference := float(np.abs(measured - copied).max())) > LOGITS_TOLERANCE:
+        if not (difference := float(np.abs(measured - copied).max())) <= LOGITS_TOLERANCE:  # NaN is no answer, either
             raise ExportError(f"{path}: a copy of what was measured, whose logits differ by {difference:.2g}")
         for made in files:
             made.replace(path.parent / made.name)
@@ -244,10 +256,12 @@ def _write_segments(path: Path, classifier: Classifier, target: Target, inputs: 
     for index, name in enumerate(names):
         described = dataclasses.replace(document, segment=index + 1, files=tuple(names))
         program = trace_segment(classifier, index, example)
-        kind.write(path.parent / name, program, described, [state.numpy() for state in states])
-        example, states = segments[index](example)[0], [segments[index](state)[0] for state in states]
-        if states and states[0] is not None:  # features are many times as large as pictures
-            states = states[: max(LEAST_CALIBRATING, CALIBRATION_BYTES // states[0].nbytes)]
+        _write(path.parent / name, target, program, described, [state.numpy() for state in states])
+        example = segments[index](example)[0]
+        # Features are many times as large as pictures; some of them, of every class, calibrate as well.
+        most = max(LEAST_CALIBRATING, CALIBRATION_BYTES // example.nbytes)
+        kept = np.linspace(0, len(states) - 1, min(most, len(states))).astype(np.int64)
+        states = [segments[index](states[place])[0] for place in kept]
 
 
 @contextlib.contextmanager

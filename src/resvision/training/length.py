@@ -116,9 +116,9 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
             if not len(batch.labels):
                 continue
             engine.step(batch, optimizer).loss.item()
+            done += 1
             if average is not None:
                 average.update(done)
-            done += 1
             if done == PROBE_WARMUP:
                 start = now()
             elif done > PROBE_WARMUP and now() - start >= wanted:

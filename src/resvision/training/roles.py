@@ -133,7 +133,7 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         raise RecipeError(f"holdout=0 leaves nothing to choose by, and {' and '.join(choices)} must choose")
     usual = min(HOLDOUT, HOLDOUT_MOST / len(train))
     has_seen = (
-        _has_seen_train(recipe, dataset.name, round(usual * len(train)))
+        _has_seen_train(recipe, dataset.name, round((share or usual) * len(train)))
         if record is None
         else any(name.startswith(HALF) for name in record["counts"])
     )
@@ -161,7 +161,7 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         divided=dataset.splits is not given,
         method=dataset.method,
         unused=unused,
-        known=bool(recipe.holdout and choices and has_seen and record is None),
+        known=bool(recipe.holdout and has_seen and record is None),
     )
 
 
