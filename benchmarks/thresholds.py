@@ -24,7 +24,7 @@ from resvision.classifier import Classifier
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.sources import DEFAULT_COLUMNS
 from resvision.evaluation.evaluate import collect
-from resvision.evaluation.exits import Judged, choose, temperature
+from resvision.evaluation.exits import Judged, Times, choose, temperature
 from resvision.progress import ConsoleReporter
 from resvision.runtime import versions
 
@@ -59,7 +59,7 @@ def main() -> None:
         chooses, judges = order[:choosing], order[choosing:]
         temperatures = [temperature(rows[chooses], labels[chooses]) for rows in logits.swapaxes(0, 1)]
         parts = ((logits[which].swapaxes(0, 1), labels[which]) for which in (chooses, judges))
-        return [Judged.of(list(rows), truth, temperatures, seconds) for rows, truth in parts]
+        return [Judged.of(list(rows), truth, temperatures, Times(segments=seconds)) for rows, truth in parts]
 
     rows: list[dict[str, Any]] = []
     for choosing, max_drop in product(arguments.choosing, arguments.max_drop):

@@ -24,7 +24,7 @@ from resvision.cli import main
 from resvision.cost import cost, exit_macs, segment_macs
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
-from resvision.evaluation.exits import NEVER, Judged, Outcome, choose, report, temperature
+from resvision.evaluation.exits import NEVER, Judged, Outcome, Times, choose, report, temperature
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule, with_exits
 from resvision.exits import adaptive as adaptive_spec
@@ -242,9 +242,9 @@ def test_later_segments_see_only_who_stays() -> None:
     sizes = []
 
     def counted(segment: Any) -> Any:
-        def run(state: Any) -> Any:
+        def run(state: Any, *, answers: bool = True) -> Any:
             sizes.append(len(state))
-            return segment(state)
+            return segment(state, answers=answers)
 
         return run
 
@@ -257,6 +257,44 @@ def test_later_segments_see_only_who_stays() -> None:
     nobody = AdaptiveSession(segments, ExitRule(temperatures=ones, thresholds=(NEVER,) * 3, seconds=ones))
     assert set(nobody(squares(8)).exits) == {3}
     assert sizes == [8, 8, 8, 8]
+
+
+def test_an_exit_at_which_nothing_leaves_is_not_computed() -> None:
+    made, computed = network(), []
+    for place, head in enumerate(made.exits):
+        head.register_forward_hook(lambda *_, place=place: computed.append(place))
+    ones = (1.0,) * 4
+    rule = ExitRule(temperatures=ones, thresholds=(NEVER, 1.0, NEVER), seconds=ones)
+    session = AdaptiveSession(torch_segments(made, PREPROCESS), rule)
+    pictures = squares(4)
+    found = session(pictures)
+    assert computed == [1]
+    np.testing.assert_allclose(found.logits, all_exits(session.segments, pictures)[-1], atol=1e-5)
+    computed.clear()
+    assert session(pictures, now() - 1).exits.tolist() == [0] * 4  # in a hurry any answer is one
+    assert computed == [0]
+    spec = dataclasses.replace(zoo.get("resnet14_cifar"), exits=EXITS)
+    parts = segment_macs(spec, 16)
+    assert exit_macs(spec, 16, rule.used)[0] == parts[0][0]
+    assert exit_macs(spec, 16, rule.used)[-1] == exit_macs(spec, 16)[-1] - parts[0][1] - parts[2][1]
+
+
+def test_a_useless_exit_is_left_out_where_that_saves_time() -> None:
+    """The second exit knows no more than the first, and computing it takes half of what it could save."""
+    base = judged(4000)
+    poor = base.confidence.copy()
+    poor[1], right = 0.05, base.right.copy()
+    right[1] = False
+    made = dataclasses.replace(base, confidence=poor, right=right, chance=right.astype(np.float64))
+    spared = dataclasses.replace(made, trunk=np.array([1.0, 0.5, 2.0]))
+    first = next(o for o in made.frontier() if o.expected >= made.right[-1].mean() - 0.01)
+    second = next(o for o in spared.frontier() if o.expected >= made.right[-1].mean() - 0.01)
+    assert second.thresholds[1] > 1
+    assert second.seconds < first.seconds - 0.1
+    assert spared.until_by([NEVER, NEVER]).tolist() == [1.0, 1.5, 3.5]
+    assert spared.until_by([0.5, 0.5]).tolist() == made.until.tolist() == [1.0, 2.0, 4.0]
+    rows = report(spared, [0.5, NEVER], ())["exits"]
+    assert [row["milliseconds"] for row in rows] == [1000, 1500, 3500]
 
 
 def test_a_deadline_is_kept_to() -> None:
@@ -362,7 +400,7 @@ def test_a_drop_is_kept_to_on_pictures_that_did_not_choose() -> None:
         for pictures, offset in ((2000, 0), (40_000, 100)):
             logits, labels = answers(pictures, seed + offset)
             temperatures = [temperature(rows, labels) for rows in logits]
-            made.append(Judged.of(logits, labels, temperatures, [1.0, 1.0, 2.0]))
+            made.append(Judged.of(logits, labels, temperatures, Times(segments=(1.0, 1.0, 2.0))))
         few, many = made
 
         def lost(outcome: Outcome, many: Judged = many) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,16 @@ class Departures:
     exits: npt.NDArray[np.int64]
 
 
-# Squares, or what the segment before gives, to what the next one takes and the logits (N, K) of the exit at its end.
-Segment = Callable[[Any], tuple[Any, npt.NDArray[np.float32]]]
+class Segment(Protocol):
+    """The blocks up to one exit, and the exit."""
+
+    def __call__(self, state: Any, /, *, answers: bool = True) -> tuple[Any, npt.NDArray[np.float32]]:
+        """What the next segment takes, and the logits (N, K) of the exit.
+
+        Args:
+            state: squares, or what the segment before gives.
+            answers: where it is False the exit may be left out, and nothing is made of the logits.
+        """
 
 
 class AdaptiveSession:
@@ -83,8 +91,11 @@ class AdaptiveSession:
         found: list[npt.NDArray[np.float32]] = []
         rows = np.empty((0,), dtype=np.int64)
         thresholds, seconds = (*self.rule.thresholds, 0.0), self.seconds or self.rule.seconds
+        used = self.rule.used if math.isinf(deadline) else (True,) * len(self.segments)
         for index, segment in enumerate(self.segments):
-            state, logits = segment(state)
+            state, logits = segment(state, answers=used[index])
+            if not used[index]:
+                continue
             logits = logits / np.float32(self.rule.temperatures[index])
             last = index + 1 == len(self.segments)
             late = not last and now() + len(here) * seconds[index + 1] > deadline
@@ -114,13 +125,13 @@ def torch_segments(network: ResNet, preprocess: Preprocess) -> list[Segment]:
     modules = tuple(network.modules())
 
     def segment(index: int) -> Segment:
-        def run(state: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+        def run(state: torch.Tensor, /, *, answers: bool = True) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
             where = next(network.parameters()).device
             if not index:  # once a pass
                 evaluating(network, modules)
             with torch.inference_mode():
                 x = state if index else to_input(state.to(where), preprocess)
-                x, logits = network.segment(index, x)
+                x, logits = network.segment(index, x, answers)
             return x, logits.float().cpu().numpy()
 
         return run
@@ -139,17 +150,23 @@ def all_exits(segments: Sequence[Segment], squares: torch.Tensor) -> list[npt.ND
 
 
 def segment_seconds(
-    segments: Sequence[Segment], squares: torch.Tensor, *, repeats: int = 15, share: float = 0.5
+    segments: Sequence[Segment],
+    squares: torch.Tensor,
+    *,
+    repeats: int = 15,
+    share: float = 0.5,
+    answers: bool = True,
 ) -> tuple[float, ...]:
     """Seconds of a picture in each segment that `share` of the calls keep to, in the batches that `squares` are.
 
-    Rounds go through all segments, so that what disturbs one moment disturbs all of them.
+    Rounds go through all segments, so that what disturbs one moment disturbs all of them. Without `answers` the time is
+    that of the blocks alone, where exits can be left out.
     """
     times: list[list[float]] = [[] for _ in segments]
     for _ in range(repeats):
         state: Any = squares
         for segment, taken in zip(segments, times, strict=True):
             start = now()
-            state, _ = segment(state)
+            state, _ = segment(state, answers=answers)
             taken.append(now() - start)
     return tuple(float(np.quantile(taken, share)) / len(squares) for taken in times)

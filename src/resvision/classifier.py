@@ -243,7 +243,7 @@ class Classifier(Predictor):
         check_parts(self.network.spec, self.preprocess, self.classes, self.temperature, self.exits)
         self.session = TorchSession(self.network, self.preprocess)
         if self.exits is not None:
-            macs = exit_macs(self.network.spec, self.preprocess.size)
+            macs = exit_macs(self.network.spec, self.preprocess.size, self.exits.used)
             segments = torch_segments(self.network, self.preprocess)
             self.adaptive = AdaptiveSession(segments, self.exits, macs, self.session)
 

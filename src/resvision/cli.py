@@ -777,9 +777,9 @@ def benchmark(
     Parameters
     ----------
     run
-        The run folder. Exports in it are used; those in fp32 and bf16 that are missing are made for the time being.
+        The run folder. Exports in it are used; those that are missing are made for the time being, int8 only with data.
     data
-        As in `resvision train`: also measure the accuracy of each on it.
+        As in `resvision train`: its training part calibrates int8, and the accuracy of each is measured on it.
     split
         train, val or test, without it test, else val; or all, every picture of a set without splits.
     threads

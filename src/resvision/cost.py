@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -61,14 +62,21 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
     return Cost(params=tally.params, macs=tally.macs, activation_bytes=tally.kept)
 
 
-def exit_macs(spec: ResNetSpec, size: int) -> tuple[int, ...]:
+def exit_macs(spec: ResNetSpec, size: int, computed: Sequence[bool] | None = None) -> tuple[int, ...]:
     """Multiply-adds of one picture that leaves at each exit, the end of the network being the last.
 
     Args:
         spec: of the network.
         size: height and width of the pictures, in pixels.
+        computed: whether each of these is; None is all of them.
     """
-    return tuple(accumulate(trunk + own for trunk, own in segment_macs(spec, size)))
+    parts = segment_macs(spec, size)
+    return tuple(
+        accumulate(
+            trunk + (own if is_computed else 0)
+            for (trunk, own), is_computed in zip(parts, computed or [True] * len(parts), strict=True)
+        )
+    )
 
 
 def segment_macs(spec: ResNetSpec, size: int) -> tuple[tuple[int, int], ...]:

@@ -257,7 +257,7 @@ def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSes
 def file_segment(session: FileSession) -> Segment:
     """A segment in a file, as `AdaptiveSession` runs it."""
 
-    def run(state: Any) -> tuple[Any, npt.NDArray[np.float32]]:
+    def run(state: Any, /, *, answers: bool = True) -> tuple[Any, npt.NDArray[np.float32]]:  # it always does
         found = session.run(np.asarray(state))
         return found.get(NEXT), found[LOGITS]
 

@@ -45,6 +45,11 @@ class ExitRule:
         if not all(math.isfinite(t) and t >= 0 for t in self.thresholds):
             raise ClassifierError(f"thresholds={self.thresholds} must be numbers of at least 0")
 
+    @property
+    def used(self) -> tuple[bool, ...]:
+        """Whether pictures can leave at each exit, as they can at the network's end."""
+        return (*(threshold <= 1 for threshold in self.thresholds), True)
+
 
 def adaptive(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
     """The network with the early exits and gates that a recipe asks for.

@@ -145,7 +145,7 @@ def tune_exits(
     whole = loaded.session if isinstance(judged, Classifier) else None
     rule = exits.tune(segments, loaded.preprocess, choosing, whole, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
-    macs = exit_macs(loaded.network.spec, loaded.preprocess.size)
+    macs = exit_macs(loaded.network.spec, loaded.preprocess.size, None if whole is None else rule.used)
     told = AdaptiveSession(segments, rule, macs, whole)
     evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
     if folder is not None:

@@ -51,6 +51,18 @@ def temperature(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
     return float(1 / middle)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of one picture: in each segment, in its blocks alone, and in the whole network without its exits.
+
+    The last two are None where exits cannot be left out.
+    """
+
+    segments: tuple[float, ...]
+    trunk: tuple[float, ...] | None = None
+    in_full: float | None = None
+
+
 @dataclass(frozen=True)
 class Judged:
     """What E exits, the network's end being the last, say of N pictures.
@@ -61,13 +73,15 @@ class Judged:
         chance: the probability that its class is the right one, as the network's end says, (E, N). Where exit and end
             agree leaving costs nothing, and where they do not no luck with single labels is taken for skill.
         seconds: of one picture in each segment, (E,).
-        in_full: seconds of one picture in the network without its exits; None where these cannot be left out.
+        trunk: the same without the exits, (E,); None where these cannot be left out.
+        in_full: seconds of one picture in the whole network without its exits, measured as one; None likewise.
     """
 
     confidence: FloatArray
     right: BoolArray
     chance: FloatArray
     seconds: FloatArray
+    trunk: FloatArray | None = None
     in_full: float | None = None
 
     @classmethod
@@ -76,8 +90,7 @@ class Judged:
         logits: Sequence[npt.NDArray[np.floating]],
         labels: IntArray,
         temperatures: Sequence[float],
-        seconds: Sequence[float],
-        in_full: float | None = None,
+        times: Times,
     ) -> Judged:
         """From the logits (N, K) of each exit."""
         scores = [log_softmax(rows / t) for rows, t in zip(logits, temperatures, strict=True)]
@@ -86,14 +99,25 @@ class Judged:
             confidence=np.exp(np.stack([score.max(axis=1) for score in scores])),
             right=said == labels,
             chance=np.exp(scores[-1])[np.arange(len(labels)), said].astype(np.float64),
-            seconds=np.array(seconds, dtype=np.float64),
-            in_full=in_full,
+            seconds=np.array(times.segments, dtype=np.float64),
+            trunk=None if times.trunk is None else np.minimum(times.trunk, times.segments),
+            in_full=times.in_full,
         )
+
+    @property
+    def own(self) -> FloatArray:
+        """Seconds of each exit itself that are spared where nothing leaves there, (E,)."""
+        return np.zeros_like(self.seconds) if self.trunk is None else self.seconds - self.trunk
 
     @property
     def until(self) -> FloatArray:
         """Seconds of a picture that leaves at each exit, (E,)."""
         return np.cumsum(self.seconds)
+
+    def until_by(self, thresholds: Sequence[float]) -> FloatArray:
+        """The same where exits at which nothing leaves are left out, as far as they can be, (E,)."""
+        idle = np.array([*(threshold > 1 for threshold in thresholds), False])
+        return np.cumsum(self.seconds - np.where(idle, self.own, 0.0))
 
     @property
     def whole(self) -> float:
@@ -113,7 +137,7 @@ class Judged:
             thresholds=tuple(float(t) for t in thresholds),
             accuracy=float(self.right[exits, pictures].mean()),
             expected=float(self.chance[exits, pictures].mean()),
-            seconds=float(self.until[exits].mean()),
+            seconds=float(self.until_by(thresholds)[exits].mean()),
         )
 
     def frontier(self) -> list[Outcome]:
@@ -142,10 +166,11 @@ class Judged:
         exits = len(self.seconds) - 1
         costs = 1.0 - self.chance + price * (self.until / self.until[-1])[:, None]  # (E, N), of leaving there
         thresholds = np.full(exits, NEVER)
+        own = price * self.own / self.until[-1]
         for _ in range(SWEEPS):
             before = thresholds.copy()
             for place in reversed(range(exits)):
-                thresholds[place] = self._best_threshold(place, thresholds, costs)
+                thresholds[place] = self._best_threshold(place, thresholds, costs, own[place])
             if (thresholds == before).all():
                 break
         return [float(t) for t in thresholds]
@@ -154,8 +179,8 @@ class Judged:
         """Thresholds that are tried at an exit, in rising order."""
         return [*np.quantile(self.confidence[place], np.linspace(0, 1, CANDIDATES)).tolist(), NEVER]
 
-    def _best_threshold(self, place: int, thresholds: FloatArray, costs: FloatArray) -> float:
-        """The threshold of one exit, the others staying as they are."""
+    def _best_threshold(self, place: int, thresholds: FloatArray, costs: FloatArray, own: float) -> float:
+        """The threshold of one exit, the others staying as they are; `own` is what each picture costs that it sees."""
         others = thresholds.copy()
         others[place] = NEVER
         pictures = np.arange(self.confidence.shape[1])
@@ -166,7 +191,8 @@ class Judged:
         confidence = self.confidence[place, reached]
         gain = (costs[place] - costs[leaving, pictures])[reached]
         candidates = self._candidates(place)
-        totals = [gain[confidence >= t].sum() for t in candidates]
+        totals = [gain[confidence >= t].sum() for t in candidates[:-1]]
+        totals.append(-own * len(gain))  # where nothing leaves the exit is not computed
         # Of equal ones the highest: what is not needed is not risked.
         return candidates[len(totals) - 1 - int(np.argmin(totals[::-1]))]
 
@@ -256,10 +282,10 @@ def tune(
         InputError: the limit cannot be kept to.
     """
     logits, labels = _of_all_exits(segments, batches)
-    times, in_full = _one_at_a_time(segments, whole, preprocess)
+    times = _one_at_a_time(segments, whole, preprocess)
     temperatures = tuple(temperature(rows, labels) for rows in logits)
-    judged = Judged.of(logits, labels, temperatures, times, in_full)
-    return ExitRule(temperatures=temperatures, thresholds=choose(judged, **limit).thresholds, seconds=times)
+    chosen = choose(Judged.of(logits, labels, temperatures, times), **limit)
+    return ExitRule(temperatures=temperatures, thresholds=chosen.thresholds, seconds=times.segments)
 
 
 def evaluate(
@@ -276,8 +302,8 @@ def evaluate(
     start, rule = now(), adaptive.rule
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
-    times, in_full = _one_at_a_time(adaptive.segments, adaptive.whole, preprocess)
-    judged = Judged.of(logits, labels, rule.temperatures, times, in_full)
+    times = _one_at_a_time(adaptive.segments, adaptive.whole, preprocess)
+    judged = Judged.of(logits, labels, rule.temperatures, times)
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
     told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=now() - start)
@@ -292,20 +318,21 @@ def _of_all_exits(
     return list(logits.swapaxes(0, 1)), labels
 
 
-def _one_at_a_time(
-    segments: Sequence[Segment], whole: Session | None, preprocess: Preprocess
-) -> tuple[tuple[float, ...], float | None]:
-    """Seconds of any single picture in each segment, and in the network without its exits, where there is such.
-
-    In turn, so that what disturbs one moment disturbs all of them.
-    """
+def _one_at_a_time(segments: Sequence[Segment], whole: Session | None, preprocess: Preprocess) -> Times:
+    """How long a picture takes, whatever it shows; in turn, so that what disturbs one moment disturbs all of it."""
     square = blank(preprocess, 1)
-    rounds, alone = [], []
+    rounds = []
     for _ in range(ROUNDS):
-        rounds.append(segment_seconds(segments, square, repeats=1))
+        taken = segment_seconds(segments, square, repeats=1)
         if whole is not None:
-            alone += seconds(lambda: whole(square), repeats=1, warmup=0)
-    return tuple(median(list(taken)) for taken in zip(*rounds, strict=True)), median(alone) if alone else None
+            taken += segment_seconds(segments, square, repeats=1, answers=False)
+            taken += tuple(seconds(lambda: whole(square), repeats=1, warmup=0))
+        rounds.append(taken)
+    medians = tuple(median(list(taken)) for taken in zip(*rounds, strict=True))
+    count = len(segments)
+    if whole is None:
+        return Times(segments=medians)
+    return Times(segments=medians[:count], trunk=medians[count:-1], in_full=medians[-1])
 
 
 def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> dict[str, Any]:
@@ -319,7 +346,7 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
     leaving = judged.leave(thresholds)
     outcome = judged.outcome(thresholds)
     rows = []
-    for place, until in enumerate(judged.until):
+    for place, until in enumerate(judged.until_by(thresholds)):
         mine = leaving == place
         rows.append(
             {

@@ -101,20 +101,23 @@ class ResNet(nn.Module):
         logits: torch.Tensor = self.fc(self.shift(x) if self.spec.init == "fixup" else x)
         return logits
 
-    def segment(self, index: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def segment(self, index: int, x: torch.Tensor, answers: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """The blocks up to one exit, and the exit.
 
         Args:
             index: of the exit, shallow to deep; the end of the network is the last.
             x: pictures (N, in_channels, S, S) for the first segment, else the features of the segment before.
+            answers: whether the exit is computed.
 
         Returns:
-            Features (N, C, H, W) for the next segment, and logits (N, num_classes).
+            Features (N, C, H, W) for the next segment, and logits (N, num_classes), or (N, 0) without an answer.
         """
         ends = (0, *self.spec.exits, sum(self.spec.depths))
         x = x if index else self.stem(x)
         for block in islice(self.blocks(), ends[index], ends[index + 1]):
             x = block(x)
+        if not answers:
+            return x, x.new_empty(len(x), 0)
         return x, self.exits[index](x) if index < len(self.exits) else self.head(x)
 
     def walk(self, x: torch.Tensor, blocks: Iterable[Layer], exits: Iterable[Layer]) -> tuple[torch.Tensor, ...]:
