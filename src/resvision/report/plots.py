@@ -112,7 +112,7 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
         adaptive: what an evaluation says of the exits.
         title: above the plot.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     figure.suptitle(literal(title))
     left, right = figure.subplots(1, 2)
     curve, rows = adaptive["curve"], adaptive["exits"]
@@ -120,7 +120,7 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
     left.plot([p["milliseconds"] for p in curve], [p["accuracy"] for p in curve], color=TRAIN, label="leaving early")
     left.plot(times, [row["accuracy_of_all"] for row in rows], "s", color="gray", label="all at one exit")
     full = (adaptive["milliseconds_in_full"], adaptive["accuracy_in_full"])
-    left.plot(*full, "D", color="black", label="in full, without exits where they can be left out")
+    left.plot(*full, "D", color="black", label="in full")
     used = "the thresholds in use"
     left.plot([adaptive["milliseconds"]], [adaptive["accuracy"]], "o", ms=9, color=HELD, label=used)
     left.set_xlabel("milliseconds a picture, one at a time")
@@ -128,7 +128,7 @@ def exits(path: Path, adaptive: dict[str, Any], title: str) -> None:
     left.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     left.set_xlim(left=0)
     left.grid(alpha=0.3)
-    left.legend()
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)  # where it hides no mark
     names = [f"exit {place}" for place in range(1, len(rows))] + ["end"]
     bars = right.bar(names, [row["share"] for row in rows], color=TRAIN)
     right.bar_label(bars, [f"{row['share']:.0%}\n{time:.1f} ms" for row, time in zip(rows, times, strict=True)])
