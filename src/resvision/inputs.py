@@ -229,8 +229,7 @@ def _epochs_of_strong(dataset: DataSet, found: recipes.DataFacts, given: dict[st
     strong = recipes.choose("strong", found, timed).recipe
     assert strong.minutes is not None
     assert strong.channels is not None
-    middle = (0.5,) * strong.channels
-    preprocess = Preprocess(size=strong.size, channels=strong.channels, mean=middle, std=middle)
+    preprocess = Preprocess.plain(strong.size, strong.channels)
     spec = dataclasses.replace(
         zoo.variant(strong.model, strong.spec), num_classes=len(dataset.classes), in_channels=strong.channels
     )

@@ -58,3 +58,9 @@ class Preprocess:
             raise InputError(f"interpolation={self.interpolation!r} is not one of {', '.join(get_args(Interpolation))}")
         if len(self.background) != 3 or not all(0 <= c <= 255 for c in self.background):
             raise InputError(f"background={self.background} must be three numbers in 0..255")
+
+    @classmethod
+    def plain(cls, size: int, channels: Literal[1, 3] = 3, crop: float = 1.0) -> Preprocess:
+        """Values from -1 to 1, as long as those of the pictures are not known or do not matter."""
+        middle = (0.5,) * channels
+        return cls(size=size, crop=crop, channels=channels, mean=middle, std=middle)

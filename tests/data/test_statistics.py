@@ -1,13 +1,14 @@
 """What is measured of a data set before it is trained on, against numbers computed by hand."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, Pictures, Split
-from resvision.data.statistics import facts, mean_and_std
+from resvision.data.statistics import facts, normalised
 from resvision.errors import DataError
 from resvision.preprocess import Preprocess
 
@@ -75,22 +76,21 @@ def test_mean_and_deviation_of_each_channel() -> None:
     array[:2, ..., 0] = 255  # half of the pictures: mean 0.5, deviation 0.5
     array[..., 1] = 51  # always 0.2: no deviation, of which 0.01 is left
     array[:, 0, :, 2] = 255  # a quarter of each picture: mean 0.25, deviation sqrt(0.25 - 0.0625) = 0.4330
-    mean, std = mean_and_std(dataset(ArrayPictures(array, "x")).splits["train"], COLOUR)
-    assert mean == [0.5, 0.2, 0.25]
-    assert std == [0.5, 0.01, 0.433]
+    found = normalised(dataset(ArrayPictures(array, "x")).splits["train"], COLOUR)
+    assert found == replace(COLOUR, mean=(0.5, 0.2, 0.25), std=(0.5, 0.01, 0.433))
 
 
 def test_mean_of_grey_and_of_what_the_network_sees() -> None:
-    grey = Preprocess(size=4, channels=1, mean=(0.5,), std=(0.5,))
+    grey = Preprocess.plain(4, 1)
     array = np.full((2, 4, 8), 255, dtype=np.uint8)
     array[:, :, 2:6] = 102  # the middle, which is all that is seen
-    assert mean_and_std(dataset(ArrayPictures(array, "x")).splits["train"], grey) == ([0.4], [0.01])
+    found = normalised(dataset(ArrayPictures(array, "x")).splits["train"], grey)
+    assert (found.mean, found.std) == ((0.4,), (0.01,))
 
 
 def test_the_mean_leaves_out_what_is_unreadable() -> None:
     files = (File("a.png", data=png(Image.new("RGB", (4, 4), (51, 102, 255)))), File("b.png", data=b""))
-    mean, _ = mean_and_std(dataset(FilePictures(files)).splits["train"], COLOUR)
-    assert mean == [0.2, 0.4, 1.0]
+    assert normalised(dataset(FilePictures(files)).splits["train"], COLOUR).mean == (0.2, 0.4, 1.0)
 
 
 def test_one_colour_picture_among_many_grey_ones_is_seen() -> None:

@@ -170,7 +170,7 @@ def _groups(count: int, pairs: Indices) -> Indices:
 
 def look(split: Split) -> tuple[npt.NDArray[np.uint64], UInt8Array]:
     """The hash of each picture's content (N,), and it read to a small grey square; one that cannot be read is black."""
-    preprocess = Preprocess(size=READ_SIDE, channels=1, mean=(0.5,), std=(0.5,))
+    preprocess = Preprocess.plain(READ_SIDE, 1)
 
     def read(index: int) -> UInt8Array:
         try:

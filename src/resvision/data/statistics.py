@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import numpy as np
 
@@ -56,8 +57,8 @@ def _grey(split: Split, index: int) -> bool:
         return True  # counted where the picture is used
 
 
-def mean_and_std(split: Split, preprocess: Preprocess) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, of values in 0..1, over an evenly spaced part of a split."""
+def normalised(split: Split, preprocess: Preprocess) -> Preprocess:
+    """With the mean and standard deviation of each channel, of values in 0..1, over an evenly spaced part of a split."""
     total, squares, count = np.zeros(preprocess.channels), np.zeros(preprocess.channels), 0
     for index in _spread(split, PIXELS).tolist():
         try:
@@ -68,8 +69,8 @@ def mean_and_std(split: Split, preprocess: Preprocess) -> tuple[list[float], lis
         squares += (pixels**2).sum(axis=(0, 1))
         count += preprocess.size**2
     mean = total / max(count, 1)
-    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
-    return mean.round(4).tolist(), np.maximum(std, 0.01).round(4).tolist()  # 0.01: a set of one colour
+    std = np.maximum(np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0)), 0.01)  # or a set of one colour has none
+    return replace(preprocess, mean=tuple(mean.round(4).tolist()), std=tuple(std.round(4).tolist()))
 
 
 def _spread(split: Split, most: int) -> Indices:

@@ -12,7 +12,7 @@ from resvision import zoo
 from resvision.data.loader import Batch, EvaluationBatches, TrainingBatches, screen
 from resvision.data.pictures import DataSet
 from resvision.data.sources import prepare
-from resvision.data.statistics import facts, mean_and_std
+from resvision.data.statistics import facts, normalised
 from resvision.errors import RecipeError
 from resvision.evaluation import evaluate
 from resvision.models import ResNet
@@ -77,10 +77,7 @@ class Bench:
         self.train_split = bench.balanced(train, options.pictures)
         held = dataset.splits.get("test", dataset.splits.get("val"))
         assert held is not None  # prepare() sees to it
-        middle = (0.5,) * found.channels
-        plain = Preprocess(size=size, channels=found.channels, mean=middle, std=middle)
-        mean, std = mean_and_std(self.train_split, plain)
-        self.preprocess = replace(plain, mean=tuple(mean), std=tuple(std))
+        self.preprocess = normalised(self.train_split, Preprocess.plain(size, found.channels))
         self.recipe = Recipe(
             model="resnet20_cifar",
             size=size,

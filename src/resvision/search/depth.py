@@ -230,8 +230,7 @@ def _precision(candidates: Sequence[Candidate], recipes: dict[str, Recipe], clas
         return recipe.precision
     trial = plan.proxy(recipe, candidate.model, candidate.size, candidate.spec)
     network = ResNet(candidate.network(classes, recipe.channels or 3)).to(device())
-    middle = (0.5,) * network.spec.in_channels
-    preprocess = Preprocess(size=recipe.size, channels=recipe.channels or 3, mean=middle, std=middle)
+    preprocess = Preprocess.plain(recipe.size, recipe.channels or 3)
     torch.manual_seed(0)
     chosen, _ = engines.choose(network, trial, losses.build(trial, [1] * classes), preprocess, lambda seconds: 0.0)
     assert chosen.precision is not None

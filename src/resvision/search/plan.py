@@ -14,7 +14,7 @@ from resvision import zoo
 from resvision.cost import cost
 from resvision.data.loader import BadPictures, TrainingBatches
 from resvision.data.pictures import ArrayPictures, Split
-from resvision.data.statistics import mean_and_std
+from resvision.data.statistics import normalised
 from resvision.errors import DataError, ResvisionError
 from resvision.measure import now
 from resvision.models import ResNet
@@ -221,10 +221,7 @@ def side(recipe: Recipe) -> int:
 def preprocess_of(split: Split, recipe: Recipe) -> Preprocess:
     """Normalised by the values of a split."""
     assert recipe.channels is not None
-    middle = (0.5,) * recipe.channels
-    plain = Preprocess(size=recipe.size, crop=recipe.crop, channels=recipe.channels, mean=middle, std=middle)
-    mean, std = mean_and_std(split, plain)
-    return replace(plain, mean=tuple(mean), std=tuple(std))
+    return normalised(split, Preprocess.plain(recipe.size, recipe.channels, recipe.crop))
 
 
 def shallower(name: str, spec: tuple[str, ...] = ()) -> str | None:

@@ -69,8 +69,7 @@ def read(split: Split, side: int, channels: int, max_bad: float) -> tuple[Split,
         DataError: more is unreadable.
     """
     bad = BadPictures(limit=math.floor(max_bad * len(split) + 1e-9))
-    middle = (0.5,) * channels
-    preprocess = Preprocess(size=side, channels=1 if channels == 1 else 3, mean=middle, std=middle)
+    preprocess = Preprocess.plain(side, 1 if channels == 1 else 3)
 
     def read_one(index: int) -> UInt8Array | PictureError:
         try:

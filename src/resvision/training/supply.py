@@ -18,7 +18,7 @@ from resvision.data.loader import (
     unreadable,
 )
 from resvision.data.pictures import DataSet, Split, listed
-from resvision.data.statistics import mean_and_std
+from resvision.data.statistics import normalised
 from resvision.errors import DataError
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
@@ -118,7 +118,4 @@ def _preprocess(split: Split, recipe: Recipe, weights: Pretrained | None) -> Pre
     assert recipe.channels is not None
     if weights is not None and weights.preprocess is not None:
         return replace(weights.preprocess, size=recipe.size, crop=recipe.crop)
-    middle = (0.5,) * recipe.channels
-    plain = Preprocess(size=recipe.size, crop=recipe.crop, channels=recipe.channels, mean=middle, std=middle)
-    mean, std = mean_and_std(split, plain)
-    return replace(plain, mean=tuple(mean), std=tuple(std))
+    return normalised(split, Preprocess.plain(recipe.size, recipe.channels, recipe.crop))
