@@ -58,7 +58,7 @@ def _grey(split: Split, index: int) -> bool:
 
 
 def normalised(split: Split, preprocess: Preprocess) -> Preprocess:
-    """With the mean and standard deviation of each channel, of values in 0..1, over an evenly spaced part of a split."""
+    """With the mean and standard deviation of each channel, of values in 0..1, over an even part of a split."""
     total, squares, count = np.zeros(preprocess.channels), np.zeros(preprocess.channels), 0
     for index in _spread(split, PIXELS).tolist():
         try:
