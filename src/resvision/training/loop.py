@@ -172,7 +172,7 @@ def train(
         run.write_recipe(recipe)
         record = parts.record(dataset.name, source or {})
         run.write_data({**record, "skipped": supply.skipped, "preprocess": asdict(preprocess)})
-    earlier_seconds = state.seconds
+    begin -= state.seconds  # the earlier parts of the run count
 
     # ---- epochs ----
     arriving = Arriving(device())
@@ -208,17 +208,17 @@ def train(
                 if parts.watched is not None and watched is not None:
                     held = outcome.evaluated(session, watched, parts.classes, state.step)
                     row |= {f"{parts.watched[0]}_accuracy": held.accuracy, f"{parts.watched[0]}_loss": held.nll}
-                row["seconds"] = earlier_seconds + now() - begin
+                row["seconds"] = now() - begin
                 state.history.append(row)
                 state.sums = Sums()
                 state.stopped = history.reason_to_stop(state.history, recipe, parts)
-                is_last = len(state.history) - 1
-                if history.chooses_epoch(recipe, parts) and history.best(state.history, parts) == is_last:
+                latest = len(state.history) - 1
+                if history.chooses_epoch(recipe, parts) and history.best(state.history, parts) == latest:
                     save_checkpoint(run.best_checkpoint, followed, None, {"epoch": epoch + 1})
                 for name, value in row.items():
                     plot(name, value, state.step)
                 reporter.epoch(row, (now() - started) / (state.step - first_step) * (steps - state.step))
-            state.seconds = earlier_seconds + now() - begin
+            state.seconds = now() - begin
             state.unreadable = supply.bad.reasons
             ends = state.step == steps or state.stopped
             if ends or caught or now() - saved >= SAVE_SECONDS:
@@ -239,7 +239,7 @@ def train(
     reporter.note(f"epoch {kept} is kept; {parts.report_name} accuracy {evaluation.accuracy:.2%}")
 
     # ---- save ----
-    state.seconds = earlier_seconds + now() - begin
+    state.seconds = now() - begin
     result = outcome.result(classifier, supply, recipe, state, kept, evaluation) | leaving
     classifier.metrics = {key: result[key] for key in ("split", "accuracy", "accuracy_ci95", "loss", "ece")}
     classifier.save(run.path)
