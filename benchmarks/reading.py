@@ -1,6 +1,6 @@
 """How much of the network's speed is left when pictures are read, decoded and augmented as it trains.
 
-    python benchmarks/reading.py FOLDER [--recipe quick] [--size 128] [--epochs 5] [--steps 30] [--pairs 3]
+    python benchmarks/reading.py FOLDER [--recipe quick] [--size 128] [--epochs 5] [--steps 25] [--pairs 3]
         [--workers N]
 
 Trains on the pictures of FOLDER as the first epoch of a run of the recipe does, with an empty cache and with pictures
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--recipe", choices=list(recipes.RECIPES), default="quick")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=5, help="of the run, by which pictures grow and compiling pays")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers())
     arguments = parser.parse_args()

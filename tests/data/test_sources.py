@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -280,6 +281,21 @@ def test_an_archive_is_the_folder(
     for split_name, split in folder.splits.items():
         expected = [f"{top}/{name}" if top else name for name in names(split)]
         assert names(packed.splits[split_name]) == expected
+
+
+@pytest.mark.parametrize("name", ["pets.tar", "pets.tar.xz", "pets.zip"])
+def test_an_archive_takes_no_more_memory_than_its_pictures(
+    tmp_path: Path, write_pictures: WritePictures, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    archive = pack(write_pictures(tmp_path / "pets", PLAIN), tmp_path / name)
+    tracemalloc.start()
+    load(archive)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20  # a reader that is asked for as much as a picture may have takes 256 MB
+    monkeypatch.setattr("resvision.data.archives.MAX_MEMBER_BYTES", 50)
+    with pytest.raises(DataError, match="the member .* is larger than 0 MB"):
+        load(archive)
 
 
 def test_an_archive_needs_no_extension(tmp_path: Path, write_pictures: WritePictures) -> None:

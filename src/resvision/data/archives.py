@@ -15,6 +15,7 @@ from typing import IO
 from resvision.errors import DataError
 
 MAX_MEMBER_BYTES = 256 << 20
+PIECE_BYTES = 64 << 10
 
 # What the readers raise over a damaged, truncated or encrypted archive, and over a compression that they do not know.
 DAMAGED = (
@@ -68,7 +69,13 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _bounded(path: Path, name: str, file: IO[bytes]) -> bytes:
-    data = file.read(MAX_MEMBER_BYTES + 1)  # what the header says of the size may be a lie
-    if len(data) > MAX_MEMBER_BYTES:
-        raise DataError(f"{path}: the member {name!r} is larger than {MAX_MEMBER_BYTES >> 20} MB")
-    return data
+    """A member's content.
+
+    In pieces: what the header says of the size may be a lie, and a reader takes as much memory as it is asked for.
+    """
+    data = bytearray()
+    while piece := file.read(PIECE_BYTES):
+        data += piece
+        if len(data) > MAX_MEMBER_BYTES:
+            raise DataError(f"{path}: the member {name!r} is larger than {MAX_MEMBER_BYTES >> 20} MB")
+    return bytes(data)
