@@ -294,7 +294,7 @@ def test_an_archive_takes_no_more_memory_than_its_pictures(
     tracemalloc.stop()
     assert peak < 32 << 20  # a reader that is asked for as much as a picture may have takes 256 MB
     monkeypatch.setattr("resvision.data.archives.MAX_MEMBER_BYTES", 50)
-    with pytest.raises(DataError, match="the member .* is larger than 0 MB"):
+    with pytest.raises(DataError, match=r"the member .* is larger than 0 MB"):
         load(archive)
 
 
