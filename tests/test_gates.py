@@ -167,5 +167,5 @@ def test_a_compiled_network_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_overfitting_is_examined_without(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="leave out exits and gate_rate"):
+    with pytest.raises(RecipeError, match="leave out exits, gates and gate_rate"):
         resvision.overfit("digits", gate_rate=0.5, out=tmp_path / "x")
