@@ -198,13 +198,14 @@ def run(name: str, seed: int, root: Path) -> dict[str, Any]:
     """One run of a line: what the ledger keeps of it."""
     line, folder, reporter = LINES[name], place(name, seed), ConsoleReporter()
     begun = RunFolder(folder)
-    if begun.last_checkpoint.exists() and not begun.result_file.exists():
-        resvision.train(resume=folder, reporter=reporter)
-    elif not begun.result_file.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        fields = {**line.fields, "seed": seed}
-        data = find(line, root)
-        resvision.train(data, recipe=line.recipe, columns=line.columns, out=folder, reporter=reporter, **fields)
+    if not begun.result_file.exists():  # else its row alone is missing
+        if begun.last_checkpoint.exists():
+            resvision.train(resume=folder, reporter=reporter)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            fields = {**line.fields, "seed": seed}
+            data = find(line, root)
+            resvision.train(data, recipe=line.recipe, columns=line.columns, out=folder, reporter=reporter, **fields)
     result = read_json(begun.result_file)
     kept = ("model", "split", "accuracy", "accuracy_ci95", "loss", "ece", "epochs", "steps", "seconds")
     more = ("images_per_second", "params", "macs", "device", "precision", "versions")

@@ -209,7 +209,7 @@ class Ladder:
             network = work()
             if network is None:
                 return False
-            if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+            if not network.is_finite():
                 self.note("the teaching diverged: what came of it is left out")
                 return False
             made = replace(self.classifier, network=network)

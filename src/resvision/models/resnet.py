@@ -101,6 +101,10 @@ class ResNet(nn.Module):
         logits: torch.Tensor = self.fc(self.shift(x) if self.spec.init == "fixup" else x)
         return logits
 
+    def is_finite(self) -> bool:
+        """Whether every weight and every running statistic is a finite number."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.state_dict().values())
+
     def segment(self, index: int, x: torch.Tensor, answers: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """The blocks up to one exit, and the exit.
 

@@ -65,7 +65,7 @@ def classifier_of(network: ResNet, supply: Supply, recipe: Recipe, name: str, st
     Raises:
         DivergedError: a weight, or a logit, is not finite.
     """
-    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+    if not network.is_finite():
         raise DivergedError(f"the network's weights are not finite after step {step:,}: {DIVERGED_ADVICE}")
     rule = None
     if network.spec.exits:
