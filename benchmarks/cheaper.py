@@ -261,7 +261,7 @@ def smaller(bench: Bench) -> dict[str, Any]:
 def exported(run: Path, best: str, data: str) -> str:
     """Exports a network with early exits for the runtime that was best without, in as few bits as answer alike."""
     runtime, precision = ("openvino", "fp32") if best.startswith("torch") else best.split()
-    for bits in [precision, *(b for b in ("bf16", "fp32") if b != precision and (runtime, b) != ("onnx", "bf16"))]:
+    for bits in [precision, *(b for b in ("bf16", "fp32") if b != precision)]:
         there = deployed.in_run(run, Classifier.load(run))
         if f"{runtime} {bits}" in there:
             return f"{runtime} {bits}"
@@ -380,7 +380,7 @@ def exports(bench: Bench) -> dict[str, Any]:
     rows = []
     for runtime, precision, contract in (
         *(("onnx", "fp32", "A"), ("openvino", "fp32", "A"), ("onnx", "fp32", "B"), ("openvino", "fp32", "B")),
-        *(("onnx", "int8", "A"), ("openvino", "int8", "A"), ("openvino", "bf16", "A")),
+        *(("onnx", "int8", "A"), ("openvino", "int8", "A"), ("onnx", "bf16", "A"), ("openvino", "bf16", "A")),
     ):
         out = bench.folder / "exports" / f"{runtime}-{precision}-{contract}"
         row: dict[str, Any] = {"runtime": runtime, "precision": precision, "contract": contract, "pictures": PARITY}

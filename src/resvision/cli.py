@@ -737,7 +737,7 @@ def export(
         What the file takes. A: uint8 squares that the caller has cut and resized to the network's size, any number at
         once. B: one uint8 picture of any size, which the file itself cuts and resizes (not for keras).
     precision
-        fp32; bf16, of OpenVINO; or int8, of ONNX and OpenVINO, which needs --data.
+        fp32; bf16, half as large; or int8, which needs --data. The last two are of ONNX and OpenVINO.
     data
         As in `resvision train`: its training part calibrates int8, its test or validation part is compared on.
     out

@@ -15,7 +15,7 @@ RuntimeChoice = Literal["torch", "onnx", "openvino", "auto"]
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "keras": ".keras"}
 PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
-    "onnx": ("fp32", "int8"),
+    "onnx": ("fp32", "bf16", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
     "torch": ("fp32",),
     "keras": ("fp32",),
@@ -30,7 +30,7 @@ class Target:
         format: who reads it.
         contract: what the model in it takes: A, uint8 squares (N, S, S, C) that are resized already; B, a uint8 picture
             (1, H, W, C) of any size.
-        precision: in which it computes.
+        precision: in which it computes; bf16 of ONNX is that of its weights.
 
     Raises:
         InputError: there is no such format or contract, or not in this precision.

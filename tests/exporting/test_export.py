@@ -184,7 +184,7 @@ def test_limits() -> None:
     ("arguments", "message"),
     [
         ({"format": "tflite"}, "format='tflite' is not one of onnx, openvino, torch"),
-        ({"format": "onnx", "precision": "bf16"}, "precision='bf16' is not there for onnx: there is fp32, int8"),
+        ({"format": "torch", "precision": "bf16"}, "precision='bf16' is not there for torch: there is fp32"),
         ({"format": "onnx", "contract": "C"}, "contract='C' is neither A"),
         ({"format": "onnx", "precision": "int8", "out": "m.onnx"}, "int8 chooses its ranges by .* give --data"),
         ({"format": "onnx", "out": "m.xml"}, r"m\.xml: a file for onnx ends in \.onnx"),
@@ -221,6 +221,21 @@ def test_networks_of_other_kinds(tmp_path: Path) -> None:
             assert made.verification.same_top1 == 1
     with pytest.raises(InputError, match="experts=2: such a network exports for one picture at a time"):
         exporting.write(classifier, Target(format="onnx"), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_bf16_is_half_as_large(kind: Format, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = ResNet(ResNetSpec(depths=(2, 2), widths=(64, 128), stem="cifar", num_classes=3))
+    classifier = Classifier(network=network, preprocess=Preprocess(size=16), classes=("a", "b", "c"))
+    sizes = {}
+    for precision in ("fp32", "bf16"):
+        target = Target(format=kind, precision=precision)
+        made = exporting.write(classifier, target, tmp_path / target.name)
+        sizes[precision] = sum(file.stat().st_size for file in made.files)
+    assert 0.5 < sizes["bf16"] / sizes["fp32"] < 0.55
+    assert 1e-5 < made.verification.largest_difference < 0.1
+    assert made.verification.same_top1 > 0.98
 
 
 def test_to_keras(digits_run: Path, tmp_path: Path) -> None:

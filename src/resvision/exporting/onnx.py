@@ -14,13 +14,14 @@ from resvision.runtime import DOCUMENT_KEY, extra
 
 OPSET = 20  # the least at which PyTorch's exporter needs no conversion for what networks here use
 QUANTISED = ("Conv", "Gemm", "Add", "MaxPool")  # ReduceMean and the softmax stay in float32
+WEIGHTED = ("Conv", "Gemm")  # whose second input is a weight
 PURPOSE = "an export to ONNX"
 
 
 def write(
     path: Path, program: torch.export.ExportedProgram, document: Document, calibration: Sequence[npt.NDArray[Any]]
 ) -> None:
-    """Writes a traced graph to `path`, in int8 where the document says so.
+    """Writes a traced graph to `path`, in bf16 or int8 where the document says so.
 
     Args:
         path: of the .onnx file.
@@ -46,6 +47,8 @@ def write(
     model = made.model_proto
     if document.precision == "int8":
         model = _quantised(model, path, document.input, calibration)
+    elif document.precision == "bf16":
+        _halve_weights(model)
     _forget_origins(model)
     _save(model, path, document)
 
@@ -86,6 +89,22 @@ def _quantised(model: Any, path: Path, name: str, calibration: Sequence[npt.NDAr
         nodes_to_exclude=names[:first],  # the preprocessing, whose levels and coordinates are exact
     )
     return onnx.load(path)
+
+
+def _halve_weights(model: Any) -> None:
+    """Stores weights in bfloat16, and casts them back: ONNX Runtime has few kernels for it, and computes in float32.
+
+    It folds the casts when it opens the file, so that they cost nothing later.
+    """
+    onnx = extra("onnx", "export", PURPOSE)
+    kinds, graph = onnx.TensorProto, model.graph
+    weights = {node.input[1] for node in graph.node if node.op_type in WEIGHTED}
+    for tensor in graph.initializer:
+        if tensor.name in weights and tensor.data_type == kinds.FLOAT:
+            name, stored = tensor.name, f"{tensor.name}.bf16"
+            rounded = torch.tensor(onnx.numpy_helper.to_array(tensor)).bfloat16().view(torch.int16).numpy()
+            tensor.CopyFrom(onnx.helper.make_tensor(stored, kinds.BFLOAT16, rounded.shape, rounded.tobytes(), raw=True))
+            graph.node.insert(0, onnx.helper.make_node("Cast", [stored], [name], to=kinds.FLOAT))
 
 
 def _forget_origins(model: Any) -> None:
