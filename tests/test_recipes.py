@@ -136,7 +136,7 @@ def test_auto_says_which_network_and_size_it_takes() -> None:
 
 
 def test_a_few_pictures_point_to_pretrained_weights_where_these_can_be_had() -> None:
-    hint = "few pictures: weights of a larger set do better, such as --pretrained hf:timm/"
+    hint = "few pictures: weights of a larger set often do better, such as resvision train --pretrained hf:timm/"
     assert hint in reasons(facts=FEW, hub=True)
     assert hint in reasons("quick", FEW, hub=True)
     for facts, hub, given in (
@@ -195,7 +195,13 @@ def test_fields_replace_those_of_the_recipe() -> None:
 def test_another_network_does_not_take_over_the_fields_of_the_recipes_own() -> None:
     assert chosen("quick", model="resnet50").spec == ()
     assert chosen("quick", model="resnet50", spec=("activation=mish",)).spec == ("activation=mish",)
-    assert chosen("quick", spec=("shortcut=project",)).spec == ("shortcut=project",)
+
+
+def test_pairs_of_a_spec_change_the_recipes_own_network() -> None:
+    assert chosen("quick", spec=("shortcut=project",)).spec == ("activation=silu", "shortcut=project")
+    assert chosen("quick", spec=("activation=relu",)).spec == ("activation=relu",)
+    wide = chosen("quick", CIFAR, spec=("activation=relu",))
+    assert (wide.model, set(wide.spec)) == ("resnet14_cifar", {*recipes.WIDE, "activation=relu"} - {"activation=silu"})
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,15 @@ def test_mixed_labels_replace_the_loss_for_noisy_sets() -> None:
     strong = chosen("strong", loss="gce")
     assert (strong.loss, strong.mixup, strong.cutmix, strong.label_smoothing) == ("gce", 0.0, 0.0, 0.0)
     assert "mixup=0, cutmix=0, label_smoothing=0: gce wants whole labels" in reasons("strong", loss="gce")
-    assert "crop_scale=1: pictures are either shifted or cropped" in reasons("quick", shift=4)
+    told = reasons("quick", shift=4)
+    assert "crop_scale=1, first_size=none: pictures are either shifted, or cropped or grown, and shift is asked" in told
+    assert "shift=0: pictures are either shifted, or cropped or grown, and crop_scale is asked for" in reasons(
+        "quick", CIFAR, crop_scale=0.5
+    )
+    assert "and first_size is asked for" in reasons("quick", CIFAR, first_size=16)
+    assert "either shifted" not in reasons("quick", CIFAR, shift=4)
+    assert "lr=0.001, weight_decay=0: usual of adam" in reasons("quick", optimizer="adam", epochs=5)
+    assert "usual of" not in reasons("quick", optimizer="muon", epochs=5)
     with pytest.raises(RecipeError, match="loss='gce' wants whole labels: leave out mixup"):
         chosen("noisy", loss="gce", mixup=0.2)
 

@@ -209,14 +209,13 @@ def _repeated(recorded: Recipe, given: dict[str, Any], fields: dict[str, Any]) -
         return asked, ()
     if asked.optimizer != base.optimizer:
         base = recipes.for_optimizer(base, asked.optimizer)
-        reasons += (f"lr={base.lr:g}, weight_decay={base.weight_decay:g}: usual of {asked.optimizer}",)
+        told = [f"{name}={getattr(base, name):g}" for name in ("lr", "weight_decay") if name not in fields]
+        reasons += (f"{', '.join(told)}: usual of {asked.optimizer}",) if told else ()
     if asked.batch_size != base.batch_size:
         before, base = base, recipes.for_batch(base, asked.batch_size)
-        if base.lr != before.lr:
+        if base.lr != before.lr and "lr" not in fields:
             reasons += (f"lr={base.lr:g}: scaled from batches of {before.batch_size} to {asked.batch_size}",)
     following = {name: getattr(base, name) for name in ("lr", "rest_lr", "momentum", "weight_decay")}
-    if "lr" in fields:
-        reasons = ()
     if asked.model != base.model and asked.pretrained is None and "spec" not in fields:
         following["spec"] = ()  # it was for the recorded network
     return dataclasses.replace(asked, **{n: v for n, v in following.items() if n not in fields}), reasons

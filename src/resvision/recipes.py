@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -218,7 +218,8 @@ def choose(
     size = given.get("size") or usual.get("size") or (facts.side if _small_picture(facts.side) else 128)
     reasons: list[str] = []
     if hub and not given.get("pretrained") and facts.usual_class < FEW_A_CLASS and not _small_picture(size):
-        reasons.append("few pictures: weights of a larger set do better, such as --pretrained hf:timm/resnet18.a1_in1k")
+        better = "such as resvision train --pretrained hf:timm/resnet18.a1_in1k"
+        reasons.append(f"few pictures: weights of a larger set often do better, {better}")
     automatic = name == "auto"
     if automatic:
         name, why = _automatic(facts, given, strong_epochs)
@@ -228,7 +229,11 @@ def choose(
         values["crop"] = 0.875
     if automatic and not given.get("pretrained"):
         reasons += _network_and_size(values["model"], size, facts, given)
-    chosen = make(_adapted(values, facts, given, reasons) | dict(usual) | dict(given))
+    adapted = _adapted(values, facts, given, reasons)
+    given = dict(given)
+    if given.get("spec") and adapted.get("spec"):
+        given["spec"] = _merged(adapted["spec"], given["spec"])
+    chosen = make(adapted | dict(usual) | given)
     if chosen.drop_path and "drop_path" not in given and not zoo.variant(chosen.model, chosen.spec).can_drop_branches:
         chosen = replace(chosen, drop_path=0.0)
         reasons.append(f"drop_path=0: {chosen.model} has no branches that could be left out")
@@ -290,12 +295,30 @@ def _adapted(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons
     values |= _rates(values, facts, given, reasons)
     # Where two fields exclude each other, the one that is asked for stays.
     if given.get("shift"):
-        if values.get("crop_scale", 1.0) < 1:
-            reasons.append("crop_scale=1: pictures are either shifted or cropped, and shift is asked for")
-        values |= {"crop_scale": 1.0, "first_size": None}
-    if given.get("crop_scale", 1) < 1 or given.get("first_size"):
-        values["shift"] = 0
+        changes: Values = {"crop_scale": 1.0, "first_size": None}
+        reasons += _given_way(values, changes, given, "shift is asked for")
+        values |= changes
+    for asked in ("crop_scale", "first_size"):
+        if given.get(asked) and given[asked] != 1:
+            reasons += _given_way(values, {"shift": 0}, given, f"{asked} is asked for")
+            values["shift"] = 0
     return values | _losses(values, facts, given, reasons)
+
+
+def _given_way(values: Values, changes: Values, given: Mapping[str, Any], why: str) -> list[str]:
+    """One line for what of a recipe gives way to fields that are given, if anything does."""
+    nothing = {"crop_scale": 1.0, "first_size": None, "shift": 0}
+    lost = {name: to for name, to in changes.items() if name not in given and values.get(name, nothing[name]) != to}
+    if not lost:
+        return []
+    told = ", ".join(f"{name}={'none' if to is None else f'{to:g}'}" for name, to in lost.items())
+    return [f"{told}: pictures are either shifted, or cropped or grown, and {why}"]
+
+
+def _merged(own: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """The pairs of the recipe's own network, and those that are given, in the place of its own of the same field."""
+    fields = {pair.partition("=")[0] for pair in given}
+    return (*(pair for pair in own if pair.partition("=")[0] not in fields), *given)
 
 
 def _rates(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: list[str]) -> Values:
@@ -310,10 +333,14 @@ def _rates(values: Values, facts: DataFacts, given: Mapping[str, Any], reasons: 
     if optimizer == "sgd" and given.get("pretrained"):
         rates["lr"] = FROZEN_NORMS_LR if given.get("freeze_norms") else FINE_TUNING_LR
         reference = _REFERENCE_BATCH
+    elif optimizer != values["optimizer"]:
+        told = [f"{name}={rates[name]:g}" for name in ("lr", "weight_decay") if name in rates and name not in given]
+        reasons += [f"{', '.join(told)}: usual of {optimizer}"] if told else []
     batch = min(given.get("batch_size") or values["batch_size"], facts.pictures)
     if batch > 0 and batch != reference and optimizer != "adam":
         scaled = _scaled(optimizer, rates, batch / reference)
-        if told := [f"{name}={rate:g}" for name, rate in scaled.items() if name not in given]:
+        told = [f"{name}={rate:g}" for name, rate in scaled.items() if name not in given]
+        if told:
             reasons.append(f"{', '.join(told)}: scaled from batches of {reference} to {batch}")
         rates |= scaled
     return rates

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import resvision
-from resvision import api, inputs, recipes
+from resvision import api, inputs, recipes, zoo
 from resvision.cli import main
 from resvision.data import audit, sources
-from resvision.data.pictures import ArrayPictures, Split
+from resvision.data.pictures import ArrayPictures, DataSet, Split
 from resvision.errors import DataError, DivergedError, InputError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
@@ -284,14 +284,17 @@ def test_the_turning_point() -> None:
     assert turned["best"] == 0.5
     assert turned["rise"] == pytest.approx(0.2)
     assert turned["lost"] == pytest.approx(0.2)
-    assert findings.length(turned, None).found == "yes"
+    assert findings.length(turned, None, 20, 60).found == "yes"
     level = findings.turning([course([0.9, 0.5, 0.45, 0.44], [0.9, 0.5, 0.2, 0.1])] * 2)
-    assert findings.length(level, None).found == "no"
+    assert findings.length(level, None, 20, 20).found == "no"
+    cut = findings.length(level, None, 20, 60)
+    assert cut.found == "unclear"
+    assert "in trials of 20.0 of 60.0 epochs" in cut.says
     one_of_two = [
         course([0.9, 0.5, 0.6, 0.7], [0.9, 0.5, 0.2, 0.1]),
         course([0.9, 0.5, 0.5, 0.4], [0.9, 0.5, 0.2, 0.1]),
     ]
-    assert findings.length(findings.turning(one_of_two), None).found == "no"
+    assert findings.length(findings.turning(one_of_two), None, 20, 20).found == "no"
 
 
 def test_imbalance_is_a_cause_only_where_rare_classes_are_missed() -> None:
@@ -361,6 +364,9 @@ def test_found_causes_come_first_and_in_turn() -> None:
     assert names[:3] == ["robust loss", "shorter", "without suspects"]
     assert "balanced sampling" not in names
     assert "balanced sampling" in [r.name for r in remedies.in_order(["imbalance"], remedies.all_of(BASE, 10))]
+    weighted = remedies.all_of(replace(BASE, balance="weights"), 10)
+    names = [r.name for r in remedies.in_order(["imbalance"], weighted)]
+    assert names[:2] == ["balanced sampling", "no class weights"]
 
 
 def test_two_remedies_go_together_unless_they_contradict_each_other() -> None:
@@ -381,16 +387,25 @@ def test_fields_become_options() -> None:
 @pytest.mark.parametrize(
     ("deep", "shallow"),
     [
-        ("resnet20_cifar", "resnet8_cifar"),
-        ("resnet110_cifar", "resnet44_cifar"),
-        ("resnet50", "resnet18"),
+        ("resnet20_cifar", ("resnet8_cifar", ())),
+        ("resnet110_cifar", ("resnet44_cifar", ())),
+        ("resnet50", ("resnet18", ())),
         ("resnet8_cifar", None),
-        ("wrn28_10", "wrn16_10"),
-        ("resnet18d", None),
+        ("wrn28_10", ("wrn16_10", ())),
+        ("resnet18d", ("resnet18d", ("depths=[1,1,1,1]",))),
     ],
 )
-def test_the_shallower_network(deep: str, shallow: str | None) -> None:
+def test_the_shallower_network(deep: str, shallow: tuple[str, tuple[str, ...]] | None) -> None:
     assert plan.shallower(deep) == shallow
+    if shallow is not None:
+        assert sum(zoo.variant(*shallow).depths) < sum(zoo.variant(deep).depths)
+
+
+def test_halving_keeps_what_else_the_spec_says() -> None:
+    assert plan.shallower("resnet18d", ("activation=silu", "depths=[2,3,4,2]")) == (
+        "resnet18d",
+        ("activation=silu", "depths=[1,1,2,1]"),
+    )
 
 
 def test_a_part_keeps_the_proportions_of_the_classes() -> None:
@@ -726,6 +741,22 @@ def test_every_training_copy_of_a_leaked_picture_is_named() -> None:
     assert sorted(found["leaked_names"]) == [0, 1, 30, 31]
 
 
+def test_copies_in_the_part_that_chooses_the_epoch_are_told() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (60, 12, 12, 1), dtype=np.uint8)
+
+    def split(which: np.ndarray) -> Split:
+        return Split(ArrayPictures(array[which], "made"), which % 2)
+
+    splits = {"train": np.arange(30), "val": np.r_[:4, 30:46], "test": np.arange(46, 60)}
+    data = DataSet("made", ("a", "b"), {name: split(which) for name, which in splits.items()}, "made so")
+    found = copies.find(data, "test", seconds=3600)
+    assert found["leaked"] == 0
+    assert found["beside"] == {"val": [4, 20]}
+    told = findings.copies(found, "test")
+    assert told.found == "yes"
+    assert "4 of 20 val pictures, which may choose the epoch, have a copy in train" in told.says
+
+
 def test_a_network_that_diverges_gets_what_guessing_gets(tmp_path: Path) -> None:
     made = bench()
     row = made.judge(Arm(name="wild", fields={"lr": 1e30}), 0, watched=True)
@@ -735,6 +766,11 @@ def test_a_network_that_diverges_gets_what_guessing_gets(tmp_path: Path) -> None
     array, labels = digits(0)
     with pytest.raises(DivergedError, match="the baseline's loss is not a finite number: lower --lr"):
         api.overfit((array, labels), minutes=0.2, **PATIENT, lr=1e30, out=tmp_path / "a")
+
+
+def test_minutes_that_copies_use_up_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"minutes=0\.0001: went by before .* give at least 1"):
+        api.overfit("digits", minutes=0.0001, out=tmp_path / "moment")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

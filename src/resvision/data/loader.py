@@ -304,8 +304,8 @@ class TrainingBatches:
     """The augmented batches of a training split, epoch after epoch, for a network at the device `where`.
 
     An epoch is cut into whole batches, and the rest is left out, another rest each epoch. Small pictures are decoded
-    once, kept in the device's memory and augmented there; larger ones are read by workers as they are needed, and kept
-    in the picture cache. `cache_note` says so, or why not.
+    once, kept in the device's memory and augmented there, unless TrivialAugment changes each by itself; others are read
+    by workers as they are needed, and kept in the picture cache. `cache_note` says so, or why not.
     """
 
     def __init__(

@@ -72,6 +72,13 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
         "leaked_exact": int(np.isin(equal[list(leaks)], equal[trains]).sum()),
         # Of a part of the training pictures only a part of the copies is found.
         "leaked_part": min(1.0, len(leaks) / max(1, int(reports.sum())) / share["train"]),
+        # Copies and pictures that were looked at, of each split that is neither.
+        "beside": {
+            name: [len(found.across(mine, trains)), int(mine.sum())]
+            for place, name in enumerate(names)
+            if name not in ("train", report)
+            for mine in [of == place]
+        },
         "redundant": len(redundant),
         "redundant_part": min(1.0, len(redundant) / max(1, int(trains.sum())) / share["train"]),
         "contradictions": len(different),

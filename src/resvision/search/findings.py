@@ -28,6 +28,7 @@ SURE, LIKELY = 0.9, 0.75  # probabilities from which on a difference is claimed,
 GAIN = 0.02  # of accuracy from twice the pictures, from which on they are too few
 AS_WELL = 0.005  # of accuracy by which a shallower network may be worse and still does "as well"
 CLOSED = 0.25  # part of the gap that stronger augmentation must close
+WHOLE = 0.95  # part of the epochs that are asked for, from which on a trial is as long as a run
 LATE = 0.8  # the best moment must come before this part of the training ...
 RISE = 0.05  # ... and the loss must rise behind it by this part
 RECALL = 0.05  # by which rare classes are recognised less often
@@ -103,9 +104,14 @@ def copies(found: dict[str, Any], report: str) -> Finding:
             f"{found['redundant']:,} of {trained} training pictures are copies of others, of all about {redundant:.1%}",
         ]
     parts[0] += f", {found['leaked_exact']:,} of them byte for byte"
+    for name, (copied, looked_at) in found["beside"].items():
+        if copied:
+            who = f"{copied:,} of {looked_at:,} {name} pictures, which may choose the epoch,"
+            parts.append(f"{who} have a copy in train")
     if found["contradictions"]:
         parts.append(f"{found['contradictions']:,} groups of copies have different labels")
-    serious = leaked >= LEAKED or redundant >= REDUNDANT
+    beside = max((copied / looked_at for copied, looked_at in found["beside"].values()), default=0.0)
+    serious = leaked >= LEAKED or redundant >= REDUNDANT or beside >= LEAKED
     some = found["leaked"] or found["redundant"]
     return Finding(
         cause=remedies.COPIES,
@@ -151,7 +157,7 @@ def few(law: PowerLaw | None, pictures: int, tried: int) -> Finding:
         tried: with which the curve ends.
     """
     if law is None:
-        return _untried(remedies.FEW, "Data: there was no time for a learning curve.")
+        return untried(remedies.FEW, "Data: there was no time for a learning curve.")
     gain, low, high = law.gain(pictures)
     extrapolated = f", extrapolated from {tried:,}" if pictures > 1.5 * tried else ""
     found: Found = "no" if gain < GAIN else "yes" if low >= GAIN / 2 else "unclear"
@@ -178,7 +184,7 @@ def augmentation(name: str, before: float, after: float, difference: Difference 
         difference: of the held-out accuracy; None if it was not tried.
     """
     if difference is None:
-        return _untried(remedies.AUGMENTATION, "Augmentation: nothing stronger was tried.")
+        return untried(remedies.AUGMENTATION, "Augmentation: nothing stronger was tried.")
     closed = (before - after) / before if before > 0 else 0.0
     better = difference.sure >= SURE and difference.mean > 0
     found: Found = "yes" if better and closed >= CLOSED else "unclear" if difference.sure >= LIKELY else "no"
@@ -197,7 +203,7 @@ def depth(model: str, shallower: str | None, overfits: bool, difference: Differe
     """Too deep: whether a shallower network does as well or better at an equal budget."""
     if difference is None:
         why = "no shallower network of its family is known" if shallower is None else "none was tried"
-        return _untried(remedies.DEPTH, f"Depth: {why}.")
+        return untried(remedies.DEPTH, f"Depth: {why}.")
     better = difference.mean > 0 and difference.sure >= SURE
     as_well = difference.mean >= -AS_WELL and overfits
     said = "does better" if better else "does as well" if difference.mean >= -AS_WELL else "does worse"
@@ -235,25 +241,28 @@ def turning(trials: Sequence[list[dict[str, float]]]) -> dict[str, Any]:
     }
 
 
-def length(found: dict[str, Any], shorter: Difference | None) -> Finding:
+def length(found: dict[str, Any], shorter: Difference | None, epochs: float, asked: float) -> Finding:
     """Too long: the held-out loss turns up while the training loss falls.
 
     Args:
         found: by `turning`.
         shorter: held-out accuracy of a training of half the length, if that was tried.
+        epochs: of a trial.
+        asked: epochs of a whole run, which trials may be shorter than; what happens behind their end nobody has seen.
     """
+    cut = "" if epochs >= WHOLE * asked else f", in trials of {epochs:.1f} of {asked:.1f} epochs"
     turns = found["every"] and found["falls"] and found["best"] <= LATE and found["rise"] >= RISE * found["loss"]
     tried = "" if shorter is None else f"; half the length changes held-out accuracy by {_points(shorter)}"
     said = (
         f"held-out loss is least after {found['best']:.0%} of the training and rises by {found['rise']:.3f} to its "
         f"end, while training loss falls; accuracy at its best is {100 * found['lost']:.1f} points above its end"
         if turns
-        else f"held-out loss does not turn up (least after {found['best']:.0%} of the training)"
+        else f"held-out loss does not turn up (least after {found['best']:.0%} of the training{cut})"
     )
     gain = max(found["lost"], shorter.mean if shorter is not None else 0.0)
     return Finding(
         cause=remedies.LENGTH,
-        found="yes" if turns else "no",
+        found="yes" if turns else "unclear" if cut else "no",
         points=100 * max(0.0, gain) if turns else 0.0,
         says=f"Length: {said}{tried}.",
     )
@@ -299,7 +308,8 @@ def ranked(found: Sequence[Finding]) -> list[Finding]:
     return sorted(found, key=lambda finding: (order[finding.found], -finding.points))
 
 
-def _untried(cause: str, says: str) -> Finding:
+def untried(cause: str, says: str) -> Finding:
+    """A cause of which no trial tells anything."""
     return Finding(cause=cause, found="unclear", points=0.0, says=says)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -86,6 +87,11 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         groups[members] = members[0]
 
     def planned_anew(measured: plan.Plan | None = None) -> dict[str, Any]:
+        if clock.left() <= 0:
+            enough = math.ceil(3 * (clock.seconds - clock.left()) / 60)
+            raise RecipeError(
+                f"minutes={minutes:g}: went by before there was anything to plan with; give at least {enough}"
+            )
         made = plan.make(train, recipe, len(dataset.classes), len(untouched), clock.left(), measured)
         return plan.recorded(made)
 
@@ -133,16 +139,17 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     note(sparse.says)
 
     # ---- augmentation and depth ----
-    shallow = plan.shallower(planned.model, planned.spec)
+    # A stand-in's depth says nothing of how deep the network that it stands for should be.
+    shallow = None if planned.stands_in(recipe) else plan.shallower(planned.model, planned.spec)
     arms: dict[str, Remedy] = {}
     stronger = remedies.stronger_augmentation(trial)
     if stronger is not None and judge.tries(stronger.arm, planned.seeds):
         arms[stronger.name] = stronger
     if shallow is not None:
-        arm = Arm(name="shallower", fields={"model": shallow})
-        # A stand-in's depth says nothing of how deep the network that it stands for should be.
-        if judge.tries(arm, planned.seeds) and not planned.stands_in(recipe):
-            arms[arm.name] = Remedy(arm=arm, options={"model": shallow, "spec": planned.spec})
+        fields = dict(zip(("model", "spec"), shallow, strict=True))
+        arm = Arm(name="shallower", fields=fields)
+        if judge.tries(arm, planned.seeds):
+            arms[arm.name] = Remedy(arm=arm, options=fields)
 
     # ---- remedies, those first that the causes suggest ----
     turning = findings.turning([row["points"] for row in baseline])
@@ -152,7 +159,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     known = [findings.copies(found, report), accused, sparse, uneven]
 
     def causes() -> list[findings.Finding]:
-        return findings.ranked([*known, *_by_trials(judge, planned.model, shallow, stronger, gap["gap"], turning)])
+        return findings.ranked([*known, *_by_trials(judge, recipe, planned, asked, stronger, gap["gap"], turning)])
 
     on_disk = all(_on_disk(split) for split in dataset.splits.values())
     covered = bench.whole and on_disk  # else a run could not leave the same pictures out
@@ -160,7 +167,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     suspects = [position[index] for index in wrong if index in position] if covered else []
     redundant = [position[index] for index in found["redundant_names"] if index in position] if covered else []
     can_drop = zoo.variant(recipe.model, recipe.spec).can_drop_branches
-    possible = remedies.all_of(trial, asked, can_drop=can_drop, suspects=suspects, copies=redundant)
+    possible = remedies.all_of(trial, planned.epochs, can_drop=can_drop, suspects=suspects, copies=redundant)
     for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
         if remedy.name not in arms and judge.tries(remedy.arm, planned.seeds):
             arms[remedy.name] = remedy
@@ -293,16 +300,30 @@ def _learning_curve(judge: Judge, floor: float) -> tuple[curve.PowerLaw | None, 
 
 
 def _by_trials(
-    judge: Judge, model: str, shallow: str | None, stronger: Remedy | None, gap: float, turning: dict[str, Any]
+    judge: Judge,
+    recipe: Recipe,
+    planned: plan.Plan,
+    asked: float,
+    stronger: Remedy | None,
+    gap: float,
+    turning: dict[str, Any],
 ) -> list[findings.Finding]:
     """The findings that trials make, by those that are done."""
     differences = judge.differences()
-    name = stronger.name if stronger is not None else ""
+    name, own = stronger.name if stronger is not None else "", plan.called(planned.model, planned.spec)
+    shallow = plan.shallower(planned.model, planned.spec)
+    if planned.stands_in(recipe):
+        depth = findings.untried(
+            remedies.DEPTH, f"Depth: {own} stands in, and tells nothing of how deep {recipe.model} should be."
+        )
+    else:
+        less = plan.called(*shallow) if shallow is not None else None
+        depth = findings.depth(own, less, gap >= findings.GAP, differences.get("shallower"))
     after = judge.row(name)["gap"] if name in differences else 0.0
     return [
         findings.augmentation(name, gap, after, differences.get(name)),
-        findings.depth(model, shallow, gap >= findings.GAP, differences.get("shallower")),
-        findings.length(turning, differences.get("shorter")),
+        depth,
+        findings.length(turning, differences.get("shorter"), planned.epochs, asked),
     ]
 
 

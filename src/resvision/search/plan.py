@@ -85,10 +85,11 @@ class Plan:
 
     def describe(self, recipe: Recipe, available: int, asked: float) -> str:
         """What is done in place of what, for a person."""
-        stands_in = []
-        own = _called(self.model, self.spec)
+        stands_in, shallow = [], " and a shallower network"
+        own = called(self.model, self.spec)
         if self.stands_in(recipe):
-            stands_in.append(f"{own} stands in for {_called(recipe.model, recipe.spec)}")
+            stands_in.append(f"{own} stands in for {called(recipe.model, recipe.spec)}")
+            shallow = ""
         if self.size != recipe.size:
             stands_in.append(f"{self.size} px for {recipe.size} px")
         if self.epochs < 0.95 * asked:
@@ -98,11 +99,12 @@ class Plan:
         return (
             f"plan: {own} at {self.size} px on {part} training pictures{stood}; {FOLDS} parts, two of which "
             f"train and one judges; {self.steps:,} steps and about {self.seconds:.0f} s a training; {self.seeds} seeds "
-            f"an arm and about {self.remedies} remedies beside stronger augmentation and a shallower network"
+            f"an arm and about {self.remedies} remedies beside stronger augmentation{shallow}"
         )
 
 
-def _called(model: str, spec: tuple[str, ...]) -> str:
+def called(model: str, spec: tuple[str, ...]) -> str:
+    """A network by its name and what its spec changes."""
     return " with ".join([model, *([", ".join(spec)] if spec else [])])
 
 
@@ -224,8 +226,14 @@ def preprocess_of(split: Split, recipe: Recipe) -> Preprocess:
     return normalised(split, Preprocess.plain(recipe.size, recipe.channels, recipe.crop))
 
 
-def shallower(name: str, spec: tuple[str, ...] = ()) -> str | None:
-    """A network of the same family with about half of the layers or fewer, or with fewer at all, if there is one."""
+def shallower(name: str, spec: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]] | None:
+    """A network of the same family with about half of the layers or fewer, or with fewer at all, if there is one.
+
+    Where no name has fewer layers every stage has half of its blocks, if one has several.
+
+    Returns:
+        Its name and its spec, as in `Recipe`.
+    """
     match = re.fullmatch(r"(\D*)(\d+)(.*)", name)
     if match is None:
         return None
@@ -241,8 +249,12 @@ def shallower(name: str, spec: tuple[str, ...] = ()) -> str | None:
             zoo.variant(shallow, spec)
         except ResvisionError:
             continue
-        return shallow
-    return None
+        return shallow, spec
+    blocks = zoo.variant(name, spec).depths
+    if max(blocks) == 1:
+        return None
+    rest = (pair for pair in spec if not pair.startswith("depths="))
+    return name, (*rest, f"depths=[{','.join(str(max(1, count // 2)) for count in blocks)}]")
 
 
 Choice = tuple[str, int, tuple[str, ...]]

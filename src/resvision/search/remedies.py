@@ -27,7 +27,7 @@ SUGGESTED: Mapping[str, tuple[str, ...]] = {
     AUGMENTATION: ("cutmix", "mixup", "erasing"),
     DEPTH: ("drop path and decay",),
     LENGTH: ("shorter", "averaged weights", "label smoothing"),
-    IMBALANCE: ("balanced sampling", "class weights"),
+    IMBALANCE: ("balanced sampling", "class weights", "no class weights"),
 }
 REST = (
     *("label smoothing", "averaged weights", "mixup", "cutmix", "drop path and decay", "erasing", "shorter"),
@@ -82,7 +82,7 @@ def all_of(
 
     Args:
         recipe: of the baseline's trials.
-        epochs: of a whole run of the baseline.
+        epochs: of the baseline's trials, of which "shorter" has half.
         can_drop: whether the network that trials stand for can leave out branches.
         suspects: pictures of the pool with labels that are probably wrong, where these can be left out of a run.
         copies: pictures of the pool that are copies of others, likewise.
@@ -101,8 +101,9 @@ def all_of(
         _of("erasing", {"erase": 0.25}) if not recipe.erase else None,
         _of("drop path and decay", dropped | {"weight_decay": decay}) if not recipe.drop_path else None,
         _as_small(recipe),
-        _of("class weights", {"balance": "weights"}) if recipe.balance == "none" else None,
-        _of("balanced sampling", {"balance": "sampling"}) if recipe.balance == "none" else None,
+        _of("class weights", {"balance": "weights"}) if recipe.balance != "weights" else None,
+        _of("balanced sampling", {"balance": "sampling"}) if recipe.balance != "sampling" else None,
+        _of("no class weights", {"balance": "none"}) if recipe.balance == "weights" else None,
     ]
     if epochs >= MANY_EPOCHS:
         arm = Arm(name="shorter", length=SHORTER)
