@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -237,6 +238,28 @@ def test_ctrl_c_is_one_line_whatever_runs(
     monkeypatch.setattr("resvision.api.evaluate", stop)
     assert run("evaluate", trained, data) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "resvision: stopped"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_an_experiment_tidy_up(
+    trained: Path, data: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    scratch, out = tmp_path / "scratch", tmp_path / "it's smaller"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "resvision", "compress", trained, data, "--speedup", "100", "--out", out]
+    with subprocess.Popen(
+        [*map(str, command)], stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "openvino" in line:  # the first ladder has begun to write its exports
+                running.send_signal(number)
+                break
+        rest = running.stderr.read()
+        assert running.wait(timeout=60) == status
+    assert rest.splitlines()[-1] == f"resvision: stopped; the same command with --out {shlex.quote(str(out))} goes on"
+    assert "Traceback" not in rest
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

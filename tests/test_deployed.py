@@ -103,6 +103,10 @@ def test_other_files(run: Path, tmp_path: Path) -> None:
     assert "by pickle" in refused(run / "runtimes" / "model-A-fp32.pt2")
     (tmp_path / "a.txt").write_text("hello")
     assert "neither a run folder nor an exported file (.onnx, .xml)" in refused(tmp_path / "a.txt")
+    (tmp_path / "a.keras").write_text("hello")
+    assert "Keras runs .keras files; give the run folder, or make one of it: resvision import" in refused(
+        tmp_path / "a.keras"
+    )
     assert "missing.onnx: there is no such file" in refused(tmp_path / "missing.onnx")
     assert "leave out --runtime onnx" in refused(run / "runtimes" / "model-A-fp32.onnx", "onnx", InputError)
     assert "is not one of torch, onnx, openvino, auto" in refused(run, "tpu", InputError)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from cyclopts import App, CycloptsError, Parameter
 
 from resvision import __version__
-from resvision.errors import InputError, ResvisionError
+from resvision.errors import InputError, ResvisionError, Terminated, signal_of
 from resvision.preprocess import Interpolation
 from resvision.printing import (
     count,
@@ -128,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app(arguments, exit_on_error=False, print_error=False)
+            with _terminating():
+                app(arguments, exit_on_error=False, print_error=False)
         except SystemExit:  # with which every verb ends that is done
             sys.stdout.flush()  # what nobody reads must be noticed here, not at exit
             raise
@@ -136,12 +141,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(" ".join(str(error).split()) + " (see --help)", 2)
     except ResvisionError as error:
         _fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    except KeyboardInterrupt as stop:
+        _fail("stopped", 128 + signal_of(stop))
     except BrokenPipeError:
         # Whoever read our output has seen enough. What is left goes nowhere, or Python complains of it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Lets SIGTERM end a verb by an exception, so that files which are half written are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    process = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a worker that was forked, and has nothing to tidy up
+            os._exit(128 + number)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, status: int) -> None:
@@ -772,7 +797,7 @@ def benchmark(
     compiled: Flag = False,
     as_json: JSON = False,
 ) -> None:
-    """Measure how fast a network answers in every runtime that is installed.
+    """Measure how fast a network answers by PyTorch, ONNX Runtime and OpenVINO.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from resvision.adaptive import AdaptiveSession, Segment, all_exits
 from resvision.classifier import Classifier, Predictor, check_parts
 from resvision.cost import exit_macs
 from resvision.data.images import blank
+from resvision.data.loader import at_once
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
 from resvision.files import parse, read_json, storage, write_json
@@ -198,6 +199,11 @@ def open_file(path: Path) -> Predictor:
         raise ClassifierError(
             f"{path}: PyTorch reads .pt2 by pickle, which may run code in it; give the run folder, .onnx or .xml"
         )
+    if path.suffix == SUFFIXES["keras"]:
+        raise ClassifierError(
+            f"{path}: Keras runs .keras files; give the run folder, or make one of it: "
+            f"resvision import {shlex.quote(str(path))}"
+        )
     if path.suffix not in SESSIONS:
         raise ClassifierError(f"{path}: neither a run folder nor an exported file ({', '.join(SESSIONS)})")
     session = SESSIONS[path.suffix](path)
@@ -375,12 +381,13 @@ def _to_the_end(predictor: Predictor) -> Callable[[Any], object]:
 def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> Predictor:
     """Whichever answers first on a batch of black squares."""
     choices: dict[str, Predictor] = {"torch fp32": classifier, **in_run(run, classifier, note)}
+    batch_size = min(batch_size, at_once(classifier.preprocess))  # more are never computed together
     squares = blank(classifier.preprocess, batch_size)
     ways = {name: _to_the_end(choice) for name, choice in choices.items()}
     rounds = measure.interleaved(ways, [squares] * TRIALS, limit=TRIAL_SECONDS)
     times = {name: measure.median(seconds) for name, seconds in rounds.items()}
     best = min(times, key=times.__getitem__)
     measured = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in times.items())
-    at_once = "one picture" if batch_size == 1 else f"{batch_size} pictures"
-    note(f"{best} is the fastest with {at_once} at once: {measured}")
+    together = "one picture" if batch_size == 1 else f"{batch_size} pictures"
+    note(f"{best} is the fastest with {together} at once: {measured}")
     return choices[best]

@@ -18,6 +18,8 @@ ResvisionError                something stopped the work; the message says what,
 
 from __future__ import annotations
 
+import signal
+
 
 class ResvisionError(Exception):
     """Base of all errors here. `exit_status` is what the command line leaves with."""
@@ -84,6 +86,15 @@ class DivergedError(ResvisionError):
 
 class ExportError(ResvisionError):
     """A network that cannot be converted, or that does not answer there as here, so that its file was not kept."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where it comes, so that what is half done is tidied up as after Ctrl-C."""
+
+
+def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """The signal that an exception stands for."""
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
 
 
 class Interrupted(ResvisionError):

@@ -89,7 +89,7 @@ class Recipe:
         freeze_trunk: whether everything keeps what it was pretrained with, and only early exits learn.
 
         exits: early exits, at which pictures that are sure enough leave: after these numbers of blocks, with commas
-            between them, or "auto" for two, where an eighth and half of the network's multiply-adds are done.
+            between them, or "auto" for those where an eighth and half of the network's multiply-adds are done.
         exit_weight: of each exit's loss beside that of the network's end, which is 1; 0.3 if not given.
         distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
             section 3.2), the rest being that to the labels; 0.5 if not given.

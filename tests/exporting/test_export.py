@@ -223,14 +223,15 @@ def test_networks_of_other_kinds(tmp_path: Path) -> None:
         exporting.write(classifier, Target(format="onnx"), tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_bf16_is_half_as_large(kind: Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "contract", "experts"), [("onnx", "A", 1), ("openvino", "A", 1), ("onnx", "B", 4)])
+def test_bf16_is_half_as_large(kind: Format, contract: Contract, experts: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = ResNet(ResNetSpec(depths=(2, 2), widths=(64, 128), stem="cifar", num_classes=3))
+    spec = ResNetSpec(depths=(2, 2), widths=(64, 128), stem="cifar", num_classes=3, experts=experts)
+    network = ResNet(spec)
     classifier = Classifier(network=network, preprocess=Preprocess(size=16), classes=("a", "b", "c"))
     sizes = {}
     for precision in ("fp32", "bf16"):
-        target = Target(format=kind, precision=precision)
+        target = Target(format=kind, contract=contract, precision=precision)
         made = exporting.write(classifier, target, tmp_path / target.name)
         sizes[precision] = sum(file.stat().st_size for file in made.files)
     assert 0.5 < sizes["bf16"] / sizes["fp32"] < 0.55

@@ -315,10 +315,13 @@ def test_the_words_follow_the_numbers() -> None:
     other = row | {"name": "b", "accuracy": 0.82}
     out = {"name": "c", "breaks": {"latency_ms": 9.0}, "trained": False}
     numbers = {"candidates": [row, other, out], "recommended": {"name": "a"}, "limited": True}
+    numbers |= {"settings": {"minutes": 2.0}, "seconds": 125.0}
     text = " ".join(depth.describe(numbers))
     assert "3 candidates: 1 cost more than is allowed, 2 were trained" in text
     assert "Recommended: a. Trained in full (3.0 epochs, about 5.0 minutes) it should reach 85.0% (95% interval" in text
     assert "Next: b, 82.0%." in text
     assert "longest proxies saw 25%" in text
     assert "cheapest" not in text
+    assert "The search took" not in text
+    assert "The search took 3.0 minutes in place of 2:" in " ".join(depth.describe(numbers | {"seconds": 180.0}))
     assert "cheapest" in " ".join(depth.describe(numbers | {"limited": False}))

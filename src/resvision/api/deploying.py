@@ -50,7 +50,7 @@ def export(
         classifier: a Classifier, or the folder of one.
         format: "onnx", "openvino", "torch" or "keras".
         contract: "A", uint8 squares (N, S, S, C); or "B", a uint8 picture (1, H, W, C) of any size.
-        precision: "fp32", "bf16" (OpenVINO) or "int8" (ONNX and OpenVINO).
+        precision: "fp32", or of ONNX and OpenVINO "bf16" or "int8".
         data: as in `train`. Its training part calibrates int8, and its test part, or else its validation part, is what
             the export is compared on. None compares made-up pictures.
         validation: as in `train`, beside arrays.
@@ -205,7 +205,7 @@ def benchmark(
     compiled: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Measures how fast a classifier answers in every runtime that is installed, beside a peer's network.
+    """Measures how fast a classifier answers by PyTorch, ONNX Runtime and OpenVINO, beside a peer's network.
 
     Args:
         run: the folder of a classifier. Its exports are used; those that are missing are made for the time being.
@@ -229,6 +229,8 @@ def benchmark(
     if data is not None:
         measured = inputs.measured_split(classifier, data, split, columns, reporter)
         check_readable(measured.split)
+        if measured.name in ("all", "train"):
+            reporter.note(f"int8 that is not there yet is calibrated by some of the pictures of {measured.name}, too")
     elif split is not None:
         raise InputError(f"split={split!r}: of which data? give --data")
     with using_threads(threads):

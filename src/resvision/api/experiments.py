@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from resvision.errors import Interrupted
+from resvision.errors import Interrupted, signal_of
 from resvision.files import storage
 from resvision.training import RunFolder
 from resvision.training.bench import LEDGER_FILE
@@ -33,10 +33,10 @@ def recorded_settings(out: str | Path | None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stopping(folder: Path) -> Iterator[None]:
-    """Lets Ctrl-C say how an experiment goes on; a mistake leaves no empty folder."""
+    """Lets Ctrl-C and SIGTERM say how an experiment goes on; a mistake leaves no empty folder."""
     try:
         with RunFolder(folder).removed_if_empty():
             yield
-    except KeyboardInterrupt:
-        message = f"stopped; the same command with --out {folder} goes on"
-        raise Interrupted(message, signal.SIGINT) from None
+    except KeyboardInterrupt as stop:
+        message = f"stopped; the same command with --out {shlex.quote(str(folder))} goes on"
+        raise Interrupted(message, signal_of(stop)) from None

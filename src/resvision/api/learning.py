@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from resvision import importing, inputs, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.pictures import DataSet
-from resvision.errors import DataError, Interrupted, RecipeError, RunError, SpecError, StorageError
+from resvision.errors import DataError, Interrupted, RecipeError, RunError, SpecError, StorageError, signal_of
 from resvision.evaluation import Evaluation
 from resvision.exits import adaptive as adaptive_spec
 from resvision.inputs import Data
@@ -119,13 +118,13 @@ def _trained(
         with run.removed_if_empty():
             classifier, result, evaluation = run_training(dataset, recipe, run, reporter, source=source, **options)
         _report(run, classifier, result, evaluation, reporter)
-    except KeyboardInterrupt:  # a second Ctrl-C, or one beside the steps
+    except KeyboardInterrupt as stop:  # a second signal, or one beside the steps
         if run.result_file.exists():
             left = f"stopped while plots were drawn; {run.path} holds the classifier and its figures"
-            raise Interrupted(left, signal.SIGINT) from None
+            raise Interrupted(left, signal_of(stop)) from None
         if not run.last_checkpoint.exists():
             raise
-        raise Interrupted(f"stopped; go on from the last save with: {run.goes_on()}", signal.SIGINT) from None
+        raise Interrupted(f"stopped; go on from the last save with: {run.goes_on()}", signal_of(stop)) from None
     return TrainingResult(classifier=classifier, folder=run.path, result=result)
 
 

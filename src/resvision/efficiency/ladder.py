@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from resvision import exporting
 from resvision.classifier import Classifier
 from resvision.data.images import blank, to_input
-from resvision.data.loader import BadPictures, EvaluationBatches, default_workers
+from resvision.data.loader import BadPictures, EvaluationBatches, at_once, default_workers
 from resvision.data.pictures import Split, divide
 from resvision.deployed import open_file
 from resvision.errors import ExportError, InputError, RecipeError
@@ -139,7 +139,8 @@ class Ladder:
         self.rungs: list[Rung] = []
         self.squares = blank(classifier.preprocess, goal.batch_size)  # whose time counts
         sample, bad = balanced(parts.train, LOOKED_AT), BadPictures(limit=LOOKED_AT)  # which training leaves out, too
-        looked_at = EvaluationBatches(sample, classifier.preprocess, 0, bad, LOOKED_AT_BATCH)
+        together = min(LOOKED_AT_BATCH, max(2, at_once(classifier.preprocess)))
+        looked_at = EvaluationBatches(sample, classifier.preprocess, 0, bad, together)
         where = device()
         self.looked_at = [
             (to_input(b.squares.to(where), classifier.preprocess), b.labels.to(where))

@@ -14,7 +14,6 @@ from resvision.runtime import DOCUMENT_KEY, extra
 
 OPSET = 20  # the least at which PyTorch's exporter needs no conversion for what networks here use
 QUANTISED = ("Conv", "Gemm", "Add", "MaxPool")  # ReduceMean and the softmax stay in float32
-WEIGHTED = ("Conv", "Gemm")  # whose second input is a weight
 PURPOSE = "an export to ONNX"
 
 
@@ -94,13 +93,13 @@ def _quantised(model: Any, path: Path, name: str, calibration: Sequence[npt.NDAr
 def _halve_weights(model: Any) -> None:
     """Stores weights in bfloat16, and casts them back: ONNX Runtime has few kernels for it, and computes in float32.
 
-    It folds the casts when it opens the file, so that they cost nothing later.
+    It folds the casts when it opens the file, so that they cost nothing later. What has one dimension stays: biases,
+    norms, and the constants of the preprocessing.
     """
     onnx = extra("onnx", "export", PURPOSE)
     kinds, graph = onnx.TensorProto, model.graph
-    weights = {node.input[1] for node in graph.node if node.op_type in WEIGHTED}
     for tensor in graph.initializer:
-        if tensor.name in weights and tensor.data_type == kinds.FLOAT:
+        if len(tensor.dims) > 1 and tensor.data_type == kinds.FLOAT:
             name, stored = tensor.name, f"{tensor.name}.bf16"
             rounded = torch.tensor(onnx.numpy_helper.to_array(tensor)).bfloat16().view(torch.int16).numpy()
             tensor.CopyFrom(onnx.helper.make_tensor(stored, kinds.BFLOAT16, rounded.shape, rounded.tobytes(), raw=True))

@@ -45,6 +45,7 @@ DEAREST = 1 / 4  # part of the first rung's time that one candidate may take
 FINALISTS = 3  # candidates that are not halved any more
 USED = 0.95  # part of the time that is planned
 JUDGING = 1.15  # what building and judging a network add to its training, as a factor
+OVERRUN = 1.1  # from which part of its minutes on a search says that it took longer
 AS_GOOD = 0.01  # of accuracy, within which a candidate is as good as the best
 LINE = 24  # places along a learning curve for the plot
 
@@ -479,6 +480,12 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         f"An answer takes {best['costs']['latency_ms']:.1f} ms ({best['costs']['batch_ms']:.0f} ms for "
         f"{measured.AT_ONCE} pictures), a training step about {best['costs']['memory_gb']:.3g} GB.",
     ]
+    minutes = numbers["settings"]["minutes"]
+    if numbers["seconds"] > OVERRUN * 60 * minutes:
+        lines.append(
+            f"The search took {numbers['seconds'] / 60:.1f} minutes in place of {minutes:g}: every candidate is "
+            "measured once, and the first trainings are done, however long that takes."
+        )
     if not numbers["limited"]:
         lines.append(
             f"Nothing limits it, so the cheapest is recommended that is expected within {100 * AS_GOOD:.0f} point of "
