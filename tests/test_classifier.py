@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def test_weights_of_another_network(folder: Path, kind: str) -> None:
         Classifier.load(folder)
 
 
+def test_weights_that_are_not_finite_answer_nothing(folder: Path) -> None:
+    made = classifier()
+    with torch.no_grad():
+        made.network.fc.bias[0] = math.nan
+    with pytest.raises(ClassifierError, match="the network's answers are not finite numbers"):
+        made.predict([np.zeros((9, 9, 3), np.uint8)])
+    made.save(folder)
+    with pytest.raises(ClassifierError, match=r"model\.safetensors: holds weights that are not finite numbers"):
+        Classifier.load(folder)
+
+
 def test_a_pickle_is_never_read(folder: Path) -> None:
     import hashlib
 
@@ -193,7 +205,7 @@ def test_a_pickle_is_never_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, "is resvision-classifier version 2; this program reads"),
+        ({"version": 2, "colour": 1}, "is resvision-classifier version 2; this program reads"),
         ({"format": "other"}, "is other version 1"),
         ({"classes": ["cat", "dog"]}, "2 different class names"),
         ({"temperature": "warm"}, "temperature: Input should be a valid number"),

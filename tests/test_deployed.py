@@ -163,7 +163,7 @@ def test_an_index_that_leads_elsewhere(run: Path) -> None:
     index["exports"][0]["file"] = "../../elsewhere.onnx"
     path.write_text(json.dumps(index))
     assert "is not the name of a file in its folder" in refused(run, "onnx")
-    path.write_text(json.dumps(index | {"version": 2}))
+    path.write_text(json.dumps(index | {"version": 2, "colour": 1}))
     assert "is resvision-runtimes version 2" in refused(run, "onnx")
 
 
@@ -174,7 +174,7 @@ def test_models_of_others(run: Path, tmp_path: Path) -> None:
     for value, message in (
         (None, "has no document of resvision"),
         ("{", "its document is not JSON"),
-        (json.dumps(document | {"version": 9}), "is resvision-export version 9"),
+        (json.dumps(document | {"version": 9, "colour": 1}), "is resvision-export version 9"),
         (json.dumps(document | {"classes": ["a"]}), "1 different class names for a network of 3"),
     ):
         onnx.helper.set_model_props(model, {} if value is None else {"resvision": value})

@@ -474,7 +474,9 @@ def test_a_run_with_exits(trained: Path) -> None:
     assert raced["times_as_fast"] == pytest.approx(raced["milliseconds_in_full"] / raced["milliseconds"])
     assert (trained / "exits.png").stat().st_size > 10_000
     # The end was trained on pictures, not the test part that is reported.
-    assert "chooser" in json.loads((trained / "data.json").read_text())["counts"]
+    counts = json.loads((trained / "data.json").read_text())["counts"]
+    assert counts["chooser"] > 0
+    assert counts["train"] + counts["chooser"] + counts["val"] == 1797
 
 
 def test_predictions_are_those_that_were_measured(trained: Path) -> None:

@@ -26,7 +26,7 @@ from resvision.data import images
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule
-from resvision.files import parse, printable, read_json, replacing, storage, write_json
+from resvision.files import parse_version, printable, read_json, replacing, storage, write_json
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -178,9 +178,11 @@ class Predictor:
         if self.adaptive is not None:
             deadline = math.inf if deadline_ms is None else now() + deadline_ms / 1000
             found = self.adaptive(torch.from_numpy(np.stack(pixels)), deadline)
+            _check_finite(found.logits)
             return np.exp(log_softmax(found.logits)), (found.exits + 1).tolist()
         batches = [picture[None] for picture in pixels] if self.whole else [np.stack(pixels)]
         logits = np.concatenate([self.logits(batch) for batch in batches])
+        _check_finite(logits)
         return np.exp(log_softmax(logits / self.temperature)), [None] * len(pixels)
 
     def logits(self, squares: npt.NDArray[np.uint8] | torch.Tensor) -> npt.NDArray[np.float32]:
@@ -197,11 +199,7 @@ class Predictor:
 
     def _upright(self, name: str, picture: Picture) -> Image.Image:
         if isinstance(picture, (str, Path)):
-            try:
-                data = Path(picture).read_bytes()
-            except OSError as error:
-                raise PictureError(name, f"cannot be read ({error.strerror or error})") from error
-            return images.decode(data, name, self.preprocess)
+            return images.decode(images.read_file(Path(picture), name), name, self.preprocess)
         if not isinstance(picture, Image.Image):
             if not isinstance(picture, (np.ndarray, torch.Tensor)):
                 raise PictureError(
@@ -287,17 +285,13 @@ class Classifier(Predictor):
         Raises:
             ClassifierError: the folder holds none, or its weights are not those that its header describes.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         path = folder / HEADER_FILE
         if not path.is_file():
             raise ClassifierError(
                 f"{folder}: there is no classifier here ({HEADER_FILE} is missing); give a run folder"
             )
-        header = parse(Header, read_json(path), str(path))
-        if header.format != FORMAT or header.version != VERSION:
-            raise ClassifierError(
-                f"{path}: is {header.format} version {header.version}; this program reads {FORMAT} version {VERSION}"
-            )
+        header = parse_version(Header, read_json(path), str(path), FORMAT, VERSION)
         check_parts(header.spec, header.preprocess, header.classes, header.temperature, header.exits)
         with storage(folder / WEIGHTS_FILE):
             weights = (folder / WEIGHTS_FILE).read_bytes()
@@ -305,6 +299,8 @@ class Classifier(Predictor):
             raise ClassifierError(f"{folder / WEIGHTS_FILE}: not the weights that {HEADER_FILE} was written with")
         network = ResNet(header.spec)
         _fill(network, weights, folder / WEIGHTS_FILE)
+        if not network.is_finite():
+            raise ClassifierError(f"{folder / WEIGHTS_FILE}: holds weights that are not finite numbers")
         return cls(
             network=network.to(device()).eval(),
             preprocess=header.preprocess,
@@ -314,6 +310,12 @@ class Classifier(Predictor):
             metrics=header.metrics,
             exits=header.exits,
         )
+
+
+def _check_finite(logits: npt.NDArray[np.floating]) -> None:
+    """Refuses answers that would look like ones, though nothing was computed."""
+    if not np.isfinite(logits).all():
+        raise ClassifierError("the network's answers are not finite numbers: its weights are of no use")
 
 
 def check_parts(

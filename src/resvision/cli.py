@@ -147,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has seen enough. What is left goes nowhere, or Python complains of it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from resvision.data.images import blank
 from resvision.data.loader import at_once
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
-from resvision.files import parse, read_json, storage, write_json
+from resvision.files import parse_version, read_json, storage, write_json
 from resvision.preprocess import Preprocess
 from resvision.runtime import LOGITS, NEXT, PROBABILITIES, OnnxSession, OpenVinoSession
 from resvision.spec import ResNetSpec
@@ -161,7 +161,7 @@ def load(
         ClassifierError: there is nothing of that kind, or it is not what it says.
         MissingExtraError: the runtime is not installed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if runtime not in (None, *get_args(RuntimeChoice)):
         raise InputError(f"runtime={runtime!r} is not one of {', '.join(get_args(RuntimeChoice))}")
     if path.is_file():
@@ -208,10 +208,6 @@ def open_file(path: Path) -> Predictor:
         raise ClassifierError(f"{path}: neither a run folder nor an exported file ({', '.join(SESSIONS)})")
     session = SESSIONS[path.suffix](path)
     document = _document(path, session)
-    if (document.format, document.version) != (FORMAT, VERSION):
-        raise ClassifierError(
-            f"{path}: is {document.format} version {document.version}; this program reads {FORMAT} version {VERSION}"
-        )
     check_parts(document.spec, document.preprocess, document.classes, document.temperature, document.exits)
     adaptive = None if document.exits is None else _adaptive(path, document, session)
     return Predictor(
@@ -239,7 +235,7 @@ def _document(path: Path, session: FileSession) -> Document:
         value = json.loads(session.document)
     except ValueError as error:
         raise ClassifierError(f"{path}: its document is not JSON ({error})") from error
-    return parse(Document, value, str(path))
+    return parse_version(Document, value, str(path), FORMAT, VERSION)
 
 
 def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSession:
@@ -283,12 +279,7 @@ def read_index(run: Path) -> Index:
     path = run / FOLDER / INDEX_FILE
     if not path.is_file():
         return Index()
-    index = parse(Index, read_json(path), str(path))
-    if (index.format, index.version) != (INDEX_FORMAT, VERSION):
-        raise ClassifierError(
-            f"{path}: is {index.format} version {index.version}; this program reads {INDEX_FORMAT} version {VERSION}"
-        )
-    return index
+    return parse_version(Index, read_json(path), str(path), INDEX_FORMAT, VERSION)
 
 
 def register(run: Path, target: Target, files: Iterable[Path], verification: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ ResvisionError                something stopped the work; the message says what,
 ├── DivergedError             the loss became infinite or NaN (exit status 2)
 ├── ExportError               a network cannot be exported, or does not answer there as here (exit status 2)
 └── Interrupted               a signal stopped a run after its state was saved (exit status 130 or 143)
+Terminated                    SIGTERM, of the kind that Ctrl-C is of, so that nobody takes it for a mistake
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from resvision.errors import InputError, StorageError
+from resvision.errors import ClassifierError, InputError, StorageError
 
 T = TypeVar("T")
 
@@ -120,6 +120,21 @@ def write_yaml(path: Path, value: Any) -> None:
     import yaml
 
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def parse_version(kind: type[T], value: Any, where: str, form: str, version: int) -> T:
+    """What `parse` gives of a document that says its format and version.
+
+    These are looked at first, since a newer version may have fields that this program does not know.
+
+    Raises:
+        ClassifierError: format or version is another.
+        InputError: as in `parse`.
+    """
+    if isinstance(value, dict) and (value.get("format", form), value.get("version", version)) != (form, version):
+        told = f"is {value.get('format')} version {value.get('version')}"
+        raise ClassifierError(f"{where}: {told}; this program reads {form} version {version}")
+    return parse(kind, value, where)
 
 
 def parse(kind: type[T], value: Any, where: str) -> T:

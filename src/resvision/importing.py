@@ -42,6 +42,8 @@ def from_weights(
         )
     network = ResNet(wanted)
     network.load_state_dict(convert.convert(state, wanted))
+    if not network.is_finite():
+        raise ClassifierError(f"{path}: holds weights that are not finite numbers")
     return Classifier(
         network=network.eval(),
         preprocess=parse(Preprocess, given, "preprocess"),

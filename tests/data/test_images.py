@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps, features
 
+from resvision.data import images
 from resvision.data.images import (
     MAX_PIXELS,
     cropped,
@@ -365,6 +367,22 @@ def test_the_most_pixels_that_are_allowed() -> None:
 def test_a_large_header_without_a_picture_is_one_error() -> None:
     with pytest.raises(PictureError, match=r"^large\.png: cannot be decoded"):
         decode(png(3000, 3000, 8, 2, []), "large.png", COLOUR)
+
+
+def test_a_chunk_that_pillow_stumbles_over_is_one_error() -> None:
+    good = encode(Image.new("RGB", (4, 4)), "PNG")
+    chunk = struct.pack(">I", 0) + b"iCCP" + struct.pack(">I", zlib.crc32(b"iCCP"))
+    end = good.index(b"IEND") - 4
+    with pytest.raises(PictureError, match="cannot be decoded"):
+        decode(good[:end] + chunk + good[end:], "a.png", COLOUR)
+
+
+def test_a_file_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 3 << 20)
+    with pytest.raises(PictureError, match="is larger than the 3 MB that are allowed"):
+        images.read_file(Path("/dev/zero"), "zero")
+    with pytest.raises(PictureError, match=r"cannot be read .*null byte"):
+        images.read_file(Path("a\0b.png"), "a")
 
 
 def test_an_empty_file() -> None:

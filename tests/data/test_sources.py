@@ -1,6 +1,5 @@
 """Data sets from folders, archives, manifests and arrays in memory."""
 
-import contextlib
 import io
 import os
 import tarfile
@@ -89,8 +88,37 @@ def test_a_training_split_alone(tmp_path: Path, write_pictures: WritePictures) -
 
 def test_two_folders_for_validation_lose_no_picture(tmp_path: Path, write_pictures: WritePictures) -> None:
     root = write_pictures(tmp_path, [*SPLIT, "valid/cat/7.png", "valid/dog/8.png"])
-    with contextlib.suppress(DataError):  # to refuse them is as good as to take both
-        assert len(load(root).splits["val"]) == 5
+    assert len(load(root).splits["val"]) == 5
+
+
+def test_a_link_to_what_is_not_there(tmp_path: Path, write_pictures: WritePictures) -> None:
+    root = write_pictures(tmp_path / "a", PLAIN)
+    (root / "cat" / "9.jpg").symlink_to(tmp_path / "gone.jpg")  # counts, and cannot be read
+    split = load(root).splits["all"]
+    assert len(split) == len(PLAIN) + 1
+    with pytest.raises(PictureError, match="No such file"):
+        split.pictures.header(names(split).index("cat/9.jpg"))
+    root = write_pictures(tmp_path / "b", SPLIT)
+    (root / "test").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(DataError, match="test: a link to what is not there; mend it, or remove it"):
+        load(root)
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path, write_pictures: WritePictures) -> None:
+    root = write_pictures(tmp_path / "a", PLAIN)
+    with zipfile.ZipFile(root / "zz.zip", "w") as inner:
+        inner.writestr("other/1.txt", "x")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(root, "photos")
+        link = tarfile.TarInfo("photos/again")
+        link.type, link.linkname = tarfile.LNKTYPE, "photos/cat"
+        archive.addfile(link)
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        for path in sorted(root.rglob("*.*")):
+            archive.add(path, str(path.relative_to(root)))
+    assert zipfile.is_zipfile(tmp_path / "b.tar")
+    for name in ("a.tar", "b.tar"):
+        assert load(tmp_path / name).classes == ("cat", "dog")
 
 
 def test_folders_below_a_class_belong_to_it(tmp_path: Path, write_pictures: WritePictures) -> None:

@@ -20,7 +20,7 @@ PIECE_BYTES = 64 << 10
 # What the readers raise over a damaged, truncated or encrypted archive, and over a compression that they do not know.
 DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(EOFError, OSError, RuntimeError, NotImplementedError),
+    *(EOFError, OSError, RuntimeError, NotImplementedError, UnicodeDecodeError),
 )
 
 
@@ -36,7 +36,8 @@ def members(path: Path) -> Iterator[tuple[str, bytes | None]]:
         DataError: the archive is damaged anywhere, or a member is too large.
     """
     try:
-        yield from (_zip_members if zipfile.is_zipfile(path) else _tar_members)(path)
+        # A tar whose last member is a zip looks like that zip, too.
+        yield from (_tar_members if tarfile.is_tarfile(path) else _zip_members)(path)
     except DAMAGED as error:
         raise DataError(f"{path}: the archive cannot be read ({' '.join(str(error).split())})") from error
 
@@ -58,7 +59,8 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
             elif member.isfile() or member.islnk():  # tar packs the second name of a file as a link to the first
                 with suppress(KeyError):  # a link to what is not in the archive
                     content = archive.extractfile(member)
-                    assert content is not None
+                    if content is None:  # a link to a folder
+                        continue
                     yield member.name, _bounded(path, member.name, content)
         # tarfile takes a damaged header for the end of the archive, after which there are only zeros, and a gzip
         # file is checked only where it is read to its end.

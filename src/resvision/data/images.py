@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +24,14 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif",
 # Of pictures that are not read. They count as pictures all the same, so that a folder does not shrink without a word.
 OTHER_EXTENSIONS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (300 MB as RGB)
+MAX_BYTES = 1 << 30  # a larger file is no picture
+PIECE_BYTES = 1 << 20
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises, by format.
-UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, RuntimeError, struct.error)
+UNDECODABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, MemoryError, RuntimeError, struct.error),
+    *(LookupError, TypeError, AttributeError, ArithmeticError, Image.DecompressionBombError),
+)
 APP1 = b"\xff\xe1"  # the marker before EXIF and XMP in a JPEG; pixels never hold it
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -62,6 +68,26 @@ def may_be_picture(head: bytes) -> bool:
     Image.init()
     accepting = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
     return any(accept is None or accept(head) is not False for accept in accepting)
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """The content of a picture file.
+
+    In pieces, since what is no picture may have no end.
+
+    Raises:
+        PictureError: it cannot be read, or is too large.
+    """
+    data = bytearray()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                data += piece
+                if len(data) > MAX_BYTES:
+                    raise PictureError(name, f"is larger than the {MAX_BYTES >> 20:,} MB that are allowed")
+    except (OSError, ValueError) as error:
+        raise PictureError(name, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return bytes(data)
 
 
 def read_header(data: bytes, name: str) -> PictureHeader:

@@ -72,18 +72,15 @@ class File:
         try:
             with self.path.open("rb") as file:
                 return file.read(size)
-        except OSError as error:
-            raise PictureError(self.name, f"cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:
+            raise PictureError(self.name, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
     def read(self) -> bytes:
         """The encoded bytes. Raises PictureError."""
         if self.data is not None:
             return self.data
         assert self.path is not None
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise PictureError(self.name, f"cannot be read ({error.strerror or error})") from error
+        return images.read_file(self.path, self.name)
 
 
 @dataclass(frozen=True)

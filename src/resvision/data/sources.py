@@ -186,6 +186,10 @@ def _walk(root: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPa
                 folders.add(relative)
             elif path.is_file():
                 files.append((relative, File(str(relative), path=path)))
+            elif path.is_symlink():
+                if path.suffix.lower() not in (*images.EXTENSIONS, *images.OTHER_EXTENSIONS):
+                    raise DataError(f"{path}: a link to what is not there; mend it, or remove it")
+                files.append((relative, File(str(relative), path=path)))  # a picture that cannot be read
     return files, folders
 
 
