@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from resvision import Classifier, Preprocess, ResNetSpec
+from resvision import Classifier, Preprocess, ResNetSpec, api
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.models import ResNet
 
@@ -230,3 +230,9 @@ def test_a_spec_that_does_not_fit_the_weights(folder: Path) -> None:
     change(folder, spec=header["spec"] | {"depths": [1, 2]})
     with pytest.raises(ClassifierError, match="not the weights of this network"):
         Classifier.load(folder)
+
+
+def test_arrays_have_no_splits() -> None:
+    squares = np.zeros((4, 9, 9, 3), np.uint8)
+    with pytest.raises(InputError, match="split='val': arrays have no splits; leave it out"):
+        api.evaluate(classifier(), (squares, [0, 1, 2, 0]), split="val")

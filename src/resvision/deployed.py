@@ -23,7 +23,7 @@ from resvision.data.images import blank
 from resvision.data.loader import at_once
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
-from resvision.files import parse_version, read_json, storage, write_json
+from resvision.files import alone, parse_version, read_json, storage, write_json
 from resvision.preprocess import Preprocess
 from resvision.runtime import LOGITS, NEXT, PROBABILITIES, OnnxSession, OpenVinoSession
 from resvision.spec import ResNetSpec
@@ -297,8 +297,9 @@ def register(run: Path, target: Target, files: Iterable[Path], verification: dic
         sha256=_checksums(*files),
         verification=verification,
     )
-    others = tuple(other for other in read_index(run).exports if other.file != entry.file)
-    write_json(run / FOLDER / INDEX_FILE, dataclasses.asdict(Index(exports=(*others, entry))))
+    with alone(run / FOLDER):  # or one of two exports at the same moment would be forgotten
+        others = tuple(other for other in read_index(run).exports if other.file != entry.file)
+        write_json(run / FOLDER / INDEX_FILE, dataclasses.asdict(Index(exports=(*others, entry))))
 
 
 def in_run(run: Path, classifier: Classifier, note: Note = lambda text: None) -> dict[str, Predictor]:

@@ -51,6 +51,24 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time work in a folder, where the system has such locks; Windows has others."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with storage(folder):
+        opened = os.open(folder, os.O_RDONLY)  # the folder is there anyway, and a file would be left behind
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

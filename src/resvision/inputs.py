@@ -17,7 +17,7 @@ from resvision.data import sources
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
-from resvision.errors import DataError, RecipeError, RunError
+from resvision.errors import DataError, InputError, RecipeError, RunError
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import ADAPTIVE, LENGTHS, Recipe, make
@@ -135,6 +135,8 @@ def measured_split(
 ) -> Measured:
     """The split that is asked for; where none is, `first` if there is one."""
     if not isinstance(data, (str, Path)):
+        if split is not None:
+            raise InputError(f"split={split!r}: arrays have no splits; leave it out")
         arrays = sources.array_split(data, classifier.classes, "arrays")
         return Measured(source="arrays", name="all", split=arrays)
     dataset = dataset_of(data, None, None, columns, reporter)

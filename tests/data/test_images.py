@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -367,6 +369,26 @@ def test_the_most_pixels_that_are_allowed() -> None:
 def test_a_large_header_without_a_picture_is_one_error() -> None:
     with pytest.raises(PictureError, match=r"^large\.png: cannot be decoded"):
         decode(png(3000, 3000, 8, 2, []), "large.png", COLOUR)
+
+
+def test_threads_that_decode_leave_warnings_as_they_were() -> None:
+    before, inside, left = list(warnings.filters), threading.Event(), threading.Event()
+
+    def second() -> None:
+        with images._SILENCE:
+            inside.set()
+            left.wait(10)
+
+    with images._SILENCE:
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert inside.wait(10)
+        warnings.warn("nobody hears this", stacklevel=1)
+    left.set()
+    thread.join()
+    assert list(warnings.filters) == before
+    with pytest.warns(UserWarning, match="this is heard"):
+        warnings.warn("this is heard", stacklevel=1)
 
 
 def test_a_chunk_that_pillow_stumbles_over_is_one_error() -> None:

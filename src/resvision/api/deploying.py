@@ -71,10 +71,8 @@ def export(
     path = _export_path(run, out, target.name)
     calibration = checked = None
     if data is not None:
-        if isinstance(data, (str, Path)):
-            dataset = sources.prepare(sources.load(data, columns))
-        else:
-            dataset = sources.prepare(sources.from_arrays(data, validation, classifier.classes))
+        names = None if isinstance(data, (str, Path)) else classifier.classes
+        dataset = sources.prepare(inputs.dataset_of(data, validation, names, columns, Reporter()))
         calibration = dataset.splits["train"]
         checked = inputs.with_labels_of(classifier, dataset, inputs.choose_split(dataset, None)[1])
     made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
@@ -229,7 +227,7 @@ def benchmark(
     if data is not None:
         measured = inputs.measured_split(classifier, data, split, columns, reporter)
         check_readable(measured.split)
-        if measured.name in ("all", "train"):
+        if measured.dataset is not None and measured.name in ("all", "train"):
             reporter.note(f"int8 that is not there yet is calibrated by some of the pictures of {measured.name}, too")
     elif split is not None:
         raise InputError(f"split={split!r}: of which data? give --data")

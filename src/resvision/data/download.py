@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
 from resvision.errors import DownloadError
-from resvision.files import storage
+from resvision.files import alone, storage
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
@@ -36,27 +34,9 @@ def fetch(url: str, path: Path, md5: str, progress: Progress | None = None) -> N
     """
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with alone(path.parent):
         if not path.is_file():  # or another process has fetched it meanwhile
             _fetch(url, path, md5, progress)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lets one process at a time fetch a file, where the system has such locks; Windows has others."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with storage(path):
-        folder = os.open(path.parent, os.O_RDONLY)  # the folder is there anyway, and a file would be left behind
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _fetch(url: str, path: Path, md5: str, progress: Progress | None) -> None:

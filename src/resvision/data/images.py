@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +71,34 @@ def may_be_picture(head: bytes) -> bool:
     return any(accept is None or accept(head) is not False for accept in accepting)
 
 
+class _Silence:
+    """No warnings as long as anybody decodes.
+
+    `catch_warnings` alone belongs to one thread: where two of them overlap, the one that leaves last puts back the
+    filters of the other, and the process stays silent for good.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.warnings = warnings.catch_warnings(action="ignore")
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.warnings = warnings.catch_warnings(action="ignore")
+                self.warnings.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.warnings.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
+
+
 def read_file(path: Path, name: str) -> bytes:
     """The content of a picture file.
 
@@ -96,7 +125,7 @@ def read_header(data: bytes, name: str) -> PictureHeader:
     Raises:
         PictureError: the content is not a picture of a known format, or it is too large.
     """
-    with warnings.catch_warnings(action="ignore"):
+    with _SILENCE:
         picture = _open(data, name)
     return PictureHeader(*picture.size, grey=picture.mode in ("1", "L", "LA") or picture.mode.startswith("I"))
 
@@ -114,7 +143,7 @@ def decode(data: bytes, name: str, preprocess: Preprocess, min_side: int | None 
     Raises:
         PictureError: the picture cannot be read.
     """
-    with warnings.catch_warnings(action="ignore"):  # of broken EXIF, which must not keep the pixels from being used
+    with _SILENCE:  # of broken EXIF, which must not keep the pixels from being used
         picture = _open(data, name)
         try:
             if picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB"):
