@@ -155,8 +155,21 @@ def parse_version(kind: type[T], value: Any, where: str, form: str, version: int
     return parse(kind, value, where)
 
 
+def plain(value: Any) -> Any:
+    """What JSON has no word for as what it has: arrays, tensors and their numbers as lists and numbers, paths as text.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{value!r} is neither text, a number nor a list of them")
+
+
 def parse(kind: type[T], value: Any, where: str) -> T:
-    """`value`, read from a file, as the dataclass `kind`: every type checked, no unknown field let through.
+    """`value`, from a file or a caller, as the dataclass `kind`: every type checked, no unknown field let through.
 
     Raises:
         InputError: a field is missing, unknown or of the wrong type; `where` and the field are named.
@@ -166,7 +179,9 @@ def parse(kind: type[T], value: Any, where: str) -> T:
     closed = with_config(ConfigDict(extra="forbid"))(kind)
     try:
         # Strict, but by way of JSON, whose lists may become tuples.
-        return TypeAdapter(closed).validate_json(json.dumps(value), strict=True)
+        return TypeAdapter(closed).validate_json(json.dumps(value, default=plain), strict=True)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "document"

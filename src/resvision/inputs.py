@@ -14,13 +14,12 @@ import numpy as np
 from resvision import recipes, zoo
 from resvision.classifier import Predictor
 from resvision.data import sources
-from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
 from resvision.errors import DataError, InputError, RecipeError, RunError
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
-from resvision.recipe import ADAPTIVE, LENGTHS, Recipe, make
+from resvision.recipe import ADAPTIVE, LENGTHS, Recipe, make, typed
 from resvision.search import costs, remedies
 from resvision.search.candidates import Candidate
 from resvision.training import RunFolder, pretrained
@@ -52,8 +51,7 @@ def dataset_of(
 
 def source_of(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
     """How to find the data again from any working directory."""
-    place = str(data) if str(data) in BUILTIN_NAMES else str(Path(data).expanduser().resolve())
-    return {"data": place, "columns": dataclasses.asdict(columns)}
+    return {"data": sources.place_of(data), "columns": dataclasses.asdict(columns)}
 
 
 def recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
@@ -172,8 +170,7 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
     """
     if "steps" in fields:
         raise RecipeError("steps follow from the length: give epochs, minutes or max_steps")
-    if isinstance(fields.get("pretrained"), Path):
-        fields = fields | {"pretrained": str(fields["pretrained"])}
+    fields = typed(fields)
     by_name = isinstance(base, str) and base in recipes.NAMES
     given = dict(fields) if by_name else _recorded(base, fields)
     weights, usual = _weights(given), {}
@@ -254,6 +251,8 @@ def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
         recorded["first_size"] = max(1, round(recorded["first_size"] * fields["size"] / recorded["size"]))
     if {"model", "spec", "size", "batch_size", "exits", "compile"} & fields.keys():
         recorded["memory"] = "auto"  # what did for the recorded network was measured
+    if fields.get("memory") == "checkpoint" and "compile" not in fields:
+        recorded["compile"] = None  # likewise
     return replaced(recorded, fields)
 
 

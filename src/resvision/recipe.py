@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from resvision.errors import RecipeError
+from resvision.files import plain
 from resvision.preprocess import MAX_SIZE
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Optimizer = Literal["sgd", "adam", "adamw", "lamb", "muon"]
 Schedule = Literal["cosine", "linear", "onecycle", "constant", "steps"]
@@ -142,7 +148,8 @@ class Recipe:
         drop_path: probability that the last block's branch is left out for a picture, growing linearly from the first
             block on (Huang et al. 2016, section 3).
         repeats: views of a picture in an epoch of as many pictures altogether (Hoffer et al. 2020).
-        first_size: height and width of the pictures in the first epoch; they grow to `size` (Tan & Le 2021, section 4).
+        first_size: height and width of the pictures in the first epoch, to the nearest 32 px that are less than `size`;
+            they grow to it (Tan & Le 2021, section 4).
         cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
 
         holdout: part of the training split held back for choosing, from 0 to below 1; without it 0.1, at most 2,000
@@ -236,7 +243,8 @@ class Recipe:
         for rule, (holds, names) in _RULES.items():
             for field in names:
                 value = getattr(self, field)
-                if value is not None and value != "auto" and not holds(value):
+                may_be_auto = field == "lr" and value == "auto"
+                if value is not None and not may_be_auto and not holds(value):
                     raise RecipeError(f"{field}={value} must be {rule}")
         if not isinstance(self.spec, tuple) or any("=" not in pair for pair in self.spec):
             raise RecipeError(f"spec={self.spec!r} must be a tuple of FIELD=VALUE, such as ('shortcut=project',)")
@@ -327,4 +335,35 @@ def make(values: Mapping[str, Any]) -> Recipe:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise RecipeError(f"a recipe has no field {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
-    return Recipe(**values)
+    return Recipe(**typed(values))
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe as Python's own values: of a caller they may be NumPy's numbers, lists or paths.
+
+    Names that a recipe does not know, and words that it lets choose between, are left to it.
+
+    Raises:
+        RecipeError: a value is not of its field's type.
+    """
+    from pydantic import ValidationError
+
+    found = dict(values)
+    for name in values.keys() & _adapters().keys():
+        try:
+            # Strict, but by way of JSON, whose lists may become tuples.
+            text = json.dumps(values[name], default=plain)
+            found[name] = _adapters()[name].validate_json(text, strict=True)
+        except TypeError as error:
+            raise RecipeError(f"{name}: {error}") from error
+        except ValidationError as error:
+            raise RecipeError(f"{name}={values[name]!r}: {error.errors()[0]['msg']}") from error
+    return found
+
+
+@lru_cache(maxsize=1)
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """What checks the type of each field."""
+    from pydantic import TypeAdapter
+
+    return {name: TypeAdapter(hint) for name, hint in get_type_hints(Recipe).items() if name not in _CHOICES}

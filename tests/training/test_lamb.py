@@ -48,6 +48,21 @@ def test_steps_by_hand() -> None:
     assert parameter.detach().flatten().tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_steps_are_as_long_as_the_weights_are_large_with_or_without_decay(decay: float) -> None:
+    torch.manual_seed(0)
+    network, recipe = ResNet(zoo.get("resnet8_cifar")), dataclasses.replace(RECIPE, weight_decay=decay)
+    optimizer = optim.build(network, recipe)
+    rate = optim.set_step(optimizer, recipe, 0)
+    before = {name: p.detach().clone() for name, p in network.named_parameters() if p.ndim > 1}
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, old in before.items():
+        moved = (network.get_parameter(name) - old).norm().item()
+        assert moved == pytest.approx(rate * old.norm().item(), rel=1e-3), name
+
+
 def test_weights_that_are_zero_can_move() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4))
     optimizer = Lamb([{"params": [parameter], "weight_decay": 0.2}], lr=0.5)

@@ -342,6 +342,13 @@ def test_what_chooses_is_unknown_to_a_network_of_ones_own(tmp_path: Path) -> Non
         assert "20 of test choose, 20 of half of test are reported" in parts.describe()
         again = roles.assign(data, dataclasses.replace(recipe, pretrained="gone"), parts.record(data.name, {}))
         assert again.fingerprint() == parts.fingerprint()  # which is resumed, whatever became of the weights
+    theirs.write_data(record | {"source": {"data": str(tmp_path / "photos")}, "held_back": None})
+    for spelt in ("photos", "photos/", "./photos", str(tmp_path / "photos")):  # they are the same pictures
+        with contextlib.chdir(tmp_path):
+            parts = roles.assign(
+                dataclasses.replace(data, name=spelt), dataclasses.replace(recipe, exits=None, patience=2)
+            )
+        assert parts.report_name == "half of test", spelt
     theirs.write_data(record)
     same = roles.assign(data, recipe)
     assert same.fingerprint() == scratch.fingerprint()
@@ -349,6 +356,26 @@ def test_what_chooses_is_unknown_to_a_network_of_ones_own(tmp_path: Path) -> Non
     for case, chooser in (({}, "held"), ({"held_back": None}, "test"), ({"held_back": None, "name": "others"}, "held")):
         theirs.write_data(record | case)
         assert roles.assign(data, patient).chooser_name == chooser
+    theirs.data_file.unlink()  # as where a network was made of another one
+    (tmp_path / "model.json").write_text(json.dumps({"provenance": {"data": data.name}}))
+    assert roles.assign(data, patient).chooser_name == "test"
+
+
+def test_pictures_that_the_weights_know_do_not_choose_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = three_splits()
+    data = dataclasses.replace(data, splits={k: v for k, v in data.splits.items() if k != "val"})
+    monkeypatch.setattr(roles, "HOLDOUT_LEAST", 8)
+    scratch = Recipe(model="resnet8_cifar", size=8)
+    whole = roles.assign(data, dataclasses.replace(scratch, holdout=0.0))
+    RunFolder(tmp_path).write_data(whole.record(data.name, {}))
+    recipe = dataclasses.replace(scratch, pretrained=str(tmp_path))
+    parts = roles.assign(data, recipe)
+    assert (len(parts.train), parts.chooser, len(parts.report)) == (80, None, 40)
+    for recorded in (parts, roles.assign(data, scratch)):  # a run goes on as it was begun
+        again = roles.assign(data, recipe, recorded.record(data.name, {}))
+        assert again.fingerprint() == recorded.fingerprint()
 
 
 def test_a_split_without_a_role_is_named() -> None:

@@ -1,6 +1,7 @@
 """Memory modes: the same numbers from less memory, and a plan that says what fits before anything starts."""
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -127,6 +128,16 @@ def test_the_fastest_way_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
         memory.choose(spec, RECIPE, PREPROCESS)
     with pytest.raises(RecipeError, match="or --memory checkpoint"):
         memory.choose(spec, dataclasses.replace(RECIPE, memory="full"), PREPROCESS)
+    for way in ("full", "checkpoint"):  # the batch that is named is the largest that fits
+        at_hand = 0.9 * memory.step_bytes(spec, 16, 16, way)
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda at_hand=at_hand: at_hand)
+        with pytest.raises(RecipeError, match="--batch-size") as refused:
+            memory.choose(spec, dataclasses.replace(RECIPE, memory=way), PREPROCESS)
+        found = re.search(r"--batch-size (\d+)", str(refused.value))
+        assert found is not None
+        most = int(found[1])
+        assert memory.step_bytes(spec, 16, most, way) <= memory.USABLE * at_hand
+        assert memory.step_bytes(spec, 16, most + 1, way) > memory.USABLE * at_hand
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1000)
     with pytest.raises(RecipeError, match="a smaller network or --size"):
         memory.choose(spec, RECIPE, PREPROCESS)

@@ -81,11 +81,14 @@ def test_pictures_grow_until_six_tenths_of_the_run() -> None:
     assert sizes(128, 128, 3) == [128, 128, 128]
 
 
-@pytest.mark.parametrize(("first", "size"), [(64, 200), (100, 224), (70, 75), (8, 16)])
-def test_pictures_of_any_size_begin_small_and_reach_their_full_size(first: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "size", "begins"),
+    [(64, 200, 64), (100, 224, 100), (112, 224, 128), (70, 75, 70), (8, 16, 8), (48, 64, 48), (20, 28, 20)],
+)
+def test_pictures_of_any_size_begin_small_and_reach_their_full_size(first: int, size: int, begins: int) -> None:
     """Also where these are no multiples of 32."""
     found = sizes(first, size, 20)
-    assert found[0] == max(first, round(first / 32) * 32) or found[0] == size
+    assert found[0] == begins
     assert found == sorted(found)
     assert found[12:] == [size] * 8
 

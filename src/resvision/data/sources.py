@@ -49,6 +49,11 @@ class Columns:
 DEFAULT_COLUMNS = Columns()
 
 
+def place_of(data: str | Path) -> str:
+    """A built-in name as it is, and any other as a whole path: by it the same data are known however they are spelt."""
+    return str(data) if str(data) in BUILTIN_NAMES else str(Path(data).expanduser().resolve())
+
+
 def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progress | None = None) -> DataSet:
     """The data set that `data` names.
 

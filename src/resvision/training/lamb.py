@@ -14,16 +14,16 @@ EPSILON = 1e-6
 class Lamb(Optimizer):
     """LAMB (You et al. 2019, algorithm 2), with decoupled weight decay inside the step.
 
-    Parameters that do not decay (norms and biases) take Adam's own step, as in the authors' code.
+    Norms and biases take Adam's own step, as in the authors' code.
 
     Args:
-        params: groups with `weight_decay`.
+        params: groups with `weight_decay`, and `by_layer`, whether their steps are as long as the weights are large.
         lr: peak learning rate.
         betas: of the averages of the gradient and of its square.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": 0.0, "by_layer": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -44,8 +44,8 @@ class Lamb(Optimizer):
                 mean = state["mean"] / (1 - first**count)
                 update = mean / ((state["square"] / (1 - second**count)).sqrt() + EPSILON)
                 trust = torch.ones((), device=p.device)
-                if group["weight_decay"]:
-                    update.add_(p, alpha=group["weight_decay"])
+                update.add_(p, alpha=group["weight_decay"])
+                if group["by_layer"]:
                     weight, length = p.norm(), update.norm()
                     trust = torch.where((weight > 0) & (length > 0), weight / length, trust)
                 p.sub_(update * trust * group["lr"])

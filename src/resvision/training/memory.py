@@ -99,7 +99,9 @@ def choose(
     if not fitting:
         way = ways[-1]
         assert at_hand is not None
-        most = int(USABLE * at_hand / step_bytes(spec, preprocess.size, 1, way))
+        weights = step_bytes(spec, preprocess.size, 0, way)
+        each = step_bytes(spec, preprocess.size, 1, way) - weights
+        most = max(0, int((USABLE * at_hand - weights) / each))
         advice = ["a smaller network", "--size"]
         if most:
             parts = (n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0)

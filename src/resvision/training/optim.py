@@ -42,7 +42,7 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             "params": parameters,
             "weight_decay": recipe.weight_decay if decays else 0.0,
             "lr_scale": recipe.lr_decay**place * (recipe.rest_lr / recipe.lr if muon and not kernel else 1.0),
-            **({"matrix": kernel} if muon else {}),
+            **({"matrix": kernel} if muon else {"by_layer": decays} if recipe.optimizer == "lamb" else {}),
         }
         for (place, decays, kernel), parameters in groups.items()
     ]
@@ -106,11 +106,14 @@ def schedule(recipe: Recipe, step: int) -> tuple[float, float]:
 def picture_size(recipe: Recipe, step: int, steps_an_epoch: int) -> int:
     """Height and width of the pictures in the epoch that begins at a step: growing from `first_size` to `size`.
 
-    The last epoch has the full size, since that is what is evaluated.
+    They grow from one multiple of SIZE_STEP to the next, or at once where none lies between. The last epoch has the
+    full size, since that is what is evaluated.
     """
     assert recipe.steps is not None
     grown = step / (GROWN * recipe.steps)
     if recipe.first_size is None or grown >= 1 or step + steps_an_epoch >= recipe.steps:
         return recipe.size
+    if round(recipe.first_size / SIZE_STEP) * SIZE_STEP >= recipe.size:
+        return recipe.first_size
     size = recipe.first_size + grown * (recipe.size - recipe.first_size)
     return min(recipe.size, max(recipe.first_size, round(size / SIZE_STEP) * SIZE_STEP))

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from resvision.classifier import HEADER_FILE
 from resvision.data.pictures import DataSet, Split, divide, fingerprint, names
-from resvision.data.sources import prepare
+from resvision.data.sources import place_of, prepare
 from resvision.errors import DataError, RecipeError
+from resvision.files import read_json
 from resvision.recipe import Recipe
 from resvision.training.pretrained import HUB
 from resvision.training.run import RunFolder
@@ -137,7 +139,10 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         if record is None
         else any(name.startswith(HALF) for name in record["counts"])
     )
-    worth_it = test is not None and recipe.keep != "last" and usual * len(train) >= HOLDOUT_LEAST
+    # What the weights know does not tell one epoch from another either.
+    worth_it = test is not None and recipe.keep != "last" and usual * len(train) >= HOLDOUT_LEAST and not has_seen
+    if record is not None:
+        worth_it = record.get("held_back") is not None
     unused = "val" if share == 0 and not choices and chooser is not None else ""
     if share == 0 and not choices:
         chooser = None
@@ -179,8 +184,17 @@ def _has_seen_train(recipe: Recipe, name: str, held: int) -> bool:
     """
     if recipe.pretrained is None or recipe.pretrained.startswith(HUB):
         return False
-    theirs = RunFolder(Path(recipe.pretrained).expanduser())
-    record = theirs.read_data() if theirs.data_file.is_file() else {}
-    if record.get("name") == name and record.get("held_back") is not None:
+    record = _record_of(Path(recipe.pretrained).expanduser())
+    recorded = (record.get("source") or {}).get("data") or record.get("name")
+    same_data = recorded is not None and (recorded == name or place_of(recorded) == place_of(name))
+    if same_data and record.get("held_back") is not None:
         return len(record["held_back"]) < NEARLY * held
-    return recipe.has_exits or record.get("name") == name
+    return recipe.has_exits or same_data
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
+    """What is known of the data that a network in a folder was trained on; nothing where there are only weights."""
+    if RunFolder(folder).data_file.is_file():
+        return RunFolder(folder).read_data()
+    header = folder / HEADER_FILE  # of a network that was made of another one, such as by compression
+    return {"name": read_json(header).get("provenance", {}).get("data")} if header.is_file() else {}

@@ -38,7 +38,7 @@ class RunFolder:
             with storage(path):
                 is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
             if is_taken:
-                begun = verb == "train" and not cls(path).result_file.exists()
+                begun = verb == "train" and cls(path).recipe_file.exists() and not cls(path).result_file.exists()
                 go_on = f", or go on with --resume {shlex.quote(str(path))}" if begun else ""
                 raise RunError(f"{path} exists already: give another --out{go_on}")
             with storage(path):
