@@ -43,7 +43,7 @@ from resvision.efficiency.ladder import Parts, paired_drop
 from resvision.errors import ExportError, ResvisionError
 from resvision.exporting.peers import PeerSession
 from resvision.files import write_json
-from resvision.measure import interleaved, median, now
+from resvision.measure import interleaved, now
 from resvision.progress import ConsoleReporter
 from resvision.runtime import versions
 
@@ -165,7 +165,11 @@ def raced(ways: Mapping[str, Way], squares: torch.Tensor, batch: int) -> dict[st
 def ratios(times: Mapping[str, list[float]], slower: str, faster: str) -> dict[str, float]:
     """How many times as fast one way is as another, by groups."""
     values = [a / b for a, b in zip(times[slower], times[faster], strict=True)]
-    return {"median": round(median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
 
 
 def compared(
@@ -185,7 +189,7 @@ def compared(
                 "error": round(error, 3),
             }
         for batch, taken in times.items():
-            row[f"ms_a_picture_batch_{batch}"] = round(1000 * median(taken[name]) / GROUPS[batch][0], 3)
+            row[f"ms_a_picture_batch_{batch}"] = round(1000 * statistics.median(taken[name]) / GROUPS[batch][0], 3)
             row |= {f"over_{peer}_batch_{batch}": ratios(taken, peer, name) for peer in peers}
         rows.append(row)
     return rows

@@ -20,6 +20,7 @@ import os
 import platform
 import random
 import resource
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,7 +36,7 @@ from resvision.data import sources
 from resvision.data.images import to_input
 from resvision.data.loader import BadPictures, TrainingBatches, screen
 from resvision.data.pictures import FilePictures, Split
-from resvision.measure import median, now
+from resvision.measure import now
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe
 from resvision.runtime import versions
@@ -171,11 +172,13 @@ def main() -> None:
     }
     counted = {way: values[1:] for way, values in figures.items()}  # the first round warms up
     for place, unit in enumerate(("per_second", "per_cpu_second")):
-        document[unit] = {way: round(median([v[place] for v in values]), 1) for way, values in counted.items()}
+        document[unit] = {
+            way: round(statistics.median([v[place] for v in values]), 1) for way, values in counted.items()
+        }
         for way in ("cold", "cached", "no_cache"):
             ratios = [a[place] / b[place] for a, b in zip(counted[way], counted["usual"], strict=True)]
             document[f"{way}_ratio_{unit}"] = {
-                "median": round(median(ratios), 2),
+                "median": round(statistics.median(ratios), 2),
                 "least": round(min(ratios), 2),
                 "most": round(max(ratios), 2),
             }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from resvision import zoo
 from resvision.data.loader import Batch
-from resvision.measure import median, now, peak_memory_bytes
+from resvision.measure import now, peak_memory_bytes
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
@@ -125,8 +126,8 @@ def compare(case: str, pairs: int) -> dict[str, Any]:
         document |= {
             "kept_bytes": kept,
             "kept_full_over_other": kept[full] / kept[other],
-            "peak_full_over_other": median(peaks),
-            "time_other_over_full": {"median": median(times), "least": times[0], "most": times[-1]},
+            "peak_full_over_other": statistics.median(peaks),
+            "time_other_over_full": {"median": statistics.median(times), "least": times[0], "most": times[-1]},
         }
     return document
 

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import statistics
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from resvision import recipes, zoo
 from resvision.data import sources
 from resvision.data.loader import Batch, TrainingBatches, default_workers, screen
 from resvision.data.statistics import facts
-from resvision.measure import median, now
+from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.runtime import device, versions
@@ -88,9 +89,9 @@ def main() -> None:
         "batch": batches.batch_size,
         "workers": recipe.workers,
         "engine": measured,
-        "end_to_end_pictures_per_second": round(batches.batch_size / median([a for a, _ in times]), 1),
-        "in_memory_pictures_per_second": round(batches.batch_size / median([b for _, b in times]), 1),
-        "ratio": round(median([b / a for a, b in times]), 3),
+        "end_to_end_pictures_per_second": round(batches.batch_size / statistics.median([a for a, _ in times]), 1),
+        "in_memory_pictures_per_second": round(batches.batch_size / statistics.median([b for _, b in times]), 1),
+        "ratio": round(statistics.median([b / a for a, b in times]), 3),
         "versions": versions(),
     }
     print(json.dumps(document, indent=2))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 
-from resvision.measure import median, seconds
+from resvision.measure import seconds
 
 
 def main() -> None:
@@ -22,7 +23,9 @@ def main() -> None:
 
     def timed(*arguments: str) -> float:
         command = [sys.executable, *arguments]
-        return median(seconds(lambda: subprocess.run(command, check=True, capture_output=True), repeats=runs))
+        return statistics.median(
+            seconds(lambda: subprocess.run(command, check=True, capture_output=True), repeats=runs)
+        )
 
     document = {
         "benchmark": "startup",

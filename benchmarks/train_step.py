@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -27,7 +28,7 @@ from torch import nn
 from resvision import zoo
 from resvision.data.loader import Batch
 from resvision.exporting.peers import timm_network, torchvision_network
-from resvision.measure import median, now
+from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
@@ -185,7 +186,7 @@ def compare(name: str, rounds: int, steps: int) -> dict[str, Any]:
         "network": name,
         "size": size,
         "batch": count,
-        "pictures_per_second": {way: round(count / median([row[way] for row in times]), 1) for way in WAYS},
+        "pictures_per_second": {way: round(count / statistics.median([row[way] for row in times]), 1) for way in WAYS},
         "over_plain": _ratio([row["plain"] / row["ours"] for row in times]),
         "over_peer": _ratio([row["peer"] / row["ours"] for row in times]),
         **chosen,
@@ -193,7 +194,11 @@ def compare(name: str, rounds: int, steps: int) -> dict[str, Any]:
 
 
 def _ratio(values: list[float]) -> dict[str, float]:
-    return {"median": round(median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
 
 
 def main() -> None:

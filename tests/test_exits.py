@@ -24,10 +24,10 @@ from resvision.cli import main
 from resvision.cost import cost, exit_macs, segment_macs
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
-from resvision.evaluation.exits import NEVER, Judged, Outcome, Times, choose, report, temperature
+from resvision.evaluation.calibration import temperature
+from resvision.evaluation.exits import NEVER, Judged, Outcome, Times, choose, report
 from resvision.evaluation.metrics import log_softmax
-from resvision.exits import ExitRule, with_exits
-from resvision.exits import adaptive as adaptive_spec
+from resvision.exits import ExitRule, with_exits, with_exits_and_gates
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -363,8 +363,8 @@ def test_gates_want_a_rate() -> None:
     recipe = Recipe(model="resnet20_cifar", size=32, channels=3, epochs=1)
     spec = zoo.variant("resnet20_cifar", ("gates=true",))
     with pytest.raises(SpecError, match="without --gate-rate all gates would learn to be open"):
-        adaptive_spec(spec, recipe)
-    assert adaptive_spec(spec, dataclasses.replace(recipe, gate_rate=0.5)).gates
+        with_exits_and_gates(spec, recipe)
+    assert with_exits_and_gates(spec, dataclasses.replace(recipe, gate_rate=0.5)).gates
 
 
 def test_the_frontier_is_about_as_good_as_trying_everything() -> None:

@@ -14,7 +14,7 @@ from resvision import zoo
 from resvision.cost import branch_macs, cost
 from resvision.errors import RecipeError, SpecError
 from resvision.evaluation import gates
-from resvision.exits import adaptive
+from resvision.exits import with_exits_and_gates
 from resvision.models import ResNet
 from resvision.models.layers import Gate
 from resvision.recipe import Recipe
@@ -77,7 +77,7 @@ def test_only_blocks_that_keep_the_shape_have_a_gate() -> None:
     assert cost(spec, 32).params == sum(p.numel() for p in ResNet(spec).parameters())
     assert sum(branch_macs(spec, 32)) < cost(spec, 32).macs
     with pytest.raises(SpecError, match=r"gate_rate=0\.5: no block of resnet14t keeps the shape"):
-        adaptive(zoo.get("resnet14t"), Recipe(model="resnet14t", size=64, gate_rate=0.5))
+        with_exits_and_gates(zoo.get("resnet14t"), Recipe(model="resnet14t", size=64, gate_rate=0.5))
     for name in ("plain20_cifar", "revnet38_cifar"):
         with pytest.raises(SpecError, match="cannot leave out"):
             dataclasses.replace(zoo.get(name), gates=True)

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from resvision.errors import InputError, RecipeError
 from resvision.recipe import Recipe, make
@@ -82,6 +84,44 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 def test_an_unknown_field_suggests_the_nearest() -> None:
     with pytest.raises(RecipeError, match="no field 'epoch'; did you mean 'epochs'"):
         make({"model": "resnet18", "size": 8, "epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "value"),
+    [
+        ("lr", np.float64(0.05), 0.05),
+        ("lr", torch.tensor(0.5), 0.5),
+        ("epochs", np.int64(3), 3),
+        ("flip", np.bool_(True), True),
+        ("milestones", np.array([0.25, 0.5]), (0.25, 0.5)),
+        ("spec", ["pad_side=both"], ("pad_side=both",)),
+        ("pretrained", Path("runs/a"), "runs/a"),
+        ("ema", 0, 0.0),
+    ],
+)
+def test_numbers_of_numpy_become_pythons(field: str, given: Any, value: Any, tmp_path: Path) -> None:
+    """As in a sweep over np.logspace, whose recipes are written to files."""
+    recipe = make({"model": "resnet18", "size": 8, field: given})
+    assert getattr(recipe, field) == value
+    assert type(getattr(recipe, field)) is type(value)
+    RunFolder(tmp_path).write_recipe(recipe)
+    assert RunFolder(tmp_path).read_recipe() == recipe
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", "1", "epochs='1': Input should be a valid integer"),
+        ("epochs", "auto", "epochs='auto': Input should be a valid integer"),
+        ("epochs", 2.5, "epochs=2.5: Input should be a valid integer"),
+        ("flip", "no", "flip='no': Input should be a valid boolean"),
+        ("size", (128, 128), r"size=\(128, 128\): Input should be a valid integer"),
+        ("lr", object(), "lr: <object object at .*> is neither text, a number nor a list of them"),
+    ],
+)
+def test_values_of_another_type_are_named(field: str, value: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make({"model": "resnet18", "size": 8, field: value})
 
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:

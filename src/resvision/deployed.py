@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import shlex
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -377,7 +378,7 @@ def _fastest(run: Path, classifier: Classifier, batch_size: int, note: Note) -> 
     squares = blank(classifier.preprocess, batch_size)
     ways = {name: _to_the_end(choice) for name, choice in choices.items()}
     rounds = measure.interleaved(ways, [squares] * TRIALS, limit=TRIAL_SECONDS)
-    times = {name: measure.median(seconds) for name, seconds in rounds.items()}
+    times = {name: statistics.median(seconds) for name, seconds in rounds.items()}
     best = min(times, key=times.__getitem__)
     measured = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in times.items())
     together = "one picture" if batch_size == 1 else f"{batch_size} pictures"

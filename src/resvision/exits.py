@@ -51,7 +51,7 @@ class ExitRule:
         return (*(threshold <= 1 for threshold in self.thresholds), True)
 
 
-def adaptive(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
+def with_exits_and_gates(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
     """The network with the early exits and gates that a recipe asks for.
 
     Raises:

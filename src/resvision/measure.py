@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,11 +82,6 @@ def interleaved(
             way(given)
             times[name].append(now() - start)
     return times
-
-
-def median(values: list[float]) -> float:
-    """The median, which one disturbed measurement does not move."""
-    return statistics.median(values)
 
 
 def peak_memory_bytes() -> int | None:

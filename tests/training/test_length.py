@@ -30,15 +30,15 @@ def test_memory_and_time_are_said_before_the_run_starts(tmp_path: Path, monkeypa
     labels = ["odd" if i % 2 else "even" for i in range(400)]
     notes = Notes()
     made = api.train(
-        (pictures, labels), model="resnet20_cifar", epochs=6, reporter=notes, batch_size=32, out=tmp_path / "run"
+        (pictures, labels), model="resnet20_cifar", epochs=12, reporter=notes, batch_size=32, out=tmp_path / "run"
     )
     text = "\n".join(notes.before_training)
     assert re.search(r"memory: a step takes at most about \d+\.\d\d GB \(full\), \d+\.\d\d GB at hand", text)
-    found = re.search(r"60 steps of 32 pictures, 6 epochs, about (\d+):(\d\d) on this machine", text)
+    found = re.search(r"120 steps of 32 pictures, 12 epochs, about (\d+):(\d\d) on this machine", text)
     assert found is not None
     predicted = 60 * int(found[1]) + int(found[2])
     trained = made.result["steps"] * 32 / made.result["images_per_second"]
-    assert abs(predicted - trained) < 2 + trained  # the machine may be busy at either moment
+    assert trained / 4 - 1 < predicted < 4 * trained + 2  # the machine may be busy at either moment
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import resvision
-from resvision import api, recipes, zoo
+from resvision import api, inputs, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
 from resvision.data.loader import Batch
@@ -450,6 +450,33 @@ def test_a_recorded_recipe_repeats_the_run(tmp_path: Path) -> None:
     assert second.result["steps"] == first.result["steps"]
     assert recipe.read_text() == (tmp_path / "b" / "recipe.yaml").read_text()
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_what_was_measured_gives_way_to_what_is_asked_for() -> None:
+    """A recorded compile=True was the fastest then, and excludes memory='checkpoint', which a person wants now."""
+    data = sources.from_arrays(stripes(64), stripes(32, 1), None)
+    compiled = Recipe(model="resnet8_cifar", size=16, epochs=1, compile=True, memory="full")
+    asked = inputs.recipe_of(data, compiled, {"memory": "checkpoint"}).recipe
+    assert (asked.memory, asked.compile) == ("checkpoint", None)
+    with pytest.raises(RecipeError, match="exclude each other"):
+        inputs.recipe_of(data, compiled, {"memory": "checkpoint", "compile": True})
+
+
+def test_sweeps_over_arrays_train(tmp_path: Path) -> None:
+    for number, lr in enumerate(np.logspace(-2, -1, 2)):
+        fields = {**FIXED, "max_steps": np.int64(1), "lr": lr}
+        made = api.train(stripes(64), validation=stripes(32, 1), out=tmp_path / str(number), **fields)
+        assert RunFolder(made.folder).read_recipe().lr == pytest.approx(float(lr))
+
+
+def test_only_what_was_begun_can_be_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"photos exists already: give another --out$"):
+        RunFolder.create(tmp_path / "photos", "train")
+    (tmp_path / "photos" / "recipe.yaml").write_text("")
+    with pytest.raises(RunError, match=r"give another --out, or go on with --resume .*photos$"):
+        RunFolder.create(tmp_path / "photos", "train")
 
 
 def test_a_recorded_recipe_counts_its_epochs_anew(tmp_path: Path) -> None:

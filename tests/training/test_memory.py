@@ -129,10 +129,10 @@ def test_the_fastest_way_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RecipeError, match="or --memory checkpoint"):
         memory.choose(spec, dataclasses.replace(RECIPE, memory="full"), PREPROCESS)
     for way in ("full", "checkpoint"):  # the batch that is named is the largest that fits
-        at_hand = 0.9 * memory.step_bytes(spec, 16, 16, way)
+        at_hand = 0.9 * memory.step_bytes(spec, 16, 256, way)
         monkeypatch.setattr(memory, "available_memory_bytes", lambda at_hand=at_hand: at_hand)
         with pytest.raises(RecipeError, match="--batch-size") as refused:
-            memory.choose(spec, dataclasses.replace(RECIPE, memory=way), PREPROCESS)
+            memory.choose(spec, dataclasses.replace(RECIPE, memory=way, batch_size=256), PREPROCESS)
         found = re.search(r"--batch-size (\d+)", str(refused.value))
         assert found is not None
         most = int(found[1])

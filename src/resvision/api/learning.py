@@ -14,7 +14,7 @@ from resvision.data import sources
 from resvision.data.pictures import DataSet
 from resvision.errors import DataError, Interrupted, RecipeError, RunError, SpecError, StorageError, signal_of
 from resvision.evaluation import Evaluation
-from resvision.exits import adaptive as adaptive_spec
+from resvision.exits import with_exits_and_gates
 from resvision.inputs import Data
 from resvision.measure import now
 from resvision.progress import Reporter
@@ -103,7 +103,7 @@ def train(
         for reason in made.reasons:
             reporter.note(reason)
         # Refuses what cannot be, before there is a folder.
-        adaptive_spec(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
+        with_exits_and_gates(zoo.variant(chosen.model, chosen.spec), chosen).drop_rates(chosen.drop_path)
         run = RunFolder.create(out, "train")
     reporter.note(f"{dataset.name}: {len(dataset.classes)} classes; training in {run.path}")
     options = {"resume": resume is not None, "tensorboard": tensorboard, "begin": begin}

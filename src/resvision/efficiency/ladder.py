@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,9 @@ from resvision.data.loader import BadPictures, EvaluationBatches, at_once, defau
 from resvision.data.pictures import Split, divide
 from resvision.deployed import open_file
 from resvision.errors import ExportError, InputError, RecipeError
+from resvision.evaluation.calibration import temperature
 from resvision.evaluation.evaluate import collect
-from resvision.evaluation.exits import temperature
-from resvision.measure import interleaved, median
+from resvision.measure import interleaved
 from resvision.models import ResNet
 from resvision.runtime import Session, TorchSession, device
 from resvision.target import Target
@@ -163,7 +164,7 @@ class Ladder:
         ways = {runtime: session for runtime, (session, _, _) in sessions.items()}
         ways["original"] = self.classifier.session
         raced = interleaved(ways, [self.squares] * ROUNDS, warmup=2, limit=ROUND_SECONDS)
-        times = {key: median(taken) for key, taken in raced.items()}
+        times = {key: statistics.median(taken) for key, taken in raced.items()}
         for runtime, (session, way, exported) in sessions.items():
             known = way is None and classifier is self.classifier
             right = self.right if known else _right(*collect(session, self.batches))
@@ -242,7 +243,7 @@ class Ladder:
         def cheaper(network: ResNet) -> float:
             ways = {"slower": slower, "faster": session(network)}
             times = interleaved(ways, [self.squares] * ROUNDS, warmup=2, limit=RACE_SECONDS)
-            return median(times["slower"]) / median(times["faster"])
+            return statistics.median(times["slower"]) / statistics.median(times["faster"])
 
         return cheaper
 

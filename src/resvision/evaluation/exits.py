@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,12 @@ from resvision.adaptive import AdaptiveSession, Segment, all_exits, segment_seco
 from resvision.data.images import blank
 from resvision.data.loader import Batch
 from resvision.errors import InputError
+from resvision.evaluation.calibration import temperature
 from resvision.evaluation.evaluate import Evaluation, collect, figures
 from resvision.evaluation.metrics import log_softmax
 from resvision.evaluation.race import race, sampled
 from resvision.exits import ExitRule
-from resvision.measure import median, now, seconds
+from resvision.measure import now, seconds
 from resvision.preprocess import Preprocess
 from resvision.runtime import Session
 
@@ -31,24 +33,6 @@ ROUNDS = 15  # in which segments are timed
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-
-def temperature(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
-    """The temperature at which logits (N, K) have the least negative log-likelihood (Guo et al. 2017, section 4.2).
-
-    In 1 / temperature the likelihood is convex, so the root of its slope is found by halving; within 0.05 to 20.
-    """
-    values = logits.astype(np.float64)
-    truth = values[np.arange(len(labels)), labels]
-    low, high = 0.05, 20.0
-    for _ in range(60):
-        middle = (low * high) ** 0.5
-        expected = (np.exp(log_softmax(values * middle)) * values).sum(axis=1)
-        if (expected - truth).mean() > 0:
-            high = middle
-        else:
-            low = middle
-    return float(1 / middle)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +312,7 @@ def _one_at_a_time(segments: Sequence[Segment], whole: Session | None, preproces
             taken += segment_seconds(segments, square, repeats=1, answers=False)
             taken += tuple(seconds(lambda: whole(square), repeats=1, warmup=0))
         rounds.append(taken)
-    medians = tuple(median(list(taken)) for taken in zip(*rounds, strict=True))
+    medians = tuple(statistics.median(taken) for taken in zip(*rounds, strict=True))
     count = len(segments)
     if whole is None:
         return Times(segments=medians)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
@@ -157,4 +158,4 @@ def _timed(ways: Ways, uneven: Container[str], squares: torch.Tensor, batch: int
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": measure.median(values), "least": min(values), "most": max(values)}
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}

@@ -85,9 +85,9 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
         "listed": [[called(one), called(other)] for one, other in list(leaks.items())[:LISTED]]
         + [[called(m[0]), called(m[1])] for m in groups[:LISTED]],
         "leaks": [[int(at[one]), int(at[other])] for one, other in leaks.items()],
-        "leaked_names": [int(at[one]) for one in found.across(trains, reports)],  # all of them, for one in report
+        "leaked_train": [int(at[one]) for one in found.across(trains, reports)],  # all of them, for one in report
         "groups": [at[members].tolist() for members in groups],
-        "redundant_names": redundant,
+        "redundant_train": redundant,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from resvision.cost import cost
 from resvision.data.loader import Batch
 from resvision.errors import InputError
-from resvision.measure import median, now, seconds
+from resvision.measure import now, seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
@@ -161,7 +162,7 @@ def _answer_seconds(network: ResNet, preprocess: Preprocess, pictures: int, most
     """The median time of an answer in float32, as `predict` computes it."""
     session = TorchSession(network, preprocess)
     squares = _squares(preprocess, pictures)
-    return median(seconds(lambda: session(squares), repeats=ANSWERS, warmup=2, limit=most))
+    return statistics.median(seconds(lambda: session(squares), repeats=ANSWERS, warmup=2, limit=most))
 
 
 def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess, most: float) -> float:
@@ -173,10 +174,10 @@ def _step_seconds(network: ResNet, recipe: Recipe, preprocess: Preprocess, most:
         optimizer.step()
         next(network.parameters()).sum().item()  # an accelerator only queues the update
 
-    whole = median(seconds(step, repeats=STEPS, limit=most))
+    whole = statistics.median(seconds(step, repeats=STEPS, limit=most))
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    fixed = min(whole, median(seconds(update, repeats=STEPS, limit=most)))
+    fixed = min(whole, statistics.median(seconds(update, repeats=STEPS, limit=most)))
     return fixed + (whole - fixed) * recipe.batch_size / count
 
 

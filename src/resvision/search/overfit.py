@@ -34,7 +34,7 @@ LISTED = 1000  # suspects that the numbers name
 OFF = 1.7  # a training that takes so many times longer or shorter than planned is a reason to plan anew
 WATCHED = 1.25  # what looking at it adds to a training, as a factor
 PROMISING = 3  # arms that get the seeds that are missing, where time is left
-NAMED_BY_INDEX = ("groups", "leaks", "leaked_names", "redundant_names")  # of copies; a person has no use for them
+BY_INDEX = ("groups", "leaks", "leaked_train", "redundant_train")  # of copies; a person has no use for them
 LEAST_CLASS = 2 * FOLDS  # training pictures of a class, or its parts would be empty
 
 
@@ -93,7 +93,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
                 f"minutes={minutes:g}: went by before there was anything to plan with; give at least {enough}"
             )
         made = plan.make(train, recipe, len(dataset.classes), len(untouched), clock.left(), measured)
-        return plan.recorded(made)
+        return asdict(made)
 
     planned, prefix = plan.restored(ledger.once("plan", planned_anew)), ""
     note(planned.describe(recipe, len(train), asked))
@@ -165,7 +165,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     covered = bench.whole and on_disk  # else a run could not leave the same pictures out
     position = {int(index): place for place, index in enumerate(chosen)}
     suspects = [position[index] for index in wrong if index in position] if covered else []
-    redundant = [position[index] for index in found["redundant_names"] if index in position] if covered else []
+    redundant = [position[index] for index in found["redundant_train"] if index in position] if covered else []
     can_drop = zoo.variant(recipe.model, recipe.spec).can_drop_branches
     possible = remedies.all_of(trial, planned.epochs, can_drop=can_drop, suspects=suspects, copies=redundant)
     for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
@@ -189,8 +189,8 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     checked = _check(judge, winner, part, clean)
     left_out = {
         "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
-        "copies": sorted(found["redundant_names"]) if winner and "copies" in winner.name else [],
-        "leaks": sorted(found["leaked_names"]),
+        "copies": sorted(found["redundant_train"]) if winner and "copies" in winner.name else [],
+        "leaks": sorted(found["leaked_train"]),
     }
     left = np.delete(train.labels, sorted({index for indices in left_out.values() for index in indices}))
     keeps_classes = bool(np.bincount(left, minlength=len(dataset.classes)).min() > 0)
@@ -204,7 +204,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
         "pictures": {"train": len(train), "pool": len(pool), report: len(untouched)},
         "report": report,
-        "copies": {key: value for key, value in found.items() if key not in NAMED_BY_INDEX},
+        "copies": {key: value for key, value in found.items() if key not in BY_INDEX},
         "gap": gap,
         "course": [row["points"] for row in baseline],
         "turning": turning,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -316,11 +316,6 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
         elif step > PROBE_WARMUP and now() - start >= allowed:
             break
     return trial.precision, (now() - start) / ((step - PROBE_WARMUP) * batches.batch_size), reading
-
-
-def recorded(plan: Plan) -> dict[str, Any]:
-    """For the ledger."""
-    return asdict(plan)
 
 
 def restored(values: dict[str, Any]) -> Plan:

@@ -18,7 +18,7 @@ from resvision.recipes import for_batch
 from resvision.runtime import TorchSession, device
 from resvision.search import plan
 from resvision.search.candidates import Candidate
-from resvision.search.trials import evenly, figures, log_probabilities
+from resvision.search.trials import evenly, log_probabilities, loss_and_accuracy
 from resvision.training import losses
 from resvision.training.bench import train
 
@@ -74,7 +74,9 @@ class Proxies:
             last = trained
         held = self.held.take(evenly(self.held.labels, max(LEAST_JUDGED, round(pictures)), 1))
         session = TorchSession(last, preprocess, self.precision)
-        loss, accuracy = figures(log_probabilities(session, EvaluationBatches(held, preprocess, 0)), held.labels)
+        loss, accuracy = loss_and_accuracy(
+            log_probabilities(session, EvaluationBatches(held, preprocess, 0)), held.labels
+        )
         return {
             "accuracy": accuracy,
             "loss": loss,

@@ -17,7 +17,7 @@ from resvision.data.images import UInt8Array, square
 from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches
 from resvision.data.pictures import ArrayPictures, Indices, Split
 from resvision.errors import PictureError
-from resvision.evaluation.metrics import log_softmax
+from resvision.evaluation.metrics import log_softmax, negative_log_likelihood
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -181,8 +181,8 @@ class Trials:
             if step not in at:
                 continue
             log_p = self._log_probabilities(network, judged)
-            seen = figures(self._log_probabilities(network, looked), looked.split.labels)
-            found = figures(log_p, held.labels)
+            seen = loss_and_accuracy(self._log_probabilities(network, looked), looked.split.labels)
+            found = loss_and_accuracy(log_p, held.labels)
             points.append({"step": step, "train_loss": seen[0], "train_accuracy": seen[1], "loss": found[0]})
             points[-1]["accuracy"] = found[1]
             predicted = log_p.argmax(axis=1)
@@ -234,8 +234,8 @@ class Trials:
         looked = EvaluationBatches(self._looked_at(train), self.preprocess, 0)
         log_p = self._log_probabilities(last, batches)
         predicted = log_p.argmax(axis=1)
-        seen = figures(self._log_probabilities(last, looked), looked.split.labels)
-        found = figures(log_p, split.labels)
+        seen = loss_and_accuracy(self._log_probabilities(last, looked), looked.split.labels)
+        found = loss_and_accuracy(log_p, split.labels)
         return {
             "loss": found[0],
             "accuracy": found[1],
@@ -286,15 +286,11 @@ def log_probabilities(session: TorchSession, batches: EvaluationBatches) -> Floa
     return log_softmax(np.concatenate([session(batch.squares) for batch in batches]))
 
 
-def figures(log_p: FloatArray, labels: Indices) -> tuple[float, float]:
+def loss_and_accuracy(log_p: FloatArray, labels: Indices) -> tuple[float, float]:
     """Mean loss in nats, and accuracy; a network that diverged gets what guessing gets."""
     if not np.isfinite(log_p).all():
         return math.log(log_p.shape[1]), 1 / log_p.shape[1]
-    return float(_losses(log_p, labels).mean()), float((log_p.argmax(axis=1) == labels).mean())
-
-
-def _losses(log_probabilities: FloatArray, labels: Indices) -> FloatArray:
-    return -log_probabilities[np.arange(len(labels)), labels]
+    return negative_log_likelihood(log_p, labels), float((log_p.argmax(axis=1) == labels).mean())
 
 
 def _packed(values: FloatArray) -> str:

@@ -107,19 +107,6 @@ def spread(values: list[float]) -> dict[str, Any]:
     }
 
 
-def apart(higher: dict[str, Any], lower: dict[str, Any]) -> bool:
-    """Whether every value of one is above every value of the other: a difference beyond the seeds' spread.
-
-    Of one value each nothing is known of the spread, and the answer is no.
-    """
-    return len(higher["values"]) > 1 and bool(min(higher["values"]) > max(lower["values"]))
-
-
-def seeds_said(seeds: int) -> str:
-    """How often something was repeated, in words."""
-    return "with one seed" if seeds == 1 else f"each with {seeds} seeds"
-
-
 def balanced(split: Split, most: int) -> Split:
     """At most `most` pictures, in turn one of each class."""
     if len(split) <= most:

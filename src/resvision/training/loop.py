@@ -14,7 +14,7 @@ from resvision.cost import least_size
 from resvision.data.pictures import DataSet, listed
 from resvision.errors import Interrupted, RecipeError, RunError
 from resvision.evaluation import Evaluation
-from resvision.exits import adaptive
+from resvision.exits import with_exits_and_gates
 from resvision.files import write_json
 from resvision.measure import now
 from resvision.models import ResNet
@@ -92,7 +92,7 @@ def train(
 
     # ---- network ----
     torch.manual_seed(recipe.seed)
-    named = adaptive(zoo.variant(recipe.model, recipe.spec), recipe)
+    named = with_exits_and_gates(zoo.variant(recipe.model, recipe.spec), recipe)
     spec = replace(named, num_classes=len(parts.classes), in_channels=preprocess.channels)
     network = ResNet(spec).to(device())
     if weights is not None:
@@ -127,7 +127,6 @@ def train(
         )
         reporter.note(measured)
     engine = engines.build(network, recipe, loss, preprocess)
-    assert recipe.precision is not None
     if recipe.lr == "auto":
         recipe, found = finder.find(recipe, batches, engine)
         reporter.note(found)
