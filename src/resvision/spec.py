@@ -6,6 +6,7 @@ plan, so that no two of them can disagree.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -258,6 +259,7 @@ class ResNetSpec:
         self._check_norm()
         if self.reversible:
             self._check_reversible()
+        self._check_channels()
         if self.inner:
             self._check_inner()
         if self.exits:
@@ -273,6 +275,21 @@ class ResNetSpec:
             raise SpecError(f'init="{self.init}" is for networks without normalisation: use norm="none"')
         if self.init == "fixup" and self.order != "post":
             raise SpecError('init="fixup" needs order="post": use init="skipinit" with pre-activation')
+
+    def _check_channels(self) -> None:
+        # A deep stem begins with a half of its channels, a tiered one with three eighths.
+        least = {"deep": 2, "tiered": 3}.get(self.stem, 1)
+        if self.stem_channels < least:
+            raise SpecError(
+                f"widths={self.widths}: the first convolution of stem={self.stem!r} would have no channels; "
+                f"give the first stage at least {least}, or a stem_width"
+            )
+        narrowest = min(self.widths) // (2 if self.reversible else 1)
+        if self.block == "bottleneck" and not self.inner and self._group_width(narrowest) < 1:
+            raise SpecError(
+                f"base_width={self.base_width}: the 3x3 convolutions of widths={self.widths} would have no channels; "
+                f"give at least base_width={math.ceil(64 / narrowest)}, or wider stages"
+            )
 
     def _check_reversible(self) -> None:
         if self.order != "pre" or self.shortcut == "none":
@@ -424,6 +441,10 @@ class ResNetSpec:
             plans.append(ExitPlan(name=f"exits.{index}", after=after, blocks=tuple(own)))
         return tuple(plans)
 
+    def _group_width(self, width: int) -> int:
+        """Channels of each group of a bottleneck's 3x3 convolution."""
+        return int(width * self.base_width / 64)
+
     def _block_plan(
         self, name: str, in_channels: int, width: int, stride: int, inner: tuple[int, ...] | None = None
     ) -> BlockPlan:
@@ -432,7 +453,7 @@ class ResNetSpec:
             (middle,) = inner or (width,)
             shapes = [(in_channels, middle, 3, stride, 1), (middle, width, 3, 1, 1)]
         else:
-            left, right = inner or (int(width * self.base_width / 64) * self.groups,) * 2
+            left, right = inner or (self._group_width(width) * self.groups,) * 2
             first, second = (1, stride) if self.stride_on == "3x3" else (stride, 1)
             shapes = [
                 (in_channels, left, 1, first, 1),

@@ -81,6 +81,7 @@ def png(width: int, height: int, depth: int, kind: int, rows: list[bytes]) -> by
         ("TIFF", {}),
         ("TIFF", {"compression": "tiff_lzw"}),
         ("WEBP", {"lossless": True}),
+        ("PPM", {}),
     ],
 )
 def test_lossless_formats_give_back_every_pixel(kind: str, options: dict[str, Any]) -> None:
@@ -125,11 +126,29 @@ def test_the_content_decides_and_not_the_extension() -> None:
 
 
 def test_a_format_that_is_not_listed_is_refused() -> None:
-    data = encode(Image.fromarray(noise(5, 6)), "PPM")
+    data = encode(Image.fromarray(noise(5, 6)), "TGA")
     with pytest.raises(
         PictureError, match=r"^a\.png: not a picture of a known format \(JPEG, PNG, WEBP, AVIF, GIF, BMP"
     ):
         decode(data, "a.png", COLOUR)
+
+
+def test_plain_ppm_is_refused() -> None:
+    """Pillow's reader of it takes half a minute over a megabyte of comments."""
+    for data in (b"P1 2 1 0 1", b"P2 2 1 255 7 8 ", b"P3 1 1 255 7 8 9 " + b"#\n" * 500_000):
+        with pytest.raises(
+            PictureError, match=r"^a\.ppm: .*only the binary kinds \(P4, P5, P6\) are read: convert it$"
+        ):
+            read_header(data, "a.ppm")
+        with pytest.raises(PictureError, match=r"^a\.ppm: of PPM"):
+            decode(data, "a.ppm", COLOUR)
+
+
+def test_a_ppm_is_no_larger_than_other_pictures() -> None:
+    with pytest.raises(PictureError, match=r"20000 x 5001 pixels are more than"):
+        read_header(b"P6 20000 5001 255\n", "a.ppm")
+    with pytest.raises(PictureError, match=r"^a\.ppm: cannot be decoded"):
+        decode(b"P6 20 20 255\n" + bytes(100), "a.ppm", COLOUR)
 
 
 # ---- modes ----
@@ -232,7 +251,7 @@ def test_cmyk(kind: str, tolerance: int, inks: tuple[int, ...], colour: tuple[in
     assert np.abs(decoded.astype(int) - colour).max() <= tolerance
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 def test_one_bit(kind: str) -> None:
     picture = Image.fromarray(np.array([[True, False, True], [False, False, True]]))
     data = encode(picture, kind)
@@ -241,7 +260,7 @@ def test_one_bit(kind: str) -> None:
     assert read_header(data, "a picture").grey
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_16_bits_are_scaled_and_not_clipped(kind: str) -> None:
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
     data = encode(Image.fromarray(levels * 257), kind)
@@ -259,6 +278,25 @@ def test_16_bits_stored_big_end_first() -> None:
     values = np.array([[0, 257, 25700, 65535]], dtype=np.uint16)
     picture = Image.frombytes("I;16B", (4, 1), values.astype(">u2").tobytes())
     assert pixels(encode(picture, "TIFF"), GREY).tolist() == [[0, 1, 100, 255]]
+
+
+def test_10_bits_of_a_pgm_are_scaled() -> None:
+    data = b"P5 3 1 1023\n" + struct.pack(">3H", 0, 512, 1023)
+    assert pixels(data, GREY).tolist() == [[0, 128, 255]]  # 512 / 1023 x 255 = 127.6
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_negative_is_turned_over(kind: type, options: dict[str, Any]) -> None:
+    """TIFF may say that 0 is white."""
+    levels = np.arange(256, dtype=kind).reshape(16, 16)
+    stored = encode(Image.fromarray(levels * 257 if kind is np.uint16 else levels), "TIFF", **options)
+    black_is_zero, white_is_zero = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    assert stored.count(black_is_zero) == 1
+    np.testing.assert_array_equal(pixels(stored, GREY), levels)
+    data = stored.replace(black_is_zero, white_is_zero)
+    np.testing.assert_array_equal(pixels(data, GREY), 255 - levels)
+    np.testing.assert_array_equal(pixels(data), np.stack([255 - levels] * 3, axis=2))
 
 
 def test_16_bits_in_each_channel() -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from resvision.data.pictures import DataSet, File, Split
-from resvision.data.sources import Columns, array_split, from_arrays, load, picture_paths, prepare
+from resvision.data.sources import Columns, array_split, from_arrays, load, picture_paths, place_of, prepare, spelt
 from resvision.errors import DataError, PictureError
 from resvision.preprocess import Preprocess
 
@@ -160,6 +160,22 @@ def test_a_picture_is_known_by_its_content_or_its_extension(tmp_path: Path, writ
         split.pictures.header(5)
 
 
+@pytest.mark.parametrize("name", ["1.ppm", "1.PGM", "1.jfif", "1.tga", "1.psd", "1.ico", "1.heic"])
+def test_a_picture_that_cannot_be_read_counts(tmp_path: Path, write_pictures: WritePictures, name: str) -> None:
+    write_pictures(tmp_path, PLAIN)
+    (tmp_path / "cat" / name).write_bytes(b"no picture of a known format")
+    pictures = load(tmp_path).splits["all"].pictures
+    assert len(pictures) == len(PLAIN) + 1
+    with pytest.raises(PictureError, match=rf"^cat/{name}: not a picture of a known format"):
+        pictures.header(0 if name < "1.png" else 1)
+
+
+def test_a_folder_of_ppm(tmp_path: Path, write_pictures: WritePictures) -> None:
+    """As the German traffic signs come."""
+    split = load(write_pictures(tmp_path, ["00000/1.ppm", "00001/1.ppm"])).splits["all"]
+    assert split.pictures.header(1) == (12, 10, False)
+
+
 def test_train_may_be_a_class(tmp_path: Path, write_pictures: WritePictures) -> None:
     dataset = load(write_pictures(tmp_path, ["bus/1.png", "train/2.png", "train/3.png", "tram/4.png"]))
     assert dataset.classes == ("bus", "train", "tram")
@@ -175,8 +191,29 @@ def test_splits_may_be_spelt_otherwise(tmp_path: Path, write_pictures: WritePict
 
 def test_splits_without_one_to_train_on(tmp_path: Path, write_pictures: WritePictures) -> None:
     paths = [path.replace("train", "test") for path in SPLIT]
-    with pytest.raises(DataError, match="has test, val with class folders in them, but no train"):
-        load(write_pictures(tmp_path, paths))
+    root = write_pictures(tmp_path / "only", paths)
+    with pytest.raises(DataError, match="only: has test, val with class folders in them, but no train") as caught:
+        load(root)
+    assert str(caught.value).endswith(f"(to evaluate: {root}/test --split all)")
+    assert len(load(root / "test").splits["all"]) == 3
+    with pytest.raises(DataError, match=r"\(to evaluate: unpack it, and give its test with --split all\)$"):
+        load(pack(root, tmp_path / "only.zip"))
+
+
+def test_a_path_is_a_place_and_a_word_a_built_in_set(
+    tmp_path: Path, write_pictures: WritePictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_pictures(tmp_path / "digits", PLAIN)
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("digits"), "./digits", root):
+        dataset = load(place)
+        assert dataset.classes == ("cat", "dog")
+        assert place_of(place) == place_of(dataset.name) == str(root)
+    assert spelt(Path("digits")) == load(Path("digits")).name == "./digits"
+    assert load("digits").classes == tuple("0123456789")
+    assert place_of("digits") == spelt("digits") == "digits"
+    with pytest.raises(DataError, match="no folder, file or built-in data set 'cifar10'"):
+        load(Path("cifar10"))
 
 
 def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
@@ -371,6 +408,47 @@ def test_an_archive_made_from_within_the_folder(
     with tarfile.open(tmp_path / "pets.tar", "w") as tar:
         tar.add(root, ".")  # as `tar -c .` does: its first member is "."
     assert_same_content(load(root), load(tmp_path / "pets.tar"))
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("layout", [PLAIN, SPLIT], ids=["plain", "split"])
+def test_a_licence_beside_the_folder_in_an_archive(
+    tmp_path: Path, write_pictures: WritePictures, layout: tuple[str, ...], kind: str
+) -> None:
+    root = write_pictures(tmp_path / "all" / "photos", layout)
+    for place in (root, root.parent):
+        (place / "LICENSE").write_text("no picture")
+    packed = load(pack(root.parent, tmp_path / f"photos.{kind}"))
+    assert_same_content(load(root), packed)
+    assert packed.unused == ()
+
+
+def test_pictures_beside_the_classes_are_named(tmp_path: Path, write_pictures: WritePictures) -> None:
+    loose = ["all.png", "photos/some.png", "photos/train/one.png"]
+    root = write_pictures(tmp_path / "a", [*(f"photos/{path}" for path in SPLIT), *loose])
+    packed = load(pack(root, tmp_path / "a.zip"))
+    assert {name: len(split) for name, split in packed.splits.items()} == {"train": 3, "val": 3}
+    assert packed.method == f"given by folders ({', '.join(loose)} beside them: not used)"
+    assert load(root / "photos").unused == ("some.png", "train/one.png")
+    classes = load(
+        pack(write_pictures(tmp_path / "b", [*(f"x/{path}" for path in PLAIN), "1.png"]), tmp_path / "b.tar")
+    )
+    assert classes.classes == ("cat", "dog")
+    assert len(classes.splits["all"]) == len(PLAIN)
+    assert prepare(classes).method.endswith("by a hash of each picture's content (1.png beside them: not used)")
+
+
+def test_of_a_member_that_is_packed_twice_the_last_counts(
+    tmp_path: Path, write_pictures: WritePictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_pictures(tmp_path / "pets", PLAIN)
+    archive = pack(root, tmp_path / "pets.tar")
+    with tarfile.open(archive, "a") as tar:  # as `tar -r` and `tar -u` do
+        tar.add(root / "dog/5.png", "./cat/1.png")
+    monkeypatch.setattr("resvision.data.sources.MAX_ARCHIVE_BYTES", sum(map(len, contents(load(root).splits["all"]))))
+    split = load(archive).splits["all"]
+    assert names(split) == list(PLAIN)
+    assert split.pictures.content(0) == (root / "dog/5.png").read_bytes()
 
 
 def test_an_empty_class_folder_in_an_archive(tmp_path: Path, write_pictures: WritePictures) -> None:
@@ -627,6 +705,29 @@ def test_a_missing_column(manifest: Callable[..., Path], columns: Columns, messa
         load(manifest("file,kind,part", "files/1.png,cat,train", "files/2.png,dog,train"), columns)
 
 
+def test_two_columns_of_one_name(manifest: Callable[..., Path]) -> None:
+    path = manifest("path,label,label,note,note", "files/1.png,cat,tom,x,y", "files/2.png,dog,rex,x,y")
+    with pytest.raises(DataError, match=r"list\.csv: two columns are called 'label'; rename the one"):
+        load(path)
+    others = manifest("path,label,note,note,,", "files/1.png,cat,x,y,,", "files/2.png,dog,x,y,,")
+    assert load(others).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("rows", [(), ("", "path,label", "files/1.png,cat")])
+def test_a_manifest_without_a_header(manifest: Callable[..., Path], rows: tuple[str, ...]) -> None:
+    with pytest.raises(
+        DataError, match=r"list\.csv: has no header line; give one with the columns, such as path,label$"
+    ):
+        load(manifest(*rows))
+
+
+def test_more_fields_than_the_header_has(manifest: Callable[..., Path]) -> None:
+    message = r"list\.csv, line 3: has more fields than the header; put names with commas in quotes$"
+    with pytest.raises(DataError, match=message):
+        load(manifest("path,label", "files/1.png,Beagle", "files/2.png,Poodle, Toy"))
+    assert load(manifest("path,label", "files/1.png,Beagle,", "files/2.png,Poodle,,")).classes == ("Beagle", "Poodle")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -732,6 +833,16 @@ def test_integer_labels_index_the_given_classes() -> None:
     assert dataset.splits["train"].labels.tolist() == [2, 0, 1]
     by_name = from_arrays((noise(3, 5, 5), [30, 10, 20]), classes=["10", "20", "30"])
     assert by_name.splits["train"].labels.tolist() == [2, 0, 1]
+
+
+def test_class_names_become_text() -> None:
+    for classes in ([0, 1], np.array(["0", "1"]), np.array([0, 1])):
+        dataset = from_arrays((noise(2, 5, 5), [1, 0]), classes=classes)  # type: ignore[arg-type]
+        assert dataset.classes == ("0", "1")
+        assert {type(name) for name in dataset.classes} == {str}
+        assert dataset.splits["train"].labels.tolist() == [1, 0]
+    by_name = array_split((noise(2, 5, 5), [20, 10]), [10, 20], "x")  # type: ignore[list-item]
+    assert by_name.labels.tolist() == [1, 0]
 
 
 def test_numbers_without_names_are_ordered_by_value() -> None:
@@ -859,7 +970,9 @@ def test_copies_are_never_on_both_sides(tmp_path: Path, write_pictures: WritePic
 
 def test_a_class_of_one_picture_cannot_be_prepared(tmp_path: Path, write_pictures: WritePictures) -> None:
     with pytest.raises(
-        DataError, match=r"the class of emu/6\.png has fewer than two pictures of its own .*: add pictures, or give the"
+        DataError,
+        match=r"the class of emu/6\.png has fewer than two pictures of its own and cannot be divided: add pictures, or "
+        r"give the splits \(to evaluate all of them: --split all\)$",
     ):
         prepare(load(write_pictures(tmp_path, [*PLAIN, "emu/6.png"])))
 

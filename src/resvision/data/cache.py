@@ -29,7 +29,7 @@ from resvision.data.pictures import File, FilePictures
 from resvision.errors import PictureError
 from resvision.preprocess import Preprocess
 
-FORMAT = 1  # to be raised when the layout or the pixels change, so that older files are not read
+FORMAT = 2  # to be raised when the layout or the pixels change, so that older files are not read
 MAX_BYTES = 64 << 30  # of all caches together, and never more than half of what the disk has free without them
 SHRINK_FROM = 1.25  # times the stored side; below, shrinking would save little
 SUFFIX = ".pictures"

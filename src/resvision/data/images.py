@@ -15,19 +15,28 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from resvision.data.transfer import sent
 from resvision.errors import PictureError
 from resvision.preprocess import Preprocess
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 # Of pictures that are not read. They count as pictures all the same, so that a folder does not shrink without a word.
-OTHER_EXTENSIONS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+OTHER_EXTENSIONS = (
+    *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".tga", ".ico", ".psd", ".svg"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+)
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (300 MB as RGB)
 MAX_BYTES = 1 << 30  # a larger file is no picture
 PIECE_BYTES = 1 << 20
 EXIF_ORIENTATION = 0x0112
+PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # of TIFF
+PPM_BINARY = (b"P4", b"P5", b"P6")
 # What Pillow raises, by format.
 UNDECODABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, MemoryError, RuntimeError, struct.error),
@@ -174,6 +183,9 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise PictureError(name, f"has more than the {MAX_PIXELS:,} pixels that are allowed") from error
     except UNDECODABLE as error:
         raise PictureError(name, f"not a picture of a known format ({', '.join(FORMATS)}): convert it") from error
+    # Over a plain one, written in decimal digits, Pillow may take half a minute a megabyte: where it is all comments.
+    if picture.format == "PPM" and not data.startswith(PPM_BINARY):
+        raise PictureError(name, "of PPM, PGM and PBM only the binary kinds (P4, P5, P6) are read: convert it")
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(name, f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that are allowed")
@@ -232,7 +244,10 @@ def flatten(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Im
     """
     mode = "L" if preprocess.channels == 1 else "RGB"
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = Image.fromarray(_to_8_bits(np.asarray(picture), name))
+        values = _to_8_bits(np.asarray(picture), name)
+        # Pillow turns negatives of 8 bits over, and not those of 16.
+        negative = isinstance(picture, TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+        picture = Image.fromarray(255 - values if negative else values)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         background = Image.new("RGBA", picture.size, preprocess.background)
         picture = Image.alpha_composite(background, picture.convert("RGBA"))

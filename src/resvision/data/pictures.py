@@ -187,6 +187,7 @@ class DataSet:
         splits: at least one; a set that was never split has only "all".
         method: where the splits come from, for the record of the run.
         flip: whether a mirrored picture still belongs to its class (a digit does not).
+        unused: folders and pictures that lie beside the classes; `method` tells of them.
     """
 
     name: str
@@ -194,6 +195,7 @@ class DataSet:
     splits: Mapping[str, Split]
     method: str
     flip: bool = True
+    unused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -278,7 +280,7 @@ def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
             one = split.pictures.name(int(np.flatnonzero(split.labels == label)[0]))
             raise DataError(
                 f"{name}: the class of {one} has fewer than two pictures of its own and cannot be "
-                "divided: add pictures, or give the splits (of train and test --holdout 0 divides nothing)"
+                "divided: add pictures, or give the splits"
             )
         wanted = max(1, round(fraction * len(members)))
         cut = int(np.searchsorted(np.cumsum(counts), wanted)) + 1

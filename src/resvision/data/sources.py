@@ -7,8 +7,8 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -51,7 +51,17 @@ DEFAULT_COLUMNS = Columns()
 
 def place_of(data: str | Path) -> str:
     """A built-in name as it is, and any other as a whole path: by it the same data are known however they are spelt."""
-    return str(data) if str(data) in BUILTIN_NAMES else str(Path(data).expanduser().resolve())
+    return data if is_builtin(data) else str(Path(data).expanduser().resolve())
+
+
+def is_builtin(data: object) -> TypeGuard[str]:
+    """Whether it is the name of a built-in set; a `Path` always means a place."""
+    return isinstance(data, str) and data in BUILTIN_NAMES
+
+
+def spelt(data: str | Path) -> str:
+    """How a command names the data: a path that reads like a built-in set begins with ./ there."""
+    return f"./{data}" if not isinstance(data, str) and str(data) in BUILTIN_NAMES else str(data)
 
 
 def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progress | None = None) -> DataSet:
@@ -67,21 +77,21 @@ def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progres
         DataError: nothing is there, or it cannot be used.
         DownloadError: a built-in set is not at hand and cannot be fetched.
     """
-    if str(data) in BUILTIN_NAMES:
-        return load_builtin(str(data), progress)
+    if is_builtin(data):
+        return load_builtin(data, progress)
     path = Path(data).expanduser()
     if not path.exists():
         raise DataError(
             f"there is no folder, file or built-in data set {str(data)!r}; built in are {', '.join(BUILTIN_NAMES)}"
         )
     if path.is_dir():
-        return _from_tree(str(data), *_walk(path))
+        return _from_tree(spelt(data), *_walk(path))
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_manifest(path, columns)
     with storage(path):
         is_archive = archives.is_archive(path)
     if is_archive:
-        return _from_tree(str(data), *_read_archive(path))
+        return _from_tree(spelt(data), *_read_archive(path))
     raise DataError(f"{path}: neither a folder, a CSV manifest, nor a tar or zip archive")
 
 
@@ -101,8 +111,9 @@ def from_arrays(train: Arrays, validation: Arrays | None = None, classes: Sequen
         names = {name: {str(v) for v in np.asarray(_pair(pair, name)[1]).reshape(-1)} for name, pair in given.items()}
         _same_classes("arrays", names)
         classes = _in_order(names["train"])
+    classes = tuple(map(str, classes))
     splits = {name: array_split(pair, classes, name) for name, pair in given.items()}
-    return DataSet(name="arrays", classes=tuple(classes), splits=splits, method="given")
+    return DataSet(name="arrays", classes=classes, splits=splits, method="given")
 
 
 def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
@@ -127,13 +138,13 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
         raise DataError(f"{name}: {len(array)} pictures, but {len(values)} labels")
     if not values:
         raise DataError(f"{name}: holds no pictures")
-    by_name = {label: i for i, label in enumerate(classes)}
+    by_name = {str(label): i for i, label in enumerate(classes)}
     are_names = any(isinstance(v, str) for v in values) or all(str(v) in by_name for v in values)
     indices = [by_name.get(str(v), v) for v in values] if are_names else values
     if unknown := {str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}:
         strangers = {str(v) for v in values} - by_name.keys()  # which keep the others from being names
         wrong = sorted(strangers if unknown & by_name.keys() else unknown)
-        raise DataError(f"{name}: labels that no class has: {listed(wrong)}; the classes are {listed(list(classes))}")
+        raise DataError(f"{name}: labels that no class has: {listed(wrong)}; the classes are {listed(list(by_name))}")
     return Split(array, np.array(indices, dtype=np.int64))
 
 
@@ -156,21 +167,33 @@ def prepare(dataset: DataSet) -> DataSet:
     whole = splits.get("train") or splits.get("all")
     if whole is None:
         raise DataError(f"{dataset.name}: there is no train split, only {', '.join(splits)}")
-    train, val = divide(whole, VALIDATION_FRACTION, dataset.name)
+    try:
+        train, val = divide(whole, VALIDATION_FRACTION, dataset.name)
+    except DataError as error:
+        raise DataError(f"{error} (to evaluate all of them: --split all)") from error
+    method = f"{VALIDATION_FRACTION:.0%} of each class for validation, by a hash of each picture's content"
     return DataSet(
         name=dataset.name,
         classes=dataset.classes,
         splits={"train": train, "val": val},
-        method=f"{VALIDATION_FRACTION:.0%} of each class for validation, by a hash of each picture's content",
+        method=_and_unused(method, dataset.unused),
         flip=dataset.flip,
+        unused=dataset.unused,
     )
 
 
 def picture_paths(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given, and for a folder the pictures below it in sorted order."""
+    """Files as they are given, and for a folder the pictures below it in sorted order.
+
+    Raises:
+        DataError: a folder holds no pictures.
+    """
     for path in paths:
         if path.is_dir():
-            yield from (file.path for _, file in _walk(path)[0] if file.path is not None and _may_be_picture(file))
+            below = [file.path for _, file in _walk(path)[0] if file.path is not None and _may_be_picture(file)]
+            if not below:
+                raise DataError(f"{path}: holds no pictures")
+            yield from below
         else:
             yield path
 
@@ -216,7 +239,7 @@ def _below(root: Path) -> Iterator[Path]:
 
 def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
     """The members of an archive, read into memory. Nothing is unpacked to disk, so no member's path can do harm."""
-    files: list[tuple[PurePosixPath, File]] = []
+    contents: dict[PurePosixPath, bytes] = {}
     folders: set[PurePosixPath] = set()
     total = 0
     for name, data in archives.members(path):
@@ -230,15 +253,16 @@ def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[Pur
         if data is None:
             folders.add(relative)
             continue
-        total += len(data)
+        # Of a member that was packed twice the last one counts, as where it is unpacked.
+        total += len(data) - len(contents.get(relative, b""))
         if total > MAX_ARCHIVE_BYTES:
             raise DataError(f"{path}: holds more than {MAX_ARCHIVE_BYTES >> 30} GB; unpack it and give the folder")
-        files.append((relative, File(str(relative), data=data)))
-    files.sort(key=lambda pair: pair[0])
-    # An archive often holds one folder that holds everything.
-    while files and len(tops := {relative.parts[0] for relative, _ in files}) == 1 and _nested(folders, *tops):
+        contents[relative] = data
+    files = [(relative, File(str(relative), data=data)) for relative, data in sorted(contents.items())]
+    # An archive often holds one folder that holds everything, and perhaps a licence beside it.
+    while len(tops := {r.parts[0] for r, _ in files if len(r.parts) > 1}) == 1 and _nested(folders, *tops):
         top = PurePosixPath(*tops)
-        files = [(relative.relative_to(top), file) for relative, file in files]
+        files = [(PurePosixPath(*r.parts[1:]) if len(r.parts) > 1 else r, file) for r, file in files]
         folders = {folder.relative_to(top) for folder in folders if folder.is_relative_to(top) and folder != top}
     return files, folders
 
@@ -251,7 +275,9 @@ def _nested(folders: Iterable[PurePosixPath], top: str) -> bool:
 
 def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[PurePosixPath]) -> DataSet:
     """Reads `train|val|test/<class>/...` or `<class>/...` out of relative paths."""
-    pictures = [(relative, file) for relative, file in files if len(relative.parts) > 1 and _may_be_picture(file)]
+    found = [(relative, file) for relative, file in files if _may_be_picture(file)]
+    pictures = [(relative, file) for relative, file in found if len(relative.parts) > 1]
+    loose = [file.name for relative, file in found if len(relative.parts) == 1]
     tops = sorted({folder.parts[0] for folder in folders})
     # "train" may also be a class of vehicles: then its pictures lie directly in it.
     nested = {folder.parts[0] for folder in folders if len(folder.parts) > 1}
@@ -264,17 +290,23 @@ def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[
         _same_classes(name, classes, training[0])
         groups: dict[str, list[tuple[str, File]]] = {}
         for top in split_tops:  # "val" and "valid" side by side are one split
-            found = [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
-            groups.setdefault(SPLIT_NAMES[top.lower()], []).extend(found)
-        unused = [top for top in tops if top not in split_tops]
-        method = "given by folders" + (f" ({listed(unused)} beside them: not used)" if unused else "")
-        return _assemble(name, sorted(classes[training[0]]), groups, method)
+            own = [(r.parts[1], f) for r, f in pictures if r.parts[0] == top and len(r.parts) > 2]
+            groups.setdefault(SPLIT_NAMES[top.lower()], []).extend(own)
+        others = [top for top in tops if top not in split_tops]
+        loose += [
+            file.name for relative, file in pictures if relative.parts[0] in split_tops and len(relative.parts) == 2
+        ]
+        return _assemble(name, sorted(classes[training[0]]), groups, "given by folders", (*others, *loose))
     if split_tops == tops and nested.issuperset(tops) and tops:
-        raise DataError(f"{name}: has {listed(tops)} with class folders in them, but no train")
+        packed = any(file.data is not None for _, file in files)
+        way = f"unpack it, and give its {tops[0]} with" if packed else str(PurePath(name, tops[0]))
+        raise DataError(
+            f"{name}: has {listed(tops)} with class folders in them, but no train (to evaluate: {way} --split all)"
+        )
     if not tops:
         content = f"{len(files)} files, but no class folders" if files else "nothing"
         raise DataError(f"{name}: holds {content}; expected <class>/PICTURE or train|val|test/<class>/PICTURE")
-    return _assemble(name, tops, {"all": [(r.parts[0], f) for r, f in pictures]}, method="none")
+    return _assemble(name, tops, {"all": [(r.parts[0], f) for r, f in pictures]}, "none", tuple(loose))
 
 
 def _may_be_picture(file: File) -> bool:
@@ -299,13 +331,24 @@ def _same_classes(name: str, classes: dict[str, set[str]], training: str = "trai
             raise DataError(f"{name}: the classes of {split} differ from those of train: it {' and '.join(parts)}")
 
 
-def _assemble(name: str, classes: list[str], groups: dict[str, list[tuple[str, File]]], method: str) -> DataSet:
+def _assemble(
+    name: str,
+    classes: list[str],
+    groups: dict[str, list[tuple[str, File]]],
+    method: str,
+    unused: tuple[str, ...] = (),
+) -> DataSet:
     index = {label: i for i, label in enumerate(classes)}
     splits = {}
     for split_name, rows in groups.items():
         labels: Labels = np.array([index[label] for label, _ in rows], dtype=np.int64)
         splits[split_name] = Split(FilePictures(tuple(file for _, file in rows)), labels)
-    return DataSet(name=name, classes=tuple(classes), splits=splits, method=method)
+    method = _and_unused(method, unused)
+    return DataSet(name=name, classes=tuple(classes), splits=splits, method=method, unused=unused)
+
+
+def _and_unused(method: str, unused: tuple[str, ...]) -> str:
+    return method + (f" ({listed(list(unused))} beside them: not used)" if unused else "")
 
 
 # ---- manifests ----
@@ -325,15 +368,23 @@ def _from_manifest(path: Path, columns: Columns) -> DataSet:
 
 def _from_rows(path: Path, rows: csv.DictReader[str], columns: Columns) -> DataSet:
     found = list(rows.fieldnames or ())
+    if not found:
+        raise DataError(f"{path}: has no header line; give one with the columns, such as path,label")
     split_column = columns.split or ("split" if "split" in found else None)
     for option, column in (("path", columns.path), ("label", columns.label), ("split", split_column)):
-        if column is not None and column not in found:
+        if column is None:
+            continue
+        if column not in found:
             raise DataError(
                 f"{path}: there is no column {column!r}; it has {listed(found, 12)}. Name it with --{option}-column"
             )
+        if found.count(column) > 1:
+            raise DataError(f"{path}: two columns are called {column!r}; rename the one that is not meant")
     groups: dict[str, list[tuple[str, File]]] = {}
     for row in rows:
         line = rows.line_num
+        if any(row.get(None, ())):  # where csv puts what has no column
+            raise DataError(f"{path}, line {line}: has more fields than the header; put names with commas in quotes")
         name, label = row[columns.path], row[columns.label]
         if not name or not label:
             raise DataError(f"{path}, line {line}: the column {columns.label if name else columns.path} is empty")
