@@ -107,7 +107,7 @@ def test_bad_pictures_are_named_and_the_rest_go_on(tmp_path: Path) -> None:
     results = list(made.predictions([good, text, tmp_path / "missing.png", good.astype(np.float32), good]))
     assert [r.label is not None for r in results] == [True, False, False, False, True]
     assert [r.error for r in results[1:4]] == [
-        "not a picture of a known format (JPEG, PNG, WEBP, AVIF, GIF, BMP, TIFF): convert it",
+        "not a picture of a known format (JPEG, PNG, WEBP, AVIF, GIF, BMP, TIFF, PPM): convert it",
         "cannot be read (No such file or directory)",
         "holds float32: give uint8 values in 0..255",
     ]
@@ -132,6 +132,57 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         classifier(preprocess=Preprocess(size=8, channels=1, mean=(0.5,), std=(0.5,)))
     with pytest.raises(ClassifierError, match="temperature=0"):
         classifier(temperature=0)
+
+
+def test_names_of_classes_are_text(tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match="class name 1 is a int: names are text"):
+        classifier(classes=(1, 2, 3))
+    with pytest.raises(ClassifierError, match=r"class name .*7.* is a int64: names are text"):
+        classifier(classes=tuple(np.unique([7, 8, 9])))
+
+
+def test_what_cannot_be_written_ruins_nothing(tmp_path: Path) -> None:
+    classifier().save(tmp_path)
+    other = classifier(metrics={"accuracy": math.nan})
+    torch.nn.init.zeros_(other.network.fc.weight)
+    with pytest.raises(ValueError, match="JSON"):
+        other.save(tmp_path)
+    assert Classifier.load(tmp_path).predict(pictures(2)) == classifier().predict(pictures(2))
+
+
+def test_a_home_is_found_for_writing_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = classifier()
+    made.save("~/run")
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
+    assert (tmp_path / "run" / "model.json").is_file()
+    assert Classifier.load("~/run").predict("~/a.png")[0].top == made.predict(pictures(1))[0].top
+
+
+# ---- folders of pictures ----
+
+
+def test_a_folder_stands_for_its_pictures(tmp_path: Path) -> None:
+    made, squares = classifier(), pictures(3)
+    (tmp_path / "photos" / "below").mkdir(parents=True)
+    files = [tmp_path / "photos" / name for name in ("a.png", "b.png", "below/c.png")]
+    for square, file in zip(squares, files, strict=True):
+        Image.fromarray(square).save(file)
+    (tmp_path / "photos" / "notes.pdf").write_text("no picture")
+    expected = made.predict(files)
+    folder = tmp_path / "photos"
+    for given in (folder, str(folder), [folder], iter([folder])):
+        assert list(api.predict(made, given)) == pytest.approx(expected)
+    mixed = list(api.predict(made, [files[2], folder, squares[0]]))
+    assert [p.path for p in mixed] == [str(files[2]), *map(str, files), "picture 4"]
+
+
+@pytest.mark.parametrize("names", [[], ["manual.pdf"]])
+def test_a_folder_without_pictures_is_a_mistake(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text("no picture")
+    with pytest.raises(InputError, match=f"^{tmp_path}: holds no pictures$"):
+        api.predict(classifier(), tmp_path)
 
 
 # ---- folders that are not what they say ----
@@ -208,8 +259,8 @@ def test_a_pickle_is_never_read(folder: Path) -> None:
         ({"version": 2, "colour": 1}, "is resvision-classifier version 2; this program reads"),
         ({"format": "other"}, "is other version 1"),
         ({"classes": ["cat", "dog"]}, "2 different class names"),
-        ({"temperature": "warm"}, "temperature: Input should be a valid number"),
-        ({"colour": 1}, "colour: Unexpected keyword argument"),
+        ({"temperature": "warm"}, "temperature='warm': Input should be a valid number"),
+        ({"colour": 1}, "there is no field 'colour'"),
     ],
 )
 def test_headers_that_are_wrong(folder: Path, values: dict[str, Any], message: str) -> None:

@@ -20,9 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from resvision import __version__, api, printing, zoo
+from resvision.classifier import Classifier
 from resvision.cli import app, main
 from resvision.data.builtin import load as builtin
 from resvision.models import ResNet
+from resvision.preprocess import Preprocess
 from resvision.progress import ConsoleReporter
 from resvision.training.run import RunFolder
 
@@ -86,9 +88,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"resvision {__version__}"
 
 
-@pytest.mark.parametrize(
-    "verb", ["benchmark", "demo", "evaluate", "export", "import", "models", "predict", "study", "train"]
-)
+@pytest.mark.parametrize("verb", [name for name in app if not name.startswith("-")])
 def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"Example: resvision {verb}" in capsys.readouterr().out
@@ -141,9 +141,10 @@ def test_any_field_of_a_recipe_is_an_option(data: Path, tmp_path: Path, capsys: 
     assert (recipe.ema, recipe.erase, recipe.drop_path, recipe.accumulate) == (0.9, 0.25, 0.1, 2)
     assert (recipe.trivial_augment, recipe.flip) == (True, False)
     recorded = tmp_path / "run" / "recipe.yaml"
-    assert run("train", data, "--recipe", recorded, "--out", tmp_path / "again") == 0
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]
-    assert weights[0] == weights[1]
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    for place, again in ((recorded, tmp_path / "again"), (recorded.parent, tmp_path / "of the folder")):
+        assert run("train", data, "--recipe", place, "--out", again) == 0
+        assert (again / "model.safetensors").read_bytes() == weights
 
 
 def test_train_json_is_one_document(data: Path, tmp_path: Path) -> None:
@@ -321,6 +322,20 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         (["train", "digits", "--model", "resnet19_cifar"], "the nearest are resnet14_cifar and resnet20_cifar"),
         (["train", "digits", "--epochs", "-1"], "epochs=-1 must be at least 1"),
         (["train", "digits", "--epochs", "two"], '"two"'),
+        (["train", "digits", "--epochs", "0.9"], "--epochs 0.9 is no whole number"),
+        (["train", "digits", "--seed", "1.5"], "--seed 1.5 is no whole number"),
+        (["models", "resnet18", "--size", "128.7"], "--size 128.7 is no whole number"),
+        (["predict", "nowhere", "a.jpg", "--top", "1.9"], "--top 1.9 is no whole number"),
+        (["depth", "digits", "--sizes", "8,x"], 'Invalid value for --sizes: unable to convert "x" into int'),
+        (["depth", "digits", "--models", "resnet8_cifar, resnet9_cifar"], "there is no network 'resnet9_cifar'"),
+        (["depth", "digits", "--train-minutes", "5", "--epochs", "3"], "train_minutes and epochs both say how long"),
+        (["train", "digits", "--milestones", "0.5,1.5"], "milestones=(0.5, 1.5) must lie between 0 and 1"),
+        (["train", "digits", "--spec", "both", "--spec", "gates=true"], "spec 'both': give FIELD=VALUE"),
+        (["train", "digits", "--spec", "pad_sides=end"], "there is no field 'pad_sides'; did you mean 'pad_side'?"),
+        (
+            ["train", "digits", "--label-column", "zzz"],
+            "digits: only a manifest (.csv, .tsv) has columns: leave out --label",
+        ),
         (["train", "digits", "--epochs", "1", "--minutes", "1"], "epochs and minutes both say how long to train"),
         (["train", "digits", "--lr", "0"], "lr=0.0 must be a number above 0"),
         (["train", "digits", "--batch-size", "0"], "batch_size=0 must be at least 1"),
@@ -364,6 +379,45 @@ def test_mistakes(arguments: list[str], message: str, capsys: Any, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []  # a mistake leaves no run folder behind
 
 
+@pytest.mark.parametrize("verb", ["train", "evaluate", "exits", "compress", "overfit", "depth", "study"])
+def test_columns_go_with_manifests_alone(verb: str, data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """Every verb asks for its data at the same place."""
+    monkeypatch.chdir(tmp_path)
+    spec = zoo.variant("resnet8_cifar", ["exits=[1]"] if verb == "exits" else [])
+    network = ResNet(dataclasses.replace(spec, num_classes=2))
+    Classifier(network=network, preprocess=Preprocess.plain(8, 3), classes=("zero", "one")).save(tmp_path / "made")
+    first = {"train": [], "study": ["paths"], "overfit": [], "depth": []}.get(verb, ["made"])
+    line = mistake(capsys, verb, *first, data, "--path-column", "file", "--split-column", "part")
+    said = "only a manifest (.csv, .tsv) has columns: leave out --path-column and --split-column"
+    assert line == f"resvision: {data}: {said}"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("verb", ["overfit", "depth"])
+def test_what_cannot_be_tried_is_refused_before_there_is_a_folder(
+    verb: str, capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(verb, "digits", "--lr", "auto") == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == "resvision: lr=auto: trials train from scratch at a given rate; leave it out"
+    assert " in runs" not in said
+
+
+def test_whole_numbers_and_lists_are_taken_as_they_are_written() -> None:
+    def given(line: str) -> Any:
+        return app.parse_args(line.split(), print_error=False, exit_on_error=False)[1].arguments
+
+    assert given("models resnet18 --size 128.0 --classes 0x10") == {"name": "resnet18", "size": 128, "classes": 16}
+    for line in ("0.5,0.75", "0.5 --milestones 0.75"):
+        assert given(f"train digits --milestones {line}")["hyperparameters"].milestones == (0.5, 0.75)
+    found = given("depth digits --sizes 8,16 --widths 0.5,1 --models a,b")
+    assert (found["sizes"], found["widths"], found["models"]) == ((8, 16), (0.5, 1.0), "a,b")
+    assert given("train digits --spec depths=[1,2] --spec gates=true")["hyperparameters"].spec == (
+        *("depths=[1,2]", "gates=true"),
+    )
+
+
 def test_mistakes_in_the_data(tmp_path: Path, capsys: Any) -> None:
     write_pictures(tmp_path / "one", {"zero": 5})
     assert "only the class 'zero' was found" in mistake(capsys, "train", tmp_path / "one")
@@ -395,6 +449,11 @@ def test_unreadable_pictures(data: Path, tmp_path: Path, capsys: Any) -> None:
     line = mistake(capsys, "evaluate", tmp_path / "run", tmp_path)
     assert "val/one/broken.png" in line
     assert "an evaluation leaves nothing out" in line
+
+
+def test_a_folder_without_pictures(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "manual.pdf").write_text("no picture")
+    assert f"{tmp_path}: holds no pictures" in mistake(capsys, "predict", trained, tmp_path)
 
 
 def test_a_run_folder_that_exists(data: Path, trained: Path, capsys: Any) -> None:

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +12,12 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from cyclopts import CycloptsError
 
 import resvision
 from resvision import zoo
+from resvision.cli import app
+from resvision.errors import ResvisionError
 from resvision.models import ResNet
 
 SOURCE = Path(resvision.__file__).parent
@@ -118,14 +123,34 @@ def test_every_error_is_in_the_tree_at_the_top_of_the_file() -> None:
 
 
 def test_command_line_surface() -> None:
-    from resvision.cli import app
-
     surface = {}
-    verbs = ("benchmark", "compress", "demo", "depth", "evaluate", "exits", "export", "import", "models", "overfit")
-    for verb in (*verbs, "predict", "study", "train"):
-        arguments = app[verb].assemble_argument_collection()
+    for verb in (name for name in app if not name.startswith("-")):
+        arguments = app[verb].assemble_argument_collection(default_parameter=app.default_parameter)
         surface[verb] = sorted(name for argument in arguments for name in argument.names if name != "*")
     assert surface == json.loads((GOLDEN / "cli.json").read_text())
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The command lines of a page: blocks that begin with four spaces."""
+    for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("    resvision "):
+            yield re.split(r" +#| > ", line.strip())[0]
+
+
+PAGES = [SOURCE.parents[1] / "README.md", *sorted((SOURCE.parents[1] / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_are_understood(page: Path) -> None:
+    for command in commands(page):
+        try:
+            app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+        except (CycloptsError, ResvisionError) as error:
+            pytest.fail(f"{command}: {error}")
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(list(commands(PAGES[0]))) > 10
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.json") if path.stem != "cli"))

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from resvision import Classifier, Preprocess, ResNetSpec, api, deployed
-from resvision.errors import ClassifierError, InputError, MissingExtraError
+from resvision.data import sources
+from resvision.errors import ClassifierError, DataError, InputError, MissingExtraError
 from resvision.models import ResNet
 from resvision.progress import Reporter
 
@@ -81,6 +82,29 @@ def test_class_names_and_temperature_are_those_of_the_run(run: Path) -> None:
 def test_an_export_again_takes_the_place_of_the_first(run: Path) -> None:
     api.export(run, "onnx")
     assert [entry.file for entry in deployed.read_index(run).exports] == ["model-A-fp32.xml", "model-A-fp32.onnx"]
+
+
+def test_a_home_is_found_for_writing_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    made = api.export("~/run", "onnx")
+    assert made.file == run / "runtimes" / "model-A-fp32.onnx"
+
+
+def test_an_export_tells_of_a_download(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    class Listener(Reporter):
+        def download(self, file: str, done: int, total: int | None) -> None:
+            told.append(file)
+
+    def load(data: str, columns: Any, progress: Any) -> Any:
+        progress("digits.gz", 1, 2)
+        return sources.load_builtin("digits", progress)
+
+    monkeypatch.setattr(sources, "load", load)
+    with pytest.raises(DataError, match="has classes that the classifier does not know"):
+        api.export(run, "onnx", data="digits", reporter=Listener())
+    assert told == ["digits.gz"]
 
 
 # ---- what is refused ----

@@ -22,8 +22,10 @@ from resvision.adaptive import AdaptiveSession, all_exits, segment_seconds, torc
 from resvision.classifier import Classifier
 from resvision.cli import main
 from resvision.cost import cost, exit_macs, segment_macs
+from resvision.data.loader import Batch
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
+from resvision.evaluation import exits
 from resvision.evaluation.calibration import temperature
 from resvision.evaluation.exits import NEVER, Judged, Outcome, Times, choose, report
 from resvision.evaluation.metrics import log_softmax
@@ -312,6 +314,22 @@ def test_segments_are_timed_a_picture() -> None:
     assert all(0 < t < 1 for t in times)
 
 
+def test_gated_blocks_are_timed_on_pictures() -> None:
+    """How long a picture takes depends on what it shows: a black one says nothing of the others."""
+    seen: list[float] = []
+
+    def segment(state: Any, /, *, answers: bool = True) -> tuple[Any, np.ndarray]:
+        if len(state) == 1:  # one at a time, which is when they are timed
+            seen.append(float(state.float().mean()))
+        return state, np.tile(np.arange(3, dtype=np.float32), (len(state), 1))
+
+    pictures = squares(8)
+    batches = [Batch(squares=pictures, labels=torch.arange(8) % 3)]
+    exits.tune([segment, segment], batches, max_drop=1.0)
+    assert set(seen) == {float(one.float().mean()) for one in pictures}
+    assert exit_macs(dataclasses.replace(network().spec, gates=True), 16) == ()
+
+
 # ---- thresholds ----
 
 
@@ -321,6 +339,16 @@ def test_the_temperature_is_found() -> None:
     labels = np.array([rng.choice(5, p=row) for row in np.exp(log_softmax(logits))])
     assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
     assert temperature(logits / 2, labels) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("pictures", [5, 20, 150])
+def test_few_pictures_that_are_all_right_do_not_make_answers_certain(pictures: int) -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(pictures, 5))
+    logits[:, 2] += 8
+    labels = np.full(pictures, 2)
+    assert (logits.argmax(axis=1) == labels).all()
+    assert 0.5 < temperature(logits, labels) < 1.1
 
 
 def judged(pictures: int = 400) -> Judged:
@@ -564,6 +592,19 @@ def test_thresholds_are_chosen_by_the_answers_of_an_export(trained: Path, tmp_pa
     assert both[0] == both[1]
     with pytest.raises(InputError, match="a classifier in memory has its own"):
         resvision.tune_exits(rounded, "digits", runtime="onnx")
+
+
+def test_thresholds_are_saved_where_they_were_read(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Classifier.load(trained).save(tmp_path / "run")
+    loads, load = [], Classifier.load
+    monkeypatch.setattr(Classifier, "load", lambda folder: loads.append(folder) or load(folder))
+    tuned, _ = resvision.tune_exits("~/run", "digits", max_drop=50.0)
+    assert len(loads) == 1  # large weights take a while to read and to hash
+    assert load(tmp_path / "run").exits == tuned.exits
+    assert (tmp_path / "run" / "exits.png").is_file()
 
 
 def test_an_evaluation_outlives_its_plot(trained: Path, tmp_path: Path) -> None:

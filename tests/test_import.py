@@ -129,17 +129,59 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]  # no folder was made
 
 
+def test_names_and_means_may_be_those_of_numpy(checkpoint: Path, tmp_path: Path) -> None:
+    given = {"mean": np.float32([0.5, 0.25, 0.125]), "std": np.array([0.5, 0.25, 0.125]), "size": np.int64(32)}
+    names = np.unique([4, 5, 6, 7, 8, 9, 10])
+    import_weights(checkpoint, model="resnet8_cifar", classes=names, preprocess=given, out=tmp_path / "run")  # type: ignore[arg-type]
+    classifier = Classifier.load(tmp_path / "run")
+    assert classifier.classes == ("4", "5", "6", "7", "8", "9", "10")
+    assert (classifier.preprocess.mean, classifier.preprocess.size) == ((0.5, 0.25, 0.125), 32)
+
+
+def test_one_text_is_no_list(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match=r"classes='a\.txt': give a list of names, in the order of the logits"):
+        import_weights(checkpoint, model="resnet8_cifar", classes="a.txt", preprocess=CIFAR)
+    made, _ = import_weights(
+        checkpoint, model="resnet8_cifar", spec="pad_side=both", preprocess=CIFAR, out=tmp_path / "run"
+    )
+    assert made.network.spec.pad_side == "both"
+
+
+def test_means_of_whole_levels_are_refused(checkpoint: Path) -> None:
+    for mean, message in (
+        ([124, 116, 104], "mean=124 must be one of values in 0..1; divide mean and std by 255"),
+        ([0.4, -0.1, 0.4], "mean=-0.1 must be one of values in 0..1$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            import_weights(checkpoint, model="resnet8_cifar", preprocess={"mean": mean, "std": [58, 57, 57]})
+
+
 def test_mistakes_are_named(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ClassifierError, match=r"layer1\.1\.conv1\.weight is missing; .*; layer3\.1\.bn2\.running_var"):
+    with pytest.raises(ClassifierError) as caught:
         import_weights(checkpoint, model="resnet14_cifar", preprocess=CIFAR)
+    assert str(caught.value) == (
+        f"{checkpoint}: not the weights of resnet14_cifar: layer1.1.conv1.weight is missing; "
+        "layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; 27 more are missing"
+    )
     with pytest.raises(ClassifierError, match="resnet8_cifar has no common mean and std: give those"):
         import_weights(checkpoint, model="resnet8_cifar")
-    with pytest.raises(InputError, match="spec: pad_size: "):
+    with pytest.raises(InputError, match="spec: there is no field 'pad_size'"):
         import_weights(checkpoint, model="resnet8_cifar", spec=["pad_size=both"], preprocess=CIFAR)
     with pytest.raises(ClassifierError, match="2 different class names for a network of 7 classes"):
         import_weights(checkpoint, model="resnet8_cifar", classes=["a", "b"], preprocess=CIFAR)
     (tmp_path / "text.pth").write_text("no checkpoint")
-    with pytest.raises(ClassifierError, match=r"text\.pth: not a checkpoint of plain tensors"):
-        import_weights(tmp_path / "text.pth", model="resnet18")
+    (tmp_path / "text.safetensors").write_text("no checkpoint")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pth")
+    for name, message in (
+        ("text.pth", "not a checkpoint of plain tensors; save its state dict alone, best as .safetensors"),
+        ("whole.pth", "not a checkpoint of plain tensors; save its state dict alone, best as .safetensors"),
+        ("list.pth", "no state dict was found, only list; expected tensors by name, or one of "),
+        ("text.safetensors", "not a safetensors file ("),
+    ):
+        with pytest.raises(ClassifierError) as caught:
+            import_weights(tmp_path / name, model="resnet18")
+        assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
+        assert "weights_only" not in str(caught.value)
     with pytest.raises(InputError, match=r"nowhere\.pth: No such file"):
         import_weights(tmp_path / "nowhere.pth", model="resnet18")

@@ -154,6 +154,7 @@ def test_groups_are_as_wide_as_in_the_paper(cardinality: int, group: int) -> Non
         ({"strides": 3}, "strides=3 must be 1 or 2"),
         ({"input_shape": (None, None, 3)}, r"input_shape=\(None, None, 3\) must be"),
         ({"num_classes": 0}, "num_classes=0 must be"),
+        ({"num_classes": 1}, "num_classes=1: a softmax of one is always 1; two classes are num_classes=2"),
     ],
 )
 def test_impossible_networks_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -303,6 +304,82 @@ def test_scaling_layers_tell_the_preprocessing(tmp_path: Path) -> None:
         both_ways.from_keras(model, preprocess={"mean": (0.0, 0.0, 0.0)})
 
 
+def scaled_before() -> Any:
+    """A model with scaling layers whose pictures were divided by 255 before they came to it."""
+    normalization = keras.layers.Normalization(mean=0.5, variance=0.0625)
+    network = both_ways.resnet((8, 8, 3), 3, depth=8)
+    return keras.Sequential([keras.Input((8, 8, 3)), normalization, network], name="mine")
+
+
+def test_scaling_in_a_model_and_before_it_is_stated_together() -> None:
+    model, squares = scaled_before(), pictures(8)
+    for stated, given in (
+        ({"mean": [0.5] * 3, "std": [0.25] * 3}, squares / 255),
+        ({"mean": np.full(3, 0.75), "std": np.full(3, 0.125)}, squares / 127.5 - 1),
+    ):
+        scores = torch.from_numpy(both_ways.from_keras(model, preprocess=stated).logits(squares)).softmax(dim=1)
+        np.testing.assert_allclose(scores, model.predict_on_batch(given.astype(np.float32)), atol=1e-5)
+    for others in (RAW, {"mean": [0.5] * 3, "std": [0.5] * 3}):  # by which its inputs would run from 0.5 to 0.75, ...
+        with pytest.raises(ClassifierError, match=r"computes .* off what this network computes"):
+            both_ways.from_keras(model, preprocess=others)
+
+
+def test_scaling_layers_that_are_not_for_pixels_are_refused() -> None:
+    with pytest.raises(
+        ClassifierError, match=r"mine: its scaling layers are not for values 0\.\.255, .* std=0\.00098; "
+    ) as refusal:
+        both_ways.from_keras(scaled_before())
+    assert "preprocess={'mean': [0.5, 0.5, 0.5], 'std': [0.25, 0.25, 0.25]}" in str(refusal.value)
+    raw = [keras.Input((8, 8, 3)), keras.layers.Rescaling(1.0), both_ways.resnet((8, 8, 3), 3, depth=8)]
+    assert both_ways.from_keras(keras.Sequential(raw)).preprocess.std == pytest.approx([1 / 255] * 3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_networks_of_lower_precision_come_back(policy: str, tmp_path: Path) -> None:
+    normalization = keras.layers.Normalization()
+    normalization.adapt(pictures(8) / 255.0)
+    keras.config.set_dtype_policy(policy)
+    try:
+        network = both_ways.resnet((8, 8, 3), 3, depth=8)
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), normalization, network])
+        model.save(tmp_path / "mine.keras")
+        back = both_ways.from_keras(model, classes=["a", "b", "c"])
+        assert both_ways.from_keras(tmp_path / "mine.keras").preprocess == back.preprocess
+        assert both_ways.save(back, tmp_path / "model.keras") <= 1e-5
+        assert both_ways.to_keras(back).get_layer("conv1").compute_dtype == "float32"
+        assert keras.config.dtype_policy().name == policy
+        assert network.get_layer("conv1").dtype_policy.name == policy  # the model itself stays as it was
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert back.preprocess.mean == pytest.approx((pictures(8) / 255.0).mean((0, 1, 2)), abs=1e-6)
+    scores = torch.from_numpy(back.logits(pictures(8))).softmax(dim=1)
+    np.testing.assert_allclose(model.predict_on_batch(pictures(8)), scores, atol=0.02)
+    network.get_layer("layer1.0.act1").activation = keras.activations.silu
+    with pytest.raises(ClassifierError, match=r"computes .* off what this network computes"):
+        both_ways.from_keras(model)
+
+
+def test_means_and_names_may_be_those_of_numpy(tmp_path: Path) -> None:
+    x_train, y_train = pictures(8) / 255.0, np.array([3, 1, 2, 1])
+    given = {"mean": x_train.mean((0, 1, 2)), "std": x_train.std((0, 1, 2))}
+    model = both_ways.resnet((8, 8, 3), 3, depth=8)
+    both_ways.from_keras(model, classes=np.unique(y_train), preprocess=given).save(tmp_path)
+    back = Classifier.load(tmp_path)
+    assert back.preprocess.mean == tuple(given["mean"].tolist())
+    assert back.classes == ("1", "2", "3")
+    with pytest.raises(ClassifierError, match=r"classes='abc': give a list of names"):
+        both_ways.from_keras(model, classes="abc", preprocess=given)
+    with pytest.raises(InputError, match=r"mean=\d+\.\d+ must be one of values in 0\.\.1; divide mean and std by 255"):
+        both_ways.from_keras(model, preprocess={name: 255 * value for name, value in given.items()})
+
+
+def test_a_home_is_found_for_writing_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    both_ways.save(classifier(SMALL), "~/model.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    both_ways.load("~/model.keras")
+
+
 @pytest.mark.parametrize("arguments", [{"depth": 18}, {"depth": 11, "cardinality": 2}, {"depth": 8, "strides": 2}])
 def test_the_spec_is_read_off_the_layers(arguments: dict[str, int]) -> None:
     model = both_ways.resnet((16, 16, 3), 4, **arguments)
@@ -328,6 +405,35 @@ def test_another_network_is_refused() -> None:
     x = keras.Input((8, 8, 3))
     with pytest.raises(ClassifierError, match=r"plain: not a network of resvision\.keras\.resnet"):
         both_ways.from_keras(keras.Model(x, keras.layers.Flatten()(x), name="plain"))
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    model = both_ways.to_keras(classifier(SMALL))
+    model.get_layer("fc").set_weights([weight * np.nan for weight in model.get_layer("fc").get_weights()])
+    with pytest.raises(ClassifierError, match=r"^resnet: holds weights that are not finite numbers$"):
+        both_ways.from_keras(model)
+
+
+def test_models_that_do_not_tell_their_pictures_are_refused() -> None:
+    network = both_ways.resnet((8, 8, 3), 3, depth=8)
+
+    class Wrapped(keras.Model):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__(name="wrapped")
+            self.network = network
+
+        def call(self, x: Any) -> Any:
+            return self.network(x)
+
+    inputs = [keras.Input((8, 8, 3)), keras.Input((8, 8, 3))]
+    for model in (
+        Wrapped(),
+        keras.Sequential([network.get_layer("fc")]),
+        keras.Model(inputs, keras.layers.Add()(inputs)),
+    ):
+        with pytest.raises(ClassifierError, match=r"does not tell .*, or the network inside it"):
+            both_ways.from_keras(model, preprocess=RAW)
+    assert both_ways.from_keras(Wrapped().network, preprocess=RAW).classes == ("0", "1", "2")
 
 
 # ---- files ----
@@ -365,7 +471,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"version": 2}, "is version 2; this program reads 1"),
-        ({"classes": "all"}, r"resvision\.json: classes: "),
+        ({"classes": "all"}, r"resvision\.json: classes='all': "),
     ],
 )
 def test_a_damaged_description_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

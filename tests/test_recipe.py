@@ -73,7 +73,7 @@ def test_values_out_of_range_are_named(field: str, value: Any, rule: str) -> Non
         ({"head_first": 0.2}, r"only pretrained weights go with head_first=0\.2: give --pretrained too"),
         ({"lr_decay": 0.5, "freeze_norms": True}, r"go with lr_decay=0\.5 and freeze_norms: give"),
         ({"spec": "pad_side=both"}, "spec='pad_side=both' must be a tuple of FIELD=VALUE, such as"),
-        ({"spec": ("both",)}, r"spec=\('both',\) must be a tuple of FIELD=VALUE"),
+        ({"spec": ("both",)}, "spec 'both': give FIELD=VALUE, such as shortcut=project"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -111,11 +111,13 @@ def test_numbers_of_numpy_become_pythons(field: str, given: Any, value: Any, tmp
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", "1", "epochs='1': Input should be a valid integer"),
+        ("epochs", "1", "epochs='1': Input should be a valid integer; this is text, so write 1$"),
         ("epochs", "auto", "epochs='auto': Input should be a valid integer"),
         ("epochs", 2.5, "epochs=2.5: Input should be a valid integer"),
         ("flip", "no", "flip='no': Input should be a valid boolean"),
-        ("size", (128, 128), r"size=\(128, 128\): Input should be a valid integer"),
+        ("size", (128, 128), r"size=\[128, 128\]: Input should be a valid integer"),
+        ("lr", "fast", "lr='fast': Input should be a valid number or 'auto'$"),
+        ("milestones", (0.5, "1"), r"milestones\.1='1': Input should be a valid number; this is text, so write 1$"),
         ("lr", object(), "lr: <object object at .*> is neither text, a number nor a list of them"),
     ],
 )
@@ -136,7 +138,20 @@ def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
 def test_a_damaged_recipe_names_the_field(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.recipe_file.write_text("model: resnet18\nsize: large\n")
-    with pytest.raises(InputError, match=r"recipe\.yaml: size: Input should be a valid integer"):
+    with pytest.raises(InputError, match=r"recipe\.yaml: size='large': Input should be a valid integer$"):
+        run.read_recipe()
+    for written, said in (
+        ("lr: 1e-3", "lr='1e-3': Input should be a valid number or 'auto'; this is text, so write 0.001"),
+        ("weight_decay: 1e-5", "weight_decay='1e-5': Input should be a valid number; this is text, so write 1.0e-05"),
+        ("epoch: 3", "there is no field 'epoch'; did you mean 'epochs'?"),
+        ("epochs: 2.5\nseed: x", "epochs=2.5: Input should be a valid integer (and 1 more)"),
+    ):
+        run.recipe_file.write_text(f"model: resnet18\nsize: 8\n{written}\n")
+        with pytest.raises(InputError) as caught:
+            run.read_recipe()
+        assert str(caught.value) == f"{run.recipe_file}: {said}"
+    run.recipe_file.write_text("size: 8\n")
+    with pytest.raises(InputError, match=r"model is missing$"):
         run.read_recipe()
     run.recipe_file.write_text("model: [")
     with pytest.raises(InputError, match="not YAML"):

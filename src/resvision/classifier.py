@@ -26,7 +26,7 @@ from resvision.data import images
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule
-from resvision.files import parse_version, printable, read_json, replacing, storage, write_json
+from resvision.files import parse_version, printable, read_json, replacing, storage, to_json, write_text
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -152,7 +152,6 @@ class Predictor:
             if self.adaptive is None:
                 raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
             batch_size = 1  # a deadline is that of one picture
-            self.adaptive.time(images.blank(self.preprocess, 1))
         if self.whole:
             batch_size = 1  # photographs in full size, which go through one by one
         named = _named(pictures)
@@ -176,8 +175,11 @@ class Predictor:
     ) -> tuple[npt.NDArray[np.float64], Sequence[int | None]]:
         """Probabilities (N, K) of pictures, and at which exit, counted from 1, each of them left."""
         if self.adaptive is not None:
+            squares = torch.from_numpy(np.stack(pixels))
+            if deadline_ms is not None:
+                self.adaptive.time(squares[:1])
             deadline = math.inf if deadline_ms is None else now() + deadline_ms / 1000
-            found = self.adaptive(torch.from_numpy(np.stack(pixels)), deadline)
+            found = self.adaptive(squares, deadline)
             _check_finite(found.logits)
             return np.exp(log_softmax(found.logits)), (found.exits + 1).tolist()
         batches = [picture[None] for picture in pixels] if self.whole else [np.stack(pixels)]
@@ -199,7 +201,7 @@ class Predictor:
 
     def _upright(self, name: str, picture: Picture) -> Image.Image:
         if isinstance(picture, (str, Path)):
-            return images.decode(images.read_file(Path(picture), name), name, self.preprocess)
+            return images.decode(images.read_file(Path(picture).expanduser(), name), name, self.preprocess)
         if not isinstance(picture, Image.Image):
             if not isinstance(picture, (np.ndarray, torch.Tensor)):
                 raise PictureError(
@@ -260,7 +262,7 @@ class Classifier(Predictor):
         Raises:
             StorageError: the folder cannot be written.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         weights = self.weights()
         header = Header(
             format=FORMAT,
@@ -274,9 +276,10 @@ class Classifier(Predictor):
             metrics=self.metrics,
             exits=self.exits,
         )
+        text = to_json(dataclasses.asdict(header))  # before anything that is there is replaced
         with replacing(folder / WEIGHTS_FILE) as temporary:
             temporary.write_bytes(weights)
-        write_json(folder / HEADER_FILE, dataclasses.asdict(header))
+        write_text(folder / HEADER_FILE, text)
 
     @classmethod
     def load(cls, folder: str | Path) -> Classifier:
@@ -318,6 +321,17 @@ def _check_finite(logits: npt.NDArray[np.floating]) -> None:
         raise ClassifierError("the network's answers are not finite numbers: its weights are of no use")
 
 
+def class_names(classes: Iterable[object]) -> tuple[str, ...]:
+    """The names of classes as text, whatever they are given as: np.unique of labels gives numbers of NumPy.
+
+    Raises:
+        ClassifierError: they are one text, which would be taken for as many names as it has letters.
+    """
+    if isinstance(classes, (str, Path)):
+        raise ClassifierError(f"classes={str(classes)!r}: give a list of names, in the order of the logits")
+    return tuple(map(str, classes))
+
+
 def check_parts(
     spec: ResNetSpec,
     preprocess: Preprocess,
@@ -326,6 +340,8 @@ def check_parts(
     exits: ExitRule | None = None,
 ) -> None:
     """Raises ClassifierError where the parts of a classifier do not fit together."""
+    if strange := [name for name in classes if not isinstance(name, str)]:
+        raise ClassifierError(f"class name {strange[0]!r} is a {type(strange[0]).__name__}: names are text")
     if len(classes) != spec.num_classes or len(set(classes)) != len(classes):
         raise ClassifierError(f"{len(set(classes))} different class names for a network of {spec.num_classes} classes")
     if preprocess.channels != spec.in_channels:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 
 from resvision import __version__
 from resvision.errors import InputError, ResvisionError, Terminated, signal_of
@@ -38,6 +38,19 @@ from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice
 if TYPE_CHECKING:
     from resvision.data.sources import Columns
 
+
+def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
+    """The value of an option: cyclopts' own, which would round 128.7, of lists of numbers with commas between them."""
+    kinds = (kind, *get_args(kind))
+    if tuple[int, ...] in kinds or tuple[float, ...] in kinds:
+        tokens = [token.evolve(value=part) for token in tokens for part in token.value.split(",")]
+    if int in kinds or tuple[int, ...] in kinds:
+        for token in tokens:
+            if token.value.partition(".")[2].strip("0"):
+                raise InputError(f"{token.keyword} {token.value} is no whole number")
+    return convert(kind, tokens)
+
+
 app = App(
     name="resvision",
     help="From a folder of pictures to a residual network that can be trusted, understood and deployed.",
@@ -46,6 +59,7 @@ app = App(
     help_format="plaintext",
     help_epilogue="Begin with: resvision demo",
     suppress_keyboard_interrupt=False,  # main() says what became of it
+    default_parameter=Parameter(converter=_converted, negative_iterable=""),
 )
 
 if TYPE_CHECKING:
@@ -63,11 +77,7 @@ else:
 
     def _options(name: str, without: tuple[str, ...]) -> type:
         """Every field of Recipe but some is an option, with the field's own description."""
-        fields = [
-            (field, Annotated[kind | None, Parameter(negative_iterable="")], None)
-            for field, kind in get_type_hints(Recipe).items()
-            if field not in without
-        ]
+        fields = [(field, kind | None, None) for field, kind in get_type_hints(Recipe).items() if field not in without]
         made = make_dataclass(name, fields, frozen=True)
         made.__doc__ = Recipe.__doc__
         made.__module__ = __name__  # without a home of its own it would pass for a builtin
@@ -207,7 +217,8 @@ def models(
     Parameters
     ----------
     name
-        One network; without it all are listed. CIFAR networks have 6n+2 layers for any n, such as resnet56_cifar.
+        One network, of a CIFAR family in any valid depth, such as resnet56_cifar or wrn28_10 (docs/models.md); without
+        it one of each kind is listed.
     classes
         Classes at the end; by default 1000, or 10 for the CIFAR networks.
     size
@@ -253,8 +264,9 @@ def train(
         digits, fashion-mnist, cifar10, cifar100; a folder (train|val|test/<class>/... or <class>/...); a tar or zip
         archive of one; or a CSV manifest.
     recipe
-        auto, quick, strong, noisy, small, paper, plain; or the recipe.yaml of an earlier run, to repeat it. Other
-        options replace single fields; those left out follow the recipe, and the run's recipe.yaml records them all.
+        auto, quick, strong, noisy, small, paper, plain; or the folder or recipe.yaml of an earlier run, to repeat it.
+        Other options replace single fields; those left out follow the recipe, and the run's recipe.yaml records them
+        all.
     out
         Folder for the run; without it runs/train-001, runs/train-002, ...
     resume
@@ -286,12 +298,12 @@ def import_weights(
     /,
     *,
     model: str | None = None,
-    spec: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    spec: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
     classes: Path | None = None,
     size: int | None = None,
     crop: float | None = None,
-    mean: str | None = None,
-    std: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     interpolation: Interpolation | None = None,
     out: Path | None = None,
     as_json: JSON = False,
@@ -306,7 +318,7 @@ def import_weights(
     model
         The network's name here, as `resvision models` lists it; a .keras file tells it.
     spec
-        FIELD=VALUE in which the network differs from that name, such as pad_side=both; may be given again.
+        FIELD=VALUE in which the network differs from the one of that name, such as pad_side=both; may be given again.
     classes
         Text file with one class name a line, in the order of the logits; without it they are numbered, unless the file
         tells them.
@@ -329,8 +341,8 @@ def import_weights(
     given = {
         "size": size,
         "crop": crop,
-        "mean": _numbers("--mean", mean),
-        "std": _numbers("--std", std),
+        "mean": mean,
+        "std": std,
         "interpolation": interpolation,
     }
     classifier, folder = api.import_weights(
@@ -352,29 +364,20 @@ def import_weights(
     print(f"  resvision predict {quoted(folder)} PICTURE.jpg")
 
 
-def _numbers(option: str, text: str | None) -> list[float] | None:
-    """Numbers with commas between them."""
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"{option} {text!r}: give numbers with commas between them, such as 0.485,0.456,0.406"
-        ) from None
-
-
 @app.command(help_epilogue="Example: resvision study degradation fashion-mnist --out study/")
 def study(
     name: str,
     data: str = "digits",
     /,
     *,
-    depths: str | None = None,
+    depths: tuple[int, ...] | None = None,
     seeds: int | None = None,
     pictures: int | None = None,
     size: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    columns: ManifestColumns = USUAL_COLUMNS,
     out: Path | None = None,
     as_json: JSON = False,
 ) -> None:
@@ -390,7 +393,7 @@ def study(
     data
         As in `resvision train`.
     depths
-        Layers, with commas between them; the CIFAR networks have 6n+2.
+        Layers, with commas between them, such as 8,20,56; the CIFAR networks have 6n+2.
     seeds
         How often each network is trained.
     pictures
@@ -410,7 +413,7 @@ def study(
     from resvision.progress import ConsoleReporter
 
     given = {
-        "depths": _whole_numbers("--depths", depths),
+        "depths": depths,
         "seeds": seeds,
         "pictures": pictures,
         "size": size,
@@ -419,7 +422,7 @@ def study(
         "lr": lr,
     }
     options = {option: value for option, value in given.items() if value is not None}
-    numbers, folder = api.study(name, data, out=out, reporter=ConsoleReporter(), **options)
+    numbers, folder = api.study(name, data, columns=columns.parsed(), out=out, reporter=ConsoleReporter(), **options)
     if as_json:
         print_json({"folder": str(folder), **numbers})
         return
@@ -486,15 +489,6 @@ def overfit(
     print(f"  {numbers['commands']['recommended']}")
 
 
-def _whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    numbers = _numbers(option, text)
-    if numbers is None:
-        return None
-    if broken := [number for number in numbers if not number.is_integer()]:
-        raise InputError(f"{option} {text!r}: {broken[0]} is no whole number")
-    return tuple(map(int, numbers))
-
-
 @app.command(help_epilogue="Example: resvision depth photos/ --latency-ms 8 --minutes 15")
 def depth(
     data: str,
@@ -505,8 +499,8 @@ def depth(
     memory_gb: float | None = None,
     minutes: float = 15.0,
     models: str | None = None,
-    sizes: str | None = None,
-    widths: str | None = None,
+    sizes: tuple[int, ...] | None = None,
+    widths: tuple[float, ...] | None = None,
     recipe: str = "auto",
     hyperparameters: Annotated[Searched, Parameter(name="*")] = LEFT_ALONE,
     columns: ManifestColumns = USUAL_COLUMNS,
@@ -530,7 +524,7 @@ def depth(
     models
         Names from `resvision models`, with commas between them, in place of the usual ones.
     sizes
-        Height and width of the pictures, in pixels, with commas between them.
+        Height and width of the pictures, in pixels, with commas between them, such as 96,128.
     widths
         Factors by which the models' channels are multiplied, with commas between them, such as 0.5,1.
     recipe
@@ -547,9 +541,9 @@ def depth(
         latency_ms=latency_ms,
         train_minutes=train_minutes,
         memory_gb=memory_gb,
-        models=None if models is None else models.split(","),
-        sizes=_whole_numbers("--sizes", sizes),
-        widths=_numbers("--widths", widths),
+        models=None if models is None else [name.strip() for name in models.split(",")],
+        sizes=sizes,
+        widths=widths,
         columns=columns.parsed(),
         recipe=recipe,
         out=out,
@@ -684,7 +678,7 @@ def tune_exits(
 @app.command(help_epilogue="Example: resvision predict runs/train-001 photo.jpg holiday/*.png")
 def predict(
     run: Path,
-    paths: Annotated[list[Path], Parameter(negative="")],
+    paths: list[Path],
     /,
     *,
     top: int = 5,
@@ -713,11 +707,9 @@ def predict(
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other: give one")
     from resvision import api
-    from resvision.data.sources import picture_paths
     from resvision.progress import ConsoleReporter
 
-    found = list(picture_paths(paths))
-    predictions = api.predict(run, found, top=top, deadline_ms=deadline_ms, runtime=runtime, reporter=ConsoleReporter())
+    predictions = api.predict(run, paths, top=top, deadline_ms=deadline_ms, runtime=runtime, reporter=ConsoleReporter())
     results = [r.to_dict() for r in predictions]
     left = ["exit"] if any("exit" in r for r in results) else []  # at which exit of an adaptive network
     if as_json:
@@ -772,8 +764,13 @@ def export(
         contract A.
     """
     from resvision import api
+    from resvision.progress import ConsoleReporter
 
-    made = api.export(run, to, contract=contract, precision=precision, data=data, columns=columns.parsed(), out=out)
+    given = columns.parsed()
+    reporter = ConsoleReporter()
+    made = api.export(
+        run, to, contract=contract, precision=precision, data=data, columns=given, out=out, reporter=reporter
+    )
     found = made.verification
     if as_json:
         print_json({"file": str(made.file), "files": [str(file) for file in made.files], **found.to_dict()})

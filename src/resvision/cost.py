@@ -65,11 +65,15 @@ def cost(spec: ResNetSpec, size: int) -> Cost:
 def exit_macs(spec: ResNetSpec, size: int, computed: Sequence[bool] | None = None) -> tuple[int, ...]:
     """Multiply-adds of one picture that leaves at each exit, the end of the network being the last.
 
+    None are told of a network with gates, in which they depend on the picture.
+
     Args:
         spec: of the network.
         size: height and width of the pictures, in pixels.
         computed: whether each of these is; None is all of them.
     """
+    if spec.gates:
+        return ()
     parts = segment_macs(spec, size)
     return tuple(
         accumulate(

@@ -163,30 +163,54 @@ def load(
         MissingExtraError: the runtime is not installed.
     """
     path = Path(path).expanduser()
-    if runtime not in (None, *get_args(RuntimeChoice)):
-        raise InputError(f"runtime={runtime!r} is not one of {', '.join(get_args(RuntimeChoice))}")
     if path.is_file():
         if runtime is not None:
             raise InputError(f"{path}: an exported file has its own runtime: leave out --runtime {runtime}")
         return open_file(path)
     if path.suffix in SUFFIXES.values() and not path.exists():
         raise ClassifierError(f"{path}: there is no such file")
-    classifier = Classifier.load(path)
+    return by_runtime(path, Classifier.load(path), runtime, batch_size=batch_size, note=note)
+
+
+def by_runtime(
+    run: Path,
+    classifier: Classifier,
+    runtime: RuntimeChoice | None,
+    *,
+    batch_size: int = 64,
+    note: Note = lambda text: None,
+) -> Predictor:
+    """The classifier of a run folder in the runtime that is asked for.
+
+    Args:
+        run: the folder.
+        classifier: in it.
+        runtime: as in `load`.
+        batch_size: as in `load`.
+        note: as in `load`.
+
+    Raises:
+        ClassifierError: there is nothing of that kind, or it is not what it says.
+        MissingExtraError: the runtime is not installed.
+        InputError: there is no such runtime.
+    """
+    if runtime not in (None, *get_args(RuntimeChoice)):
+        raise InputError(f"runtime={runtime!r} is not one of {', '.join(get_args(RuntimeChoice))}")
     if runtime in (None, "torch"):
         return classifier
     if runtime == "auto":
-        return _fastest(path, classifier, batch_size, note)
-    entries = [entry for entry in _squares_entries(path) if entry.runtime == runtime]
+        return _fastest(run, classifier, batch_size, note)
+    entries = [entry for entry in _squares_entries(run) if entry.runtime == runtime]
     if not entries:
         raise ClassifierError(
-            f"{path / FOLDER}: holds nothing for {runtime}; first: "
-            f"resvision export {shlex.quote(str(path))} --format {runtime}"
+            f"{run / FOLDER}: holds nothing for {runtime}; first: "
+            f"resvision export {shlex.quote(str(run))} --format {runtime}"
         )
     exact_first = get_args(ExportPrecision)
     entry = min(entries, key=lambda entry: exact_first.index(entry.precision))
     if len(entries) > 1:
-        note(f"{entry.precision}, the most exact of {len(entries)} exports for {runtime}: {path / FOLDER / entry.file}")
-    return _open_entry(path, classifier, entry)
+        note(f"{entry.precision}, the most exact of {len(entries)} exports for {runtime}: {run / FOLDER / entry.file}")
+    return _open_entry(run, classifier, entry)
 
 
 def open_file(path: Path) -> Predictor:

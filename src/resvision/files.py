@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
+import math
 import os
+import reprlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resvision.errors import ClassifierError, InputError, StorageError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 
@@ -81,9 +87,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def to_json(value: Any) -> str:
+    """The text of one JSON document. A NaN is refused, since JSON has none."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON document. A NaN is refused, since JSON has none."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes what `to_json` gives."""
+    write_text(path, to_json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -172,7 +183,7 @@ def parse(kind: type[T], value: Any, where: str) -> T:
     """`value`, from a file or a caller, as the dataclass `kind`: every type checked, no unknown field let through.
 
     Raises:
-        InputError: a field is missing, unknown or of the wrong type; `where` and the field are named.
+        InputError: a field is missing, unknown or of the wrong type; `where`, the field and its value are named.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
@@ -183,7 +194,52 @@ def parse(kind: type[T], value: Any, where: str) -> T:
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "document"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(f"{where}: {field}: {first['msg']}{more}") from error
+        raise InputError(f"{where}: {fault(error, known=getattr(kind, '__dataclass_fields__', ()))}") from error
+
+
+def fault(error: ValidationError, *within: str, known: Collection[str] = ()) -> str:
+    """What a validator found first: the field, its value, and what that should be.
+
+    Args:
+        error: of the validator.
+        within: the field whose value it was given.
+        known: the fields of what it was given, of which the nearest to an unknown one is named.
+    """
+    errors = error.errors()
+    kind, value, place = errors[0]["type"], errors[0]["input"], (*within, *errors[0]["loc"])
+    alike = errors[:1]
+    if len(place) > 1 and isinstance(place[-1], str) and kind != "missing":
+        # Where a value may be of several types each of them complains, its own name behind the field's.
+        alike = [e for e in errors if (*within, *e["loc"])[:-1] == place[:-1] and e["input"] == value]
+        place = place[:-1] if len(alike) > 1 else place
+    field = ".".join(map(str, place)) or "document"
+    more = f" (and {len(errors) - len(alike)} more)" if len(errors) > len(alike) else ""
+    if kind == "missing":
+        return f"{field} is missing{more}"
+    if kind == "unexpected_keyword_argument":
+        return f"there is no field {field!r}{nearest(field, known)}{more}"
+    told = " or ".join(e["msg"].removeprefix("Input should be " if index else "") for index, e in enumerate(alike))
+    shown = f"={reprlib.repr(value)}" if place else ""
+    return f"{field}{shown}: {told}{_as_number(value, {e['type'] for e in alike})}{more}"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to say of a name that does not exist: the nearest of those that do, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _as_number(value: Any, kinds: set[str]) -> str:
+    """How to write a text that was meant as a number, such as 1e-3 in YAML, which wants 1.0e-3 there."""
+    if not isinstance(value, str) or not kinds & {"int_type", "float_type"}:
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    if not math.isfinite(number) or not (number.is_integer() or "float_type" in kinds):
+        return ""
+    import yaml
+
+    written = yaml.safe_dump(int(number) if number.is_integer() else number).split()[0]
+    return f"; this is text, so write {written}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resvision import zoo
-from resvision.classifier import Classifier
+from resvision.classifier import Classifier, class_names
 from resvision.errors import ClassifierError
 from resvision.files import parse
 from resvision.measure import timestamp
@@ -25,23 +25,27 @@ def from_weights(
         path: a state dict, .safetensors or written by torch.save; no code in it is run.
         model: the network's name here.
         spec: FIELD=VALUE in which the network differs from that name.
-        classes: names in the order of the logits; None numbers them.
+        classes: names in the order of the logits, numbers as text; None numbers them.
         preprocess: fields of `Preprocess`. Of networks for ImageNet those left out are torchvision's.
 
     Raises:
-        ClassifierError: the file holds no weights, they do not fit the network, or mean and std are not known.
-        InputError: a field does not exist, or the classes are not as many as the logits.
+        ClassifierError: the file holds no weights, they do not fit the network, mean and std are not known, or the
+            classes are not as many as the logits.
+        InputError: a field does not exist, or its value is out of range.
     """
     state = convert.read(path)
     wanted = convert.sized(state, zoo.variant(model, spec))
-    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(wanted.num_classes))
+    names = class_names(range(wanted.num_classes) if classes is None else classes)
     given = _imagenet_preprocess(wanted) | dict(preprocess)
     if missing := [field for field in ("mean", "std") if field not in given]:
         raise ClassifierError(
             f"{model} has no common {' and '.join(missing)}: give those that the weights were trained with"
         )
     network = ResNet(wanted)
-    network.load_state_dict(convert.convert(state, wanted))
+    try:
+        network.load_state_dict(convert.convert(state, wanted, name=model))
+    except ClassifierError as error:
+        raise ClassifierError(f"{path}: {error}") from error
     if not network.is_finite():
         raise ClassifierError(f"{path}: holds weights that are not finite numbers")
     return Classifier(

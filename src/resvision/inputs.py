@@ -38,8 +38,11 @@ def dataset_of(
     """The data, from a place or from arrays in memory.
 
     Raises:
-        DataError: they cannot be used, or something is given beside them that only goes with arrays.
+        DataError: they cannot be used, or something is given beside them that only goes with arrays or a manifest.
     """
+    if (given := _given(columns)) and not _is_manifest(data):
+        what = data if isinstance(data, (str, Path)) else "arrays"
+        raise DataError(f"{what}: only a manifest (.csv, .tsv) has columns: leave out {' and '.join(given)}")
     if isinstance(data, (str, Path)):
         if validation is not None or classes is not None:
             what = "validation" if validation is not None else "classes"
@@ -47,6 +50,16 @@ def dataset_of(
         with reporter:  # which a download that ends in the middle leaves with a bar
             return sources.load(data, columns, reporter.download)
     return sources.from_arrays(data, validation, classes)
+
+
+def _given(columns: sources.Columns) -> dict[str, str]:
+    """The options of the columns that differ from the usual ones."""
+    usual = vars(sources.DEFAULT_COLUMNS)
+    return {f"--{name}-column": value for name, value in vars(columns).items() if value != usual[name]}
+
+
+def _is_manifest(data: Data) -> bool:
+    return isinstance(data, (str, Path)) and Path(data).suffix.lower() in (".csv", ".tsv") and not Path(data).is_dir()
 
 
 def source_of(data: str | Path, columns: sources.Columns) -> dict[str, Any]:
@@ -241,8 +254,12 @@ def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
         InputError: there is no such file, or it is no recipe.
     """
     if isinstance(base, str) and not Path(base).exists() and Path(base).name == base and not Path(base).suffix:
-        raise RecipeError(f"there is no recipe {base!r}: there are {', '.join(recipes.NAMES)}, or give a recipe.yaml")
-    recorded = dataclasses.asdict(base if isinstance(base, Recipe) else read_recipe(Path(base)))
+        named = ", ".join(recipes.NAMES)
+        raise RecipeError(f"there is no recipe {base!r}: there are {named}, or give a run or its recipe.yaml")
+    if not isinstance(base, Recipe):
+        path = Path(base)
+        base = read_recipe(RunFolder(path).recipe_file if path.is_dir() else path)
+    recorded = dataclasses.asdict(base)
     # Epochs are counted anew, which gives the same steps on the same pictures. Minutes were measured: a repetition
     # keeps what came of them, and a run that differs measures again.
     if recorded["epochs"] or recorded["max_steps"] or (recorded["minutes"] and fields.keys() - {"seed"}):
@@ -270,8 +287,15 @@ def _weights(given: dict[str, Any]) -> pretrained.Pretrained | None:
     return pretrained.read(given["pretrained"], **wanted)
 
 
-def refuse_adaptive(recipe: Recipe) -> None:
-    """Examinations and searches train the network alone."""
+def refuse_untried(recipe: Recipe) -> None:
+    """Examinations and searches train the network alone, from scratch, at a given rate.
+
+    Raises:
+        RecipeError: the recipe asks for something else.
+    """
+    if recipe.pretrained is not None or recipe.lr == "auto":
+        field = "pretrained" if recipe.pretrained is not None else "lr"
+        raise RecipeError(f"{field}={getattr(recipe, field)}: trials train from scratch at a given rate; leave it out")
     spec = zoo.variant(recipe.model, recipe.spec)
     if recipe.exits is not None or recipe.gate_rate is not None or spec.exits or spec.gates:
         raise RecipeError("networks are compared without early exits and gates: leave out exits, gates and gate_rate")
@@ -283,9 +307,11 @@ def options_of(candidate: Candidate) -> dict[str, Any]:
 
 
 def command(verb: str, data: Data, columns: sources.Columns, *options: Mapping[str, Any]) -> str:
-    """A command line, with the data's place, the columns that differ from the usual ones, and options."""
-    words = [str(data) if isinstance(data, (str, Path)) else "DATA"]
-    for name, value in vars(columns).items():
-        words += [f"--{name}-column", value] if value != getattr(sources.DEFAULT_COLUMNS, name) else []
+    """A command line, with the data's place, the columns that differ from the usual ones, and options.
+
+    `verb` may have its first argument behind it, such as "study paths".
+    """
+    words = [sources.spelt(data) if isinstance(data, (str, Path)) else "DATA"]
+    words += [word for option in _given(columns).items() for word in option]
     words += [word for some in options for word in remedies.flags(some)]
-    return " ".join(map(shlex.quote, ["resvision", verb, *words]))
+    return " ".join(map(shlex.quote, ["resvision", *verb.split(), *words]))

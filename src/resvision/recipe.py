@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from resvision.errors import RecipeError
-from resvision.files import plain
+from resvision.files import fault, nearest, plain
 from resvision.preprocess import MAX_SIZE
 
 if TYPE_CHECKING:
@@ -81,7 +80,8 @@ class Recipe:
 
     Args:
         model: a name from the zoo.
-        spec: FIELD=VALUE in which the network differs from that name, such as shortcut=project; may be given again.
+        spec: FIELD=VALUE in which the network differs from the one of its name, such as shortcut=project; may be given
+            again.
         size: height and width of the network's input, in pixels; without it 128, or the pictures' own up to 64.
         channels: 1 for grey, 3 for colour.
         crop: the part of the shorter side that the evaluation's centre cut keeps.
@@ -96,7 +96,7 @@ class Recipe:
 
         exits: early exits, at which pictures that are sure enough leave: after these numbers of blocks, with commas
             between them, or "auto" for those where an eighth and half of the network's multiply-adds are done.
-        exit_weight: of each exit's loss beside that of the network's end, which is 1; 0.3 if not given.
+        exit_weight: weight of each exit's loss; that of the network's end is 1; 0.3 if not given.
         distill: the part of an exit's loss that is its distance to what the network's end says (Zhang et al. 2019,
             section 3.2), the rest being that to the labels; 0.5 if not given.
         gate_rate: the part of the blocks which a picture goes through on average, of those that keep the shape, in a
@@ -122,10 +122,11 @@ class Recipe:
         rest_lr: with muon, the peak learning rate of what is no convolution, by SGD.
         momentum: of SGD and Muon; Adam's and LAMB's first beta.
         nesterov: whether SGD's momentum looks ahead (Sutskever et al. 2013), as it does if nothing is given.
-        weight_decay: on the weights of convolutions and of the linear layer; never on norms and biases.
+        weight_decay: decay of the weights of convolutions and of the linear layer; never of norms and biases.
         schedule: after a linear warm-up "cosine" (Loshchilov & Hutter 2016), "linear", "constant", or "steps", a tenth
             at each milestone (He et al. 2015, section 4.2); or "onecycle" (Smith 2018).
-        milestones: of "steps": the parts of all steps after which the learning rate is divided by ten.
+        milestones: of "steps": the parts of all steps after which the learning rate is divided by ten, with commas
+            between them, such as 0.5,0.75.
         warmup: the part of all steps in which the learning rate rises.
         clip: greatest norm of the gradient of all weights; larger ones are scaled down to it; without it none are.
         ema: decay per step of the weights' moving average, which is what is evaluated and kept; 0 keeps the weights.
@@ -147,7 +148,8 @@ class Recipe:
             where mixup is on as well, half of the batches have the one and half the other.
         drop_path: probability that the last block's branch is left out for a picture, growing linearly from the first
             block on (Huang et al. 2016, section 3).
-        repeats: views of a picture in an epoch of as many pictures altogether (Hoffer et al. 2020).
+        repeats: how often each picture stands in a batch, augmented anew each time; an epoch then shows one picture in
+            so many, and is as long as without (Hoffer et al. 2020).
         first_size: height and width of the pictures in the first epoch, to the nearest 32 px that are less than `size`;
             they grow to it (Tan & Le 2021, section 4).
         cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
@@ -246,8 +248,10 @@ class Recipe:
                 may_be_auto = field == "lr" and value == "auto"
                 if value is not None and not may_be_auto and not holds(value):
                     raise RecipeError(f"{field}={value} must be {rule}")
-        if not isinstance(self.spec, tuple) or any("=" not in pair for pair in self.spec):
+        if not isinstance(self.spec, tuple):
             raise RecipeError(f"spec={self.spec!r} must be a tuple of FIELD=VALUE, such as ('shortcut=project',)")
+        if broken := [pair for pair in self.spec if "=" not in pair]:
+            raise RecipeError(f"spec {broken[0]!r}: give FIELD=VALUE, such as shortcut=project")
         if self.pretrained is None and (asked := self.fine_tuning):
             raise RecipeError(f"only pretrained weights go with {' and '.join(asked)}: give --pretrained too")
         lengths = [f for f in LENGTHS if getattr(self, f) is not None]
@@ -286,7 +290,7 @@ class Recipe:
         # Weights of a network with exits bring along where these stand, too.
         if self.exits is not None and shaped and not any(pair.startswith("exits=") for pair in self.spec):
             raise RecipeError(
-                f"exits={self.exits!r} takes exits of a fitting shape: give {shaped[0]} with --spec exits=[...]"
+                f"exits={self.exits!r} takes exits of a fitting shape: give {shaped[0]} with --spec 'exits=[...]'"
             )
         if self.has_exits and self.memory == "checkpoint":
             raise RecipeError("memory='checkpoint' does not go with early exits: give one of them")
@@ -333,15 +337,18 @@ def make(values: Mapping[str, Any]) -> Recipe:
     known = [field.name for field in fields(Recipe)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise RecipeError(f"a recipe has no field {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+            raise RecipeError(f"a recipe has no field {name!r}{nearest(name, known)}")
     return Recipe(**typed(values))
 
 
-def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+def typed(values: Mapping[str, Any], of: type | None = None) -> dict[str, Any]:
     """Fields of a recipe as Python's own values: of a caller they may be NumPy's numbers, lists or paths.
 
     Names that a recipe does not know, and words that it lets choose between, are left to it.
+
+    Args:
+        values: by field.
+        of: another dataclass whose fields they are.
 
     Raises:
         RecipeError: a value is not of its field's type.
@@ -349,21 +356,22 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     from pydantic import ValidationError
 
     found = dict(values)
-    for name in values.keys() & _adapters().keys():
+    adapters = _adapters(of or Recipe)
+    for name in values.keys() & adapters.keys():
         try:
             # Strict, but by way of JSON, whose lists may become tuples.
             text = json.dumps(values[name], default=plain)
-            found[name] = _adapters()[name].validate_json(text, strict=True)
+            found[name] = adapters[name].validate_json(text, strict=True)
         except TypeError as error:
             raise RecipeError(f"{name}: {error}") from error
         except ValidationError as error:
-            raise RecipeError(f"{name}={values[name]!r}: {error.errors()[0]['msg']}") from error
+            raise RecipeError(fault(error, name)) from error
     return found
 
 
-@lru_cache(maxsize=1)
-def _adapters() -> dict[str, TypeAdapter[Any]]:
+@lru_cache
+def _adapters(of: type) -> dict[str, TypeAdapter[Any]]:
     """What checks the type of each field."""
     from pydantic import TypeAdapter
 
-    return {name: TypeAdapter(hint) for name, hint in get_type_hints(Recipe).items() if name not in _CHOICES}
+    return {name: TypeAdapter(hint) for name, hint in get_type_hints(of).items() if name not in _CHOICES}

@@ -205,6 +205,7 @@ def test_a_stopped_climb_goes_on_with_what_was_taught(
         *("compress.json", "compress.png", "model.json", "model.safetensors")
     ]
     assert numbers["best"] == numbers["rungs"][1]
+    assert (numbers["from"], numbers["data"]) == (str(trained), "digits")
     assert (out / "model.safetensors").read_bytes() == weights
     with pytest.raises(RunError, match="exists already"):
         resvision.compress(trained, "digits", **goal)
@@ -400,6 +401,16 @@ def test_a_network_is_refused_for_what_it_is(tmp_path: Path, changes: dict[str, 
     Classifier(network=network, preprocess=Preprocess(size=8), classes=("a", "b")).save(tmp_path)
     with pytest.raises(ClassifierError, match=message):
         resvision.compress(tmp_path, "digits", out=tmp_path / "small")
+
+
+def test_data_must_show_every_class(trained: Path, tmp_path: Path) -> None:
+    """What is not seen would be pruned away, and nobody would know."""
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        (tmp_path / "few" / str(number % 3)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "few" / str(number % 3) / f"{number}.png")
+    with pytest.raises(DataError, match=r"few: has no pictures of 3, 4, 5, 6, 7 and 2 more, which .*run knows"):
+        resvision.compress(trained, tmp_path / "few", out=tmp_path / "small")
 
 
 @pytest.mark.parametrize(

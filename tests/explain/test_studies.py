@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from resvision import api
 from resvision.cli import main
 from resvision.data import sources
 from resvision.data.loader import Batch, TrainingBatches
+from resvision.data.pictures import DataSet
 from resvision.errors import InputError, Interrupted, RecipeError, RunError
 from resvision.explain import degradation, gradients, landscape, paths
-from resvision.explain.bench import Bench, Options
+from resvision.explain.bench import Bench, Options, apart
 from resvision.models import ResNet
 from resvision.progress import Reporter
-from resvision.training.bench import apart, spread
+from resvision.report import pages
+from resvision.training.bench import spread
 
 TINY: dict[str, Any] = {"depths": (14,), "seeds": 1, "pictures": 64, "size": None, "steps": 2, "batch_size": 32}
 
@@ -35,6 +38,15 @@ def test_the_pictures_are_the_same_part_of_every_class(bench: Bench) -> None:
     counts = np.bincount(bench.train_split.labels, minlength=10)
     assert counts.sum() == 64
     assert counts.max() - counts.min() <= 1
+
+
+def test_a_batch_holds_the_same_part_of_every_class_whatever_their_order() -> None:
+    digits = sources.load("digits")
+    splits = {name: split.take(np.argsort(split.labels, kind="stable")) for name, split in digits.splits.items()}
+    ordered = DataSet(name="ordered", classes=digits.classes, splits=splits, method=digits.method)
+    found = Bench(ordered, Options(**TINY)).batch(40)
+    assert np.bincount(found.labels.cpu(), minlength=10).tolist() == [4] * 10
+    assert found.squares.shape == (40, 8, 8, 1)
 
 
 def test_both_arms_begin_with_the_same_weights(bench: Bench) -> None:
@@ -97,11 +109,51 @@ def test_gradients_vanish_in_plain_networks_without_normalisation(bench: Bench) 
     ratios = {}
     for arm, name in gradients.ARMS.items():
         network = bench.network(bench.spec(name.format(56), norm="none", init="torch"), 0)
-        ratios[arm] = gradients.ratio(gradients.flow(network, x, targets)["gradient"])
+        ratios[arm] = gradients.ratio("gradient", gradients.flow(network, x, targets)["gradient"])
     assert ratios["plain"] is not None
-    assert ratios["plain"] < 1e-10
+    assert 1e-30 < ratios["plain"] < 1e-20  # its squares are below the smallest number of single precision
     assert ratios["residual"] is not None
     assert 0.01 < ratios["residual"] < 100
+
+
+def test_a_signal_that_falls_to_zero_vanishes(bench: Bench) -> None:
+    network = bench.network(bench.spec("plain302_cifar", norm="none", init="glorot"), 0)
+    found = gradients.flow(network, torch.randn(2, 1, 8, 8), torch.arange(2))
+    assert found["signal"][0]
+    assert found["signal"][-1] == 0
+    assert gradients.ratio("signal", found["signal"]) == 0
+    assert gradients.ratio("gradient", found["gradient"]) == 0
+    rows = [
+        {"norm": norm, "init": init, "arm": arm, "seed": 0, "initial": found, "trained": found}
+        | {"steps": 5, "diverged": False}
+        for norm in gradients.NORMS
+        for init in gradients.INITS
+        for arm in gradients.ARMS
+    ]
+    made = {"depth": 302, "summary": gradients._summary(rows)}
+    text = gradients.describe(made | {"settings": {"data": "made up", "seeds": 1, "steps": 5}})
+    assert (
+        "plain: the gradient at initialisation vanishes (below the smallest number), and the signal vanishes (below "
+        "the smallest number); after 5 steps the gradient vanishes (below the smallest number)"
+    ) in text
+    assert "not finite" not in text
+    nowhere = {"gradient": [None] * 150, "signal": [None] * 150}
+    rows = [row | {"trained": None} | ({"initial": nowhere} if row["arm"] == "plain" else {}) for row in rows]
+    pages._gradients(
+        made | {"rows": rows, "settings": {"data": "made up", "seeds": 1, "steps": 5}}
+    )  # without a warning
+    rows = [row | {"initial": nowhere} for row in rows]
+    pages._gradients(made | {"rows": rows, "settings": {"data": "made up", "seeds": 1, "steps": 5}})
+
+
+def test_ratios_are_of_what_arrives_to_what_set_out() -> None:
+    assert gradients.ratio("gradient", [2.0, 7.0, 4.0]) == 0.5
+    assert gradients.ratio("signal", [2.0, 7.0, 4.0]) == 2
+    assert gradients.ratio("gradient", [0.0, 0.0]) == gradients.ratio("signal", [0.0, 0.0]) == 0
+    assert gradients.ratio("signal", [2.0, None]) is gradients.ratio("signal", [0.0, 2.0]) is None
+    value = {"median": 0.5, "least": 0.5, "most": 0.5, "not_finite": 1}
+    assert gradients._judged(value) == "keeps its size (0.5; not finite with 1 of the seeds)"
+    assert gradients._judged(value | {"median": None}) == "is not finite"
 
 
 @pytest.fixture(scope="module")
@@ -113,32 +165,33 @@ def test_deleting_a_block_is_making_its_branch_zero(bench: Bench, network: ResNe
     zeroed = bench.network(bench.spec("resnet14_cifar"), 0).eval()
     list(zeroed.blocks())[1].zero_branch()
     torch.nn.init.zeros_(list(zeroed.blocks())[1].get_parameter("conv2.weight"))
-    everything = range(6)
-    assert paths.error(bench, network, [0, 2, 3, 4, 5]) == paths.error(bench, zeroed, everything)
+    x = torch.randn(4, 1, 8, 8)
+    without = paths.logits(network, x, [0, 2, 3, 4, 5])
+    assert torch.allclose(without, zeroed(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(paths.logits(network, x, range(6)), network(x))
+    assert not torch.allclose(without, network(x), rtol=0.1)
 
 
-def test_the_gradients_of_all_paths_add_up_to_the_gradient(bench: Bench, network: ResNet) -> None:
-    """By the product rule over blocks: one block open both ways is the sum of its two paths (in the linear part)."""
-    batch = bench.batch(4)
-    x = (batch.squares.permute(0, 3, 1, 2).float() / 255).requires_grad_()
-    none = paths.path_gradient(network, x.detach(), batch.labels, set())
-    every = paths.path_gradient(network, x.detach(), batch.labels, set(range(6)))
-    assert none > 0
-    assert every > 0
-    assert none != every
-    # Through the shortcuts alone the gradient meets only the ReLUs and the padding, never a convolution.
-    list_of = list(network.blocks())
-    start = network.stem(x.detach()).detach().requires_grad_()
+def test_the_gradients_of_all_paths_add_up_to_the_gradient(bench: Bench) -> None:
+    """By the product rule, since all share one forward pass: each block is the sum of its two ways."""
+    network = bench.network(bench.spec("resnet8_cifar"), 0).eval()
+    x, targets = torch.randn(4, 1, 8, 8), torch.arange(4)
+    start = network.stem(x).detach().requires_grad_()
     y = start
-    for block in list_of:
-        y = F.relu(block.branch(y).detach() + block.shortcut(y))
-    [gradient] = torch.autograd.grad(F.cross_entropy(network.head(y), batch.labels), start)
-    assert none == pytest.approx(gradient.norm().item(), rel=1e-5)
+    for block in network.blocks():
+        y = block(y)
+    [whole] = torch.autograd.grad(F.cross_entropy(network.head(y), targets), start)
+    subsets = [{block for block in range(3) if number >> block & 1} for number in range(8)]
+    found = [paths.path_gradient(network, x, targets, through) for through in subsets]
+    assert torch.allclose(sum(found, torch.zeros_like(whole)), whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+    assert all(bool(gradient.any()) for gradient in found)
+    assert not torch.allclose(found[0], whole, rtol=0.1)  # of the shortcuts alone
 
 
-def test_path_lengths_are_binomial_and_their_shares_add_up(bench: Bench, network: ResNet) -> None:
-    import random
-
+def test_path_lengths_are_binomial_and_their_shares_add_up(
+    bench: Bench, network: ResNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "DRAWS", 2)
     rows = paths.path_lengths(bench, network, random.Random(0))
     assert [row["paths"] for row in rows] == [math.comb(6, k) for k in range(7)]
     assert sum(row["share"] for row in rows) == pytest.approx(1)
@@ -188,7 +241,8 @@ def numbers(plain: list[float], residual: list[float]) -> dict[str, Any]:
     """Degradation of depth 8 to 20 with these training errors of the deeper networks, two seeds each."""
 
     def row(values: list[float]) -> dict[str, Any]:
-        return {name: spread(values) for name in ("train_error", "test_error", "train_loss")}
+        figures = {name: spread(values) for name in ("train_error", "test_error", "train_loss")}
+        return {"diverged": []} | figures
 
     return {
         "settings": {"depths": [8, 20], "seeds": 2, "steps": 10, "batch_size": 4, "data": "made up"},
@@ -216,10 +270,35 @@ def test_one_seed_claims_nothing() -> None:
     made["settings"]["seeds"] = 1
     for arm in made["summary"].values():
         for depth, row in arm.items():
-            arm[depth] = {key: spread(value["values"][:1]) for key, value in row.items()}
+            arm[depth] = {key: value and spread(value["values"][:1]) for key, value in row.items()}
     text = degradation.describe(made)
     assert "with one seed; the test error" in text
     assert text.endswith("give --seeds 3 to know whether this is more than chance.")
+
+
+def test_of_trainings_that_diverged_nothing_is_concluded() -> None:
+    made = numbers([0.3], [0.09, 0.11])
+    made["summary"]["plain"][20]["diverged"] = [5]
+    text = degradation.describe(made)
+    assert "Plain with 20 layers: 1 of 2 trainings diverged (last step 5)." in text
+    assert "Residual: from 8 to 20 layers the training error went" in text
+    assert "Plain: from" not in text
+    assert text.endswith("Trainings that diverged tell nothing of depth: give a lower --lr.")
+
+
+def test_basins_are_compared_only_where_both_networks_learnt() -> None:
+    def told(plain: list[float], **plain_changes: Any) -> str:
+        row = {"diverged": [], "basin": spread([0.1, 0.2]), "negative": spread([0.1] * 2), "rim": spread([9.0] * 2)}
+        wide = row | {"centre": spread([0.1, 0.1]), "basin": spread([0.5, 0.6])}
+        summary = {"plain": row | {"centre": spread(plain)} | plain_changes, "residual": wide}
+        settings = {"data": "made up", "seeds": 2}
+        return landscape.describe({"settings": settings, "depth": 8, "classes": 10, "summary": summary})
+
+    assert told([1.0, 1.2]).endswith("The residual network lies in a wider basin with every seed.")
+    for text in (told([1.0, 2.3]), told([1.0], diverged=[7])):
+        assert "The plain network diverged or is hardly better than guessing (2.303 nats), so that the basins" in text
+        assert "wider" not in text
+    assert "1 of 2 trainings diverged (last step 7)" in told([1.0], diverged=[7])
 
 
 def test_apart_means_that_no_seeds_overlap() -> None:
@@ -256,6 +335,50 @@ def test_a_study_leaves_pictures_numbers_and_a_page(
     assert "</svg>" in svg
 
 
+@pytest.mark.parametrize(
+    ("name", "steps"), [("degradation", 1), ("degradation", 4), ("paths", 4), ("landscape", 1)]
+)  # what the last step does is seen by the logits alone
+def test_trainings_that_diverge_are_no_findings(name: str, steps: int, tmp_path: Path) -> None:
+    options = TINY | {"depths": (8,), "steps": steps, "lr": 1e30}
+    found, folder = api.study(name, out=tmp_path / "run", **options)
+    rows = found["arms" if name == "degradation" else "rows"]
+    assert [row["diverged"] for row in rows] == [True, True]
+    assert all(1 <= row["steps"] <= steps for row in rows)
+    for arm in degradation.ARMS:
+        summary = found["summary"][arm]["8"] if name == "degradation" else found["summary"][arm]
+        assert summary["diverged"] == [row["steps"] for row in rows if row["arm"] == arm]
+    assert "1 of 1 trainings diverged (last step " in found["description"]
+    for claim in ("wide", "bears", "gradient comes", "error went"):
+        assert claim not in found["description"]
+    assert (folder / f"{name}.png").stat().st_size > 10_000
+
+
+def test_networks_that_learnt_nothing_are_not_compared() -> None:
+    def told(plain: float, lengths: list[dict[str, Any]]) -> str:
+        rows = [
+            {"arm": arm, "steps": 5, "diverged": False, "error": error, "single": [{"block": 0, "error": 0.9}]}
+            for arm, error in (("plain", plain), ("residual", 0.1))
+        ]
+        summary = paths._summary([rows[0], rows[1] | {"paths": lengths}])
+        settings = {"data": "made up", "seeds": 1}
+        return paths.describe({"settings": settings, "depth": 8, "classes": 10, "summary": summary})
+
+    lengths = [{"length": length, "share": share} for length, share in enumerate((0.0, 1.0, 0.0, 0.0))]
+    assert "did not bear the loss of a block better" in told(0.5, lengths)
+    text = told(0.89, lengths)
+    assert "The plain network diverged or hardly learnt more than guessing (an error of 90%), so that the two" in text
+    assert "bear" not in text
+    assert "So the gradient comes along paths that are shorter than most" in text
+    assert "gradient comes" not in told(0.5, [])
+
+
+def test_paths_along_which_no_gradient_comes_have_no_shares(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "DRAWS", 1)
+    dead = bench.network(bench.spec("resnet8_cifar"), 0).eval()
+    torch.nn.init.zeros_(dead.fc.weight)
+    assert paths.path_lengths(bench, dead, random.Random(0)) == []
+
+
 class Stops(Reporter):
     """Stands for a person who presses Ctrl-C after the first finished network."""
 
@@ -290,3 +413,29 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         api.study("paths", out=tmp_path / "c", rate=3)
     with pytest.raises(RecipeError, match="steps=0 must be at least 1"):
         api.study("paths", out=tmp_path / "c", steps=0)
+    with pytest.raises(RecipeError, match="size=0 must be at least 1"):
+        api.study("paths", out=tmp_path / "c", size=0)
+    with pytest.raises(RecipeError, match="depths=8: Input should be a valid"):
+        api.study("paths", out=tmp_path / "c", depths=8)
+    with pytest.raises(RecipeError, match="seeds='3': Input should be a valid integer"):
+        api.study("paths", out=tmp_path / "c", seeds="3")
+
+
+def test_a_manifest_may_name_its_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(landscape, "GRID", 5)
+    rows = []
+    for number in range(40):
+        Image.fromarray(np.full((8, 8), 40 + 5 * number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'dark' if number < 20 else 'light'}")
+    manifest = tmp_path / "pictures.csv"
+    manifest.write_text("\n".join(["file,shade", *rows]))
+    options = ["--depths", "8", "--seeds", "1", "--steps", "1", "--out", str(tmp_path / "run"), "--json"]
+    columns = ["--path-column", "file", "--label-column", "shade"]
+    with pytest.raises(SystemExit) as leaving:
+        main(["study", "landscape", str(manifest), *columns, *options])
+    assert leaving.value.code == 0
+    command = json.loads(capsys.readouterr().out)["command"]
+    assert command.startswith(f"resvision study landscape {manifest} {' '.join(columns)} --depths 8 --seeds 1 ")
+    assert command in (tmp_path / "run" / "README.md").read_text()

@@ -105,6 +105,15 @@ def test_every_problem_is_named() -> None:
         assert problem in str(caught.value)
 
 
+def test_many_problems_are_counted() -> None:
+    with pytest.raises(ClassifierError) as caught:
+        convert(ResNet(zoo.get("resnet50")).state_dict(), zoo.get("resnet18"), name="resnet18")
+    assert str(caught.value).startswith("not the weights of resnet18: ")
+    assert "more are unexpected; " in str(caught.value)
+    assert "more are of other shapes" in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
 def test_names_of_cifar_repositories() -> None:
     spec = zoo.get("wrn16_4")
     state = ResNet(spec).state_dict()

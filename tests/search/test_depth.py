@@ -267,10 +267,12 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     for adaptive in ({"spec": ("gates=true",)}, {"spec": ("exits=[1]",)}, {"exits": "auto"}, {"gate_rate": 0.5}):
         with pytest.raises(ResvisionError, match=r"without (early exits and gates|--gate-rate)"):
             resvision.depth("digits", out=tmp_path / "e", **adaptive)
-    with pytest.raises(RecipeError, match="lr=auto: proxies train from scratch at a given rate"):
+    with pytest.raises(RecipeError, match="lr=auto: trials train from scratch at a given rate"):
         resvision.depth("digits", lr="auto", out=tmp_path / "b")
-    with pytest.raises(RecipeError, match="epochs"):
+    with pytest.raises(RecipeError, match="train_minutes and epochs both say how long to train"):
         resvision.depth("digits", epochs=2, train_minutes=1, out=tmp_path / "c")
+    with pytest.raises(SpecError, match="there is no network 'resnet9_cifar'"):
+        resvision.depth("digits", models="resnet9_cifar")
     with pytest.raises(InputError, match="minutes=inf must be above 0 and finite"):
         resvision.depth("digits", minutes=float("inf"))
     with pytest.raises(InputError, match="latency_ms=inf must be above 0 and finite"):

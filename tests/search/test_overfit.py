@@ -168,6 +168,18 @@ def test_copies_stay_in_one_fold_and_classes_are_spread() -> None:
 # ---- the learning curve ----
 
 
+def test_one_training_without_errors_does_not_decide_the_curve() -> None:
+    """Of 20 pictures that judge, none wrong by luck: 24 trainings of 60 pictures would not do as well."""
+    pictures, errors = [12, 12, 24, 24, 48, 48, 48], [0.30, 0.25, 0.20, 0.15, 0.10, 0.0, 0.10]
+    smooth = [curve.smoothed(error, 20) for error in errors]
+    assert smooth[5] == pytest.approx((0.5 / 21, (0.5 / 21 * 20.5 / 21 / 21) ** 0.5))
+    law = curve.fit(pictures, [e for e, _ in smooth], [d for _, d in smooth])
+    assert 0.3 < law.exponent < 1.2
+    gain, low, high = law.gain(72)
+    assert 0.02 < gain < 0.05
+    assert low < 0.02 < high
+
+
 def test_a_power_law_is_found_again() -> None:
     pictures = [250.0, 250.0, 500.0, 500.0, 1000.0]
     law = curve.fit(pictures, [0.05 + 3 * n**-0.4 for n in pictures], [0.01] * 5, floor=0.05)
@@ -330,22 +342,25 @@ def test_what_is_found_and_has_most_at_stake_comes_first() -> None:
 # ---- remedies and the plan ----
 
 BASE = Recipe(model="resnet20_cifar", size=8, channels=1, precision="fp32", workers=0, steps=4, batch_size=32)
+PLAIN = replace(BASE, model="plain20_cifar")
 
 
 def test_remedies_leave_out_what_the_baseline_has() -> None:
-    names = remedies.all_of(BASE, 10)
+    names = remedies.all_of(BASE, 10, 10)
     assert "mixup" in names
     assert "shorter" in names
     assert "without suspects" not in names
-    assert "mixup" not in remedies.all_of(replace(BASE, mixup=0.2), 10)
-    assert "shorter" not in remedies.all_of(BASE, 1)
+    assert "mixup" not in remedies.all_of(replace(BASE, mixup=0.2), 10, 10)
+    assert "shorter" not in remedies.all_of(BASE, 1, 1)
+    shorter = remedies.all_of(BASE, 10, 30)["shorter"]  # trials of 10 epochs stand for a run of 30
+    assert (shorter.arm.length, shorter.options) == (0.5, {"epochs": 15})
     assert names["shorter"].options == {"epochs": 5}
-    assert remedies.all_of(BASE, 10, suspects=[3, 4])["without suspects"].arm.without == (3, 4)
-    assert "drop_path" not in remedies.all_of(replace(BASE, model="plain20_cifar"), 10)["drop path and decay"].options
+    assert remedies.all_of(BASE, 10, 10, suspects=[3, 4])["without suspects"].arm.without == (3, 4)
+    assert "drop_path" not in remedies.all_of(PLAIN, 10, 10)["drop path and decay"].options
 
 
 def test_few_pictures_are_trained_on_as_the_recipe_for_them_does() -> None:
-    options = remedies.all_of(replace(BASE, batch_size=64), 10)["as recipe small"].options
+    options = remedies.all_of(replace(BASE, batch_size=64), 10, 10)["as recipe small"].options
     assert (options["optimizer"], options["ema"], options["label_smoothing"]) == ("muon", 0.99, 0.1)
     assert options["lr"] == pytest.approx(0.05 * 2**0.5, rel=1e-2)  # the recipe's batches have 32 pictures
     # The command that is recommended trains as the trial did, also in what another optimiser would bring along.
@@ -354,21 +369,21 @@ def test_few_pictures_are_trained_on_as_the_recipe_for_them_does() -> None:
     )
     told = recipes.choose("plain", facts, {"size": 8, "epochs": 5, "batch_size": 64, **options}).recipe
     assert {name: getattr(told, name) for name in options} == options
-    assert "as recipe small" not in remedies.all_of(replace(BASE, optimizer="muon"), 10)
+    assert "as recipe small" not in remedies.all_of(replace(BASE, optimizer="muon"), 10, 10)
 
 
 def test_found_causes_come_first_and_in_turn() -> None:
-    names = [r.name for r in remedies.in_order(["labels", "length"], remedies.all_of(BASE, 10, suspects=[1]))]
+    names = [r.name for r in remedies.in_order(["labels", "length"], remedies.all_of(BASE, 10, 10, suspects=[1]))]
     assert names[:3] == ["robust loss", "shorter", "without suspects"]
     assert "balanced sampling" not in names
-    assert "balanced sampling" in [r.name for r in remedies.in_order(["imbalance"], remedies.all_of(BASE, 10))]
-    weighted = remedies.all_of(replace(BASE, balance="weights"), 10)
+    assert "balanced sampling" in [r.name for r in remedies.in_order(["imbalance"], remedies.all_of(BASE, 10, 10))]
+    weighted = remedies.all_of(replace(BASE, balance="weights"), 10, 10)
     names = [r.name for r in remedies.in_order(["imbalance"], weighted)]
     assert names[:2] == ["balanced sampling", "no class weights"]
 
 
 def test_two_remedies_go_together_unless_they_contradict_each_other() -> None:
-    found = remedies.all_of(BASE, 10)
+    found = remedies.all_of(BASE, 10, 10)
     both = remedies.together(BASE, found["cutmix"], found["shorter"])
     assert both is not None
     assert both.options == {"cutmix": 1.0, "epochs": 5}
@@ -557,6 +572,25 @@ def test_a_watched_trial_keeps_probabilities_of_pictures_that_it_has_not_seen() 
     assert [point["step"] for point in row["points"]] == [1, 2, 3, 4]  # of eight looks at four steps four are left
 
 
+def test_gaps_are_compared_on_the_same_pictures() -> None:
+    """An arm of two seeds closes no gap where the baseline has the same in these, and a larger one in the third."""
+    made = bench()
+    baseline = [made.judge(trials.BASELINE, seed, watched=True) | {"train_accuracy": 1.0} for seed in range(3)]
+    for row, accuracy in zip(baseline, (0.7, 0.7, 0.4), strict=True):
+        row["accuracy"] = accuracy
+    ledger = Ledger(Path("unused"), {}, "an examination")
+    ledger.once = lambda key, work: baseline[int(key.split()[-1])]  # type: ignore[method-assign]
+    found = judge.Judge(made, baseline, ledger, lambda text: None, Clock(1e6, ledger), judge.Sizes(1.0, 1.0), "")
+    stronger = remedies.stronger_augmentation(made.recipe)
+    assert stronger is not None
+    assert found.tries(stronger.arm, 2)
+    assert found.row(stronger.name)["baseline_accuracy"] == pytest.approx(0.7)
+    gap = findings.gap(baseline)["gap"]
+    turning = findings.turning([row["points"] for row in baseline])
+    [told, *_] = overfit._by_trials(found, made.recipe, a_plan(), 12.0, stronger, gap, turning)
+    assert "the gap goes from 30.0 to 30.0 points" in told.says
+
+
 def test_what_an_arm_changes() -> None:
     made = bench()
     assert len(made.trained_on(Arm(name="half", part=0.5), np.arange(120), 0)) == pytest.approx(60, abs=5)
@@ -706,6 +740,7 @@ def test_a_length_takes_the_place_of_any_other() -> None:
     assert inputs.replaced(own, {"lr": 0.2}) == own | {"lr": 0.2}
     line = inputs.command("train", "digits", sources.DEFAULT_COLUMNS, inputs.replaced({"epochs": 30}, {"epochs": 15}))
     assert line == "resvision train digits --epochs 15"
+    assert inputs.command("train", Path("digits"), sources.DEFAULT_COLUMNS) == "resvision train ./digits"
 
 
 def test_what_is_found_in_a_part_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -780,6 +815,12 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     few = np.flatnonzero((labels != 3) | (np.cumsum(labels == 3) <= 4))
     with pytest.raises(DataError, match=r"the class 3 has \d+ training pictures; at least 6 are needed"):
         api.overfit((array[few], labels[few]), out=tmp_path / "c")
+    motifs = np.random.default_rng(0).integers(40, 216, (2, 16, 16, 3))
+    shots = motifs[np.arange(40) % 2] + np.random.default_rng(1).integers(-3, 4, (40, 16, 16, 3))
+    series = (shots[:32].astype(np.uint8), np.arange(32) % 2), (shots[32:].astype(np.uint8), np.arange(8) % 2)
+    with pytest.raises(DataError, match=r"class 0: all but 1 of its \d+ training pictures are copies of another"):
+        api.overfit(series[0], validation=series[1], minutes=1, out=tmp_path / "copies")
+    shutil.rmtree(tmp_path / "copies")  # copies were looked for, which is kept
     with pytest.raises(RecipeError, match="no field 'colour'"):
         api.overfit("digits", colour=1, out=tmp_path / "d")
     assert list(tmp_path.iterdir()) == []  # a mistake leaves no trace

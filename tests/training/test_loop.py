@@ -378,6 +378,18 @@ def test_pictures_that_the_weights_know_do_not_choose_the_epoch(
         assert again.fingerprint() == recorded.fingerprint()
 
 
+def test_a_class_of_one_picture_cannot_be_held_back() -> None:
+    data = three_splits()
+    labels = data.splits["train"].labels
+    one = data.splits["train"].take(np.array([np.argmin(labels), *np.flatnonzero(labels)]))
+    data = dataclasses.replace(data, splits={"train": one, "test": data.splits["test"]})
+    recipe = Recipe(model="resnet8_cifar", size=8, holdout=0.1)
+    with pytest.raises(DataError, match=r"give the splits; or --holdout 0 holds nothing back$"):
+        roles.assign(data, recipe)
+    with pytest.raises(DataError, match=r"give the splits$"):  # stopping early needs a part
+        roles.assign(data, dataclasses.replace(recipe, patience=2))
+
+
 def test_a_split_without_a_role_is_named() -> None:
     parts = roles.assign(three_splits(), Recipe(model="resnet8_cifar", size=8, holdout=0.0))
     assert ", val is not used, " in parts.describe()

@@ -66,9 +66,9 @@ def evaluate(
     else:
         batches = EvaluationBatches(measured.split, chosen.preprocess, default_workers())
     if chosen.adaptive is not None:
-        evaluation, leaving = exits.evaluate(chosen.adaptive, chosen.preprocess, batches, chosen.classes)
-        if not isinstance(classifier, Predictor) and Path(classifier).is_dir():
-            _plot(Path(classifier), leaving, f"{source}, {name}", reporter)
+        evaluation, leaving = exits.evaluate(chosen.adaptive, batches, chosen.classes)
+        if not isinstance(classifier, Predictor) and (folder := Path(classifier).expanduser()).is_dir():
+            _plot(folder, leaving, f"{source}, {name}", reporter)
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
     sample: list[torch.Tensor] = []
@@ -117,13 +117,16 @@ def tune_exits(
         InputError: the limit cannot be kept to, or the data cannot be used.
     """
     reporter = reporter or Reporter()
-    folder = None if isinstance(classifier, Classifier) else Path(classifier)
+    folder = None if isinstance(classifier, Classifier) else Path(classifier).expanduser()
     loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     if not loaded.network.spec.exits:
         own = "RUN" if folder is None else shlex.quote(str(folder))
         advice = f"resvision train DATA --pretrained {own} --exits auto --freeze-trunk"
         raise ClassifierError(f"the network has no early exits; add some with: {advice}")
-    judged = _opened(classifier, runtime, 1, reporter)
+    if folder is None:
+        judged = _opened(loaded, runtime, 1, reporter)
+    else:
+        judged = deployed.by_runtime(folder, loaded, runtime, batch_size=1, note=reporter.note)
     if judged.adaptive is not None:
         segments = judged.adaptive.segments
     elif isinstance(judged, Classifier):
@@ -143,11 +146,11 @@ def tune_exits(
     )
     limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
     whole = loaded.session if isinstance(judged, Classifier) else None
-    rule = exits.tune(segments, loaded.preprocess, choosing, whole, **limit)
+    rule = exits.tune(segments, choosing, whole, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
     macs = exit_macs(loaded.network.spec, loaded.preprocess.size, None if whole is None else rule.used)
     told = AdaptiveSession(segments, rule, macs, whole)
-    evaluation, leaving = exits.evaluate(told, loaded.preprocess, reported, loaded.classes)
+    evaluation, leaving = exits.evaluate(told, reported, loaded.classes)
     if folder is not None:
         tuned.metrics = {"split": f"half of {name}", "accuracy": evaluation.accuracy}
         tuned.save(folder)
@@ -175,17 +178,35 @@ def predict(
 
     Args:
         classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
-        pictures: as in `Predictor.predict`.
+        pictures: as in `Predictor.predict`; a folder stands for all pictures below it, in sorted order.
         top: how many classes to name.
         deadline_ms: as in `Predictor.predict`.
         runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
         reporter: told what "auto" took.
+
+    Raises:
+        InputError: a folder holds no pictures, or there is no such classifier or runtime.
     """
+    if isinstance(pictures, (str, Path)):
+        pictures = [pictures]
+    if isinstance(pictures, (list, tuple)):
+        pictures = list(_below(pictures))
+    elif isinstance(pictures, Iterator):
+        pictures = _below(pictures)
     many = len(pictures) if isinstance(pictures, Sized) else CHUNK
     batch_size = 1 if deadline_ms is not None or is_one(pictures) else max(1, min(CHUNK, many))
     opened = _opened(classifier, runtime, batch_size, reporter)
     batch_size = min(batch_size, at_once(opened.preprocess))
     return opened.predictions(pictures, top=top, batch_size=batch_size, deadline_ms=deadline_ms)
+
+
+def _below(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """Pictures, with those below it in the place of a folder."""
+    for picture in pictures:
+        if isinstance(picture, (str, Path)) and (folder := Path(picture).expanduser()).is_dir():
+            yield from sources.picture_paths([folder])
+        else:
+            yield picture
 
 
 def _plot(folder: Path, leaving: dict[str, Any], title: str, reporter: Reporter) -> None:

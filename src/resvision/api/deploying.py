@@ -17,10 +17,10 @@ from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data import sources
 from resvision.data.loader import check_readable
-from resvision.data.pictures import fingerprint
+from resvision.data.pictures import fingerprint, listed
 from resvision.efficiency import compress as compression
 from resvision.efficiency.ladder import Goal, Parts
-from resvision.errors import ClassifierError, InputError
+from resvision.errors import ClassifierError, DataError, InputError
 from resvision.files import write_json
 from resvision.inputs import Data
 from resvision.measure import timestamp
@@ -43,6 +43,7 @@ def export(
     validation: sources.Arrays | None = None,
     columns: sources.Columns = sources.DEFAULT_COLUMNS,
     out: str | Path | None = None,
+    reporter: Reporter | None = None,
 ) -> exporting.Export:
     """Writes a classifier as a file that runs without this program, once it answers there as it does here.
 
@@ -57,6 +58,7 @@ def export(
         columns: of a manifest.
         out: the file, or a folder for it; None takes `runtimes` in the classifier's folder, where `predict`, `evaluate`
             and `benchmark` find ONNX and OpenVINO by contract A.
+        reporter: told about a download of the data.
 
     Raises:
         InputError: it cannot be exported so, or int8 is to be calibrated with nothing.
@@ -66,13 +68,13 @@ def export(
     target = Target(format=format, contract=contract, precision=precision)
     run = None
     if not isinstance(classifier, Classifier):
-        run = Path(classifier)
+        run = Path(classifier).expanduser()
         classifier = Classifier.load(run)
     path = _export_path(run, out, target.name)
     calibration = checked = None
     if data is not None:
         names = None if isinstance(data, (str, Path)) else classifier.classes
-        dataset = sources.prepare(inputs.dataset_of(data, validation, names, columns, Reporter()))
+        dataset = sources.prepare(inputs.dataset_of(data, validation, names, columns, reporter or Reporter()))
         calibration = dataset.splits["train"]
         checked = inputs.with_labels_of(classifier, dataset, inputs.choose_split(dataset, None)[1])
     made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
@@ -153,6 +155,11 @@ def compress(
     classes = None if isinstance(data, (str, Path)) else original.classes
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     prepared = sources.prepare(dataset)
+    if missing := [name for name in original.classes if name not in prepared.classes]:
+        raise DataError(
+            f"{dataset.name}: has no pictures of {listed(missing)}, which {run} knows; what is not seen would be "
+            "pruned away: give data of all classes"
+        )
     splits = {name: inputs.with_labels_of(original, prepared, split) for name, split in prepared.splits.items()}
     parts = Parts.of(splits, dataset.name)
     settings = {
@@ -175,7 +182,7 @@ def compress(
         origin = {"from": str(run), "goal": settings["goal"]}
         compression.save(best, folder, origin, reported)
         numbers = {
-            "run": str(run),
+            "from": str(run),
             "data": dataset.name,
             "goal": settings["goal"],
             "reached": best.speedup >= speedup and reported["kept"],
@@ -221,7 +228,7 @@ def benchmark(
         InputError: the folder holds no classifier, or the data cannot be used.
     """
     reporter = reporter or Reporter()
-    folder = Path(run)
+    folder = Path(run).expanduser()
     classifier = Classifier.load(folder)
     measured = None
     if data is not None:

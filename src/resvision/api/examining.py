@@ -15,13 +15,13 @@ from resvision.data import sources
 from resvision.data.pictures import fingerprint
 from resvision.data.statistics import facts
 from resvision.errors import InputError, RecipeError
-from resvision.explain.bench import Bench
+from resvision.explain.bench import Bench, Options
 from resvision.explain.studies import STUDIES
 from resvision.files import write_json, write_yaml
 from resvision.inputs import Data
 from resvision.measure import timestamp
 from resvision.progress import Reporter
-from resvision.recipe import Recipe
+from resvision.recipe import LENGTHS, Recipe, typed
 from resvision.report import doctor, frontier, pages, suspects
 from resvision.runtime import versions
 from resvision.search import depth as searching
@@ -35,6 +35,7 @@ def study(
     name: str,
     data: str | Path = "digits",
     *,
+    columns: sources.Columns = sources.DEFAULT_COLUMNS,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -44,6 +45,7 @@ def study(
     Args:
         name: "degradation", "gradients", "paths" or "landscape".
         data: as in `train`.
+        columns: of a manifest.
         out: the folder; None takes the next number under runs/. A study that was stopped there goes on.
         reporter: told about the progress.
         **options: fields of `explain.bench.Options` in place of the study's own.
@@ -62,10 +64,10 @@ def study(
     known = [field.name for field in dataclasses.fields(chosen.options)]
     if unknown := [option for option in options if option not in known]:
         raise InputError(f"a study has no option {unknown[0]!r}; it has {', '.join(known)}")
-    wanted = dataclasses.replace(chosen.options, **options)
+    wanted = dataclasses.replace(chosen.options, **typed(options, Options))
     if len(chosen.options.depths) == 1 != len(wanted.depths):
         raise RecipeError(f"depths={wanted.depths}: the study {name} takes one")
-    dataset = inputs.dataset_of(data, None, None, sources.DEFAULT_COLUMNS, reporter)
+    dataset = inputs.dataset_of(data, None, None, columns, reporter)
     settings = {
         "study": name,
         "data": dataset.name,
@@ -83,6 +85,8 @@ def study(
         found = chosen.run(bench, ledger, reporter.note)
         numbers = json.loads(json.dumps(found, allow_nan=False))
         numbers = {"settings": settings | {"size": bench.recipe.size, "precision": precision}, **numbers}
+        asked = dataclasses.asdict(wanted) | {"size": bench.recipe.size, "depths": ",".join(map(str, wanted.depths))}
+        numbers["command"] = inputs.command(f"study {name}", data, columns, asked)
         numbers = _saved(folder, numbers, chosen.describe(numbers))
         pages.write(folder, name, chosen.title, numbers)
     return numbers, folder
@@ -126,7 +130,7 @@ def overfit(
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     made = inputs.recipe_of(dataset, recipe, fields)
     chosen = made.recipe
-    inputs.refuse_adaptive(chosen)
+    inputs.refuse_untried(chosen)
     for reason in made.reasons:
         reporter.note(reason)
     settings = {
@@ -168,7 +172,7 @@ def depth(
     latency_ms: float | None = None,
     train_minutes: float | None = None,
     memory_gb: float | None = None,
-    models: Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     widths: Sequence[float] | None = None,
     validation: sources.Arrays | None = None,
@@ -187,7 +191,7 @@ def depth(
         latency_ms: most milliseconds of the answer to one picture.
         train_minutes: how long the network will be trained; None trains as long as the recipe usually does.
         memory_gb: most memory of a training step, in 10^9 bytes.
-        models: names from the zoo in place of the usual ones.
+        models: a name from the zoo, or several, in place of the usual ones.
         sizes: of the pictures, in pixels, in place of the usual ones.
         widths: factors of the models' widths in place of the usual ones.
         validation: a pair of arrays that chooses nothing.
@@ -212,6 +216,9 @@ def depth(
         raise InputError(
             f"{' and '.join(searched)}: are searched for; say which with {' and '.join(s + 's' for s in searched)}"
         )
+    if train_minutes is not None and (lengths := [name for name in LENGTHS if fields.get(name) is not None]):
+        raise RecipeError(f"train_minutes and {' and '.join(lengths)} both say how long to train: give one of them")
+    models = (models,) if isinstance(models, str) else models  # whose letters are no models
     limits = Limits(latency_ms=latency_ms, train_minutes=train_minutes, memory_gb=memory_gb)
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
     lasting = fields if train_minutes is None else fields | {"minutes": train_minutes}
@@ -219,7 +226,7 @@ def depth(
         recipe = recorded  # which was chosen by a measurement
     made = inputs.recipe_of(dataset, recipe, lasting)
     base = made.recipe
-    inputs.refuse_adaptive(base)
+    inputs.refuse_untried(base)
     for reason in made.reasons:
         reporter.note(reason)
     # The recipe's own widths are of its own network.

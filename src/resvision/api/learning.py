@@ -54,7 +54,7 @@ def train(
         validation: a pair of arrays to evaluate on.
         classes: the names of integer labels in arrays.
         columns: of a manifest.
-        recipe: the name of one, as in `recipes.NAMES`; the recipe.yaml of an earlier run; or a Recipe.
+        recipe: the name of one, as in `recipes.NAMES`; the folder or the recipe.yaml of an earlier run; or a Recipe.
         out: the run folder; None takes the next number under runs/.
         resume: the folder of an interrupted run; it goes on as it was begun.
         tensorboard: also write TensorBoard's event files.
@@ -143,18 +143,20 @@ def import_weights(
         file: a state dict, .safetensors or written by torch.save, or a .keras file; no code in it is run.
         model: the network's name here; a .keras file of `resvision.keras` tells it.
         spec: FIELD=VALUE in which the network differs from that name, as in `zoo.variant`.
-        classes: names in the order of the logits; None numbers them, unless the file tells them.
+        classes: names in the order of the logits, numbers as text; None numbers them, unless the file tells them.
         preprocess: fields of `Preprocess`, as the weights were trained with. For ImageNet networks those left out are
             torchvision's; CIFAR networks have no common ones, so that mean and std must be given. A .keras file tells
             those that its layers apply.
         out: the folder; None takes the next number under runs/.
 
     Raises:
-        ClassifierError: the file holds no weights, or they do not fit the network; each that does not is named.
-        InputError: a field does not exist, or the classes are not as many as the logits.
+        ClassifierError: the file holds no weights, they do not fit the network, or the classes are not as many as the
+            logits.
+        InputError: a field does not exist, or its value is out of range.
         MissingExtraError: the file is of Keras, which is not installed.
     """
     path = Path(file).expanduser()
+    spec = (spec,) if isinstance(spec, str) else spec  # which is a sequence, too, of letters
     if spec and model is None:
         raise SpecError(f"spec {spec[0]!r} says how a network differs from its name: give the name with --model")
     if path.suffix == ".keras":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,6 @@ import numpy.typing as npt
 import torch
 
 from resvision.adaptive import AdaptiveSession, Segment, all_exits, segment_seconds
-from resvision.data.images import blank
 from resvision.data.loader import Batch
 from resvision.errors import InputError
 from resvision.evaluation.calibration import temperature
@@ -21,7 +22,6 @@ from resvision.evaluation.metrics import log_softmax
 from resvision.evaluation.race import race, sampled
 from resvision.exits import ExitRule
 from resvision.measure import now, seconds
-from resvision.preprocess import Preprocess
 from resvision.runtime import Session
 
 NEVER = 2.0  # a threshold that no confidence reaches
@@ -248,7 +248,6 @@ def choose(
 
 def tune(
     segments: Sequence[Segment],
-    preprocess: Preprocess,
     batches: Iterable[Batch],
     whole: Session | None = None,
     **limit: float | None,
@@ -257,7 +256,6 @@ def tune(
 
     Args:
         segments: of the network, shallow to deep.
-        preprocess: of its pictures.
         whole: runs the network without its exits; None where they cannot be left out.
         batches: pictures that did not train.
         **limit: max_drop, budget or latency_ms.
@@ -265,28 +263,28 @@ def tune(
     Raises:
         InputError: the limit cannot be kept to.
     """
-    logits, labels = _of_all_exits(segments, batches)
-    times = _one_at_a_time(segments, whole, preprocess)
+    sample: list[torch.Tensor] = []
+    logits, labels = _of_all_exits(segments, sampled(batches, sample))
+    times = _one_at_a_time(segments, whole, sample)
     temperatures = tuple(temperature(rows, labels) for rows in logits)
     chosen = choose(Judged.of(logits, labels, temperatures, times), **limit)
     return ExitRule(temperatures=temperatures, thresholds=chosen.thresholds, seconds=times.segments)
 
 
 def evaluate(
-    adaptive: AdaptiveSession, preprocess: Preprocess, batches: Iterable[Batch], classes: tuple[str, ...]
+    adaptive: AdaptiveSession, batches: Iterable[Batch], classes: tuple[str, ...]
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Every figure of a network whose pictures leave early, and what its exits do with them.
 
     Args:
         adaptive: the network's segments, and when pictures leave.
-        preprocess: of its pictures.
         batches: squares and labels that index `classes`.
         classes: K names.
     """
     start, rule = now(), adaptive.rule
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
-    times = _one_at_a_time(adaptive.segments, adaptive.whole, preprocess)
+    times = _one_at_a_time(adaptive.segments, adaptive.whole, sample)
     judged = Judged.of(logits, labels, rule.temperatures, times)
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
@@ -302,15 +300,17 @@ def _of_all_exits(
     return list(logits.swapaxes(0, 1)), labels
 
 
-def _one_at_a_time(segments: Sequence[Segment], whole: Session | None, preprocess: Preprocess) -> Times:
-    """How long a picture takes, whatever it shows; in turn, so that what disturbs one moment disturbs all of it."""
-    square = blank(preprocess, 1)
+def _one_at_a_time(segments: Sequence[Segment], whole: Session | None, sample: Sequence[torch.Tensor]) -> Times:
+    """How long a picture takes; in turn, so that what disturbs one moment disturbs all of it.
+
+    Where there are gates it depends on what the picture shows: each round has another one of the sample.
+    """
     rounds = []
-    for _ in range(ROUNDS):
+    for square in islice(cycle(sample), ROUNDS):
         taken = segment_seconds(segments, square, repeats=1)
         if whole is not None:
             taken += segment_seconds(segments, square, repeats=1, answers=False)
-            taken += tuple(seconds(lambda: whole(square), repeats=1, warmup=0))
+            taken += tuple(seconds(partial(whole, square), repeats=1, warmup=0))
         rounds.append(taken)
     medians = tuple(statistics.median(taken) for taken in zip(*rounds, strict=True))
     count = len(segments)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from resvision.data.loader import Batch, EvaluationBatches, TrainingBatches, scr
 from resvision.data.pictures import DataSet
 from resvision.data.sources import prepare
 from resvision.data.statistics import facts, normalised
-from resvision.errors import RecipeError
+from resvision.errors import DivergedError, RecipeError
 from resvision.evaluation import evaluate
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -25,6 +26,7 @@ from resvision.training import engine as engines
 from resvision.training.losses import cross_entropy
 
 HELD_PICTURES = 1000  # of the test split, and of the training split without augmentation, for each measurement
+LEARNT = 0.9  # of the loss or error of guessing: a network above it is not said to have learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,10 @@ class Options:
     lr: float = 0.1
 
     def __post_init__(self) -> None:
-        for field in ("seeds", "pictures", "steps", "batch_size"):
-            if getattr(self, field) < 1:
-                raise RecipeError(f"{field}={getattr(self, field)} must be at least 1")
+        for field in ("seeds", "pictures", "size", "steps", "batch_size"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise RecipeError(f"{field}={value} must be at least 1")
         if not self.depths:
             raise RecipeError("depths: give at least one, such as 8,20,56")
         for depth in self.depths:
@@ -130,8 +133,22 @@ class Bench:
         for step, _ in bench.train(network, batches, recipe, cross_entropy(), self.preprocess):
             yield step
 
+    def finish(self, network: ResNet, seed: int) -> dict[str, Any]:
+        """Trains to the end: the `steps` done, whether it `diverged`, and unless it did what `measure` gives."""
+        steps = 0
+        for step in self.train(network, seed):
+            steps = step
+        if steps == self.options.steps:
+            with contextlib.suppress(DivergedError):
+                return {"steps": steps, "diverged": False, **self.measure(network)}
+        return {"steps": steps, "diverged": True}
+
     def measure(self, network: ResNet) -> dict[str, float]:
-        """Loss (nats) and error (0..1) on a part of the training pictures, not augmented, and on the test part."""
+        """Loss (nats) and error (0..1) on a part of the training pictures, not augmented, and on the test part.
+
+        Raises:
+            DivergedError: a logit is not finite.
+        """
         session = TorchSession(network, self.preprocess)
         found: dict[str, float] = {}
         for name, part in (("train", self.train_part), ("test", self.test_part)):
@@ -140,6 +157,30 @@ class Bench:
         return found
 
     def batch(self, count: int) -> Batch:
-        """The first pictures of the test part, always the same."""
-        squares, labels = zip(*((batch.squares, batch.labels) for batch in self.test_part), strict=True)
-        return Batch(torch.cat(squares)[:count].to(device()), torch.cat(labels)[:count].to(device()))
+        """At most `count` pictures of the test part, in turn one of each class, always the same."""
+        part = bench.balanced(self.test_part.split, count)
+        [batch] = EvaluationBatches(part, self.preprocess, 0, batch_size=count)
+        return Batch(batch.squares.to(device()), batch.labels.to(device()))
+
+
+def apart(higher: dict[str, Any], lower: dict[str, Any]) -> bool:
+    """Whether every value of one is above every value of the other: a difference beyond the seeds' spread.
+
+    Of one value each nothing is known of the spread, and the answer is no.
+    """
+    return len(higher["values"]) > 1 and bool(min(higher["values"]) > max(lower["values"]))
+
+
+def seeds_said(seeds: int) -> str:
+    """How often something was repeated, in words."""
+    return "with one seed" if seeds == 1 else f"each with {seeds} seeds"
+
+
+def diverged(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """The last step of each training that diverged."""
+    return [row["steps"] for row in rows if row["diverged"]]
+
+
+def diverged_said(steps: Sequence[int], seeds: int) -> str:
+    """How many of the trainings diverged, and where, in words."""
+    return f"{len(steps)} of {seeds} trainings diverged (last step {', '.join(map(str, steps))})"

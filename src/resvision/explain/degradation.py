@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from typing import Any
 
-from resvision.explain.bench import Bench
+from resvision.errors import DivergedError
+from resvision.explain.bench import Bench, apart, diverged, diverged_said, seeds_said
 from resvision.measure import now
-from resvision.training.bench import Ledger, Note, apart, seeds_said, spread
+from resvision.training.bench import Ledger, Note, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 POINTS = 8  # measurements along each training
@@ -20,30 +23,44 @@ def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
         for depth in bench.options.depths:
             for arm in ARMS:
                 begin = now()
-                points = ledger.once(f"{arm} {depth} {seed}", lambda: _train(bench, arm, depth, seed))  # noqa: B023
-                arms.append({"arm": arm, "depth": depth, "seed": seed, "points": points})
-                last = points[-1]
-                note(
-                    f"{arm}-{depth}, seed {seed}: training error {last['train_error']:.2%}, test error "
-                    f"{last['test_error']:.2%} ({now() - begin:.0f} s)"
-                )
+                found = ledger.once(f"{arm} {depth} {seed}", lambda: _train(bench, arm, depth, seed))  # noqa: B023
+                arms.append({"arm": arm, "depth": depth, "seed": seed, **found})
+                note(f"{arm}-{depth}, seed {seed}: {_ended(found)} ({now() - begin:.0f} s)")
     summary = {arm: {depth: _final(arms, arm, depth) for depth in bench.options.depths} for arm in ARMS}
     return {"arms": arms, "summary": summary, "epochs": bench.epochs, "pictures": len(bench.train_split)}
 
 
-def _train(bench: Bench, arm: str, depth: int, seed: int) -> list[dict[str, float]]:
+def _train(bench: Bench, arm: str, depth: int, seed: int) -> dict[str, Any]:
     # He's initialisation in both arms: the same names and shapes, so that one seed gives both the same weights.
     network = bench.network(bench.spec(ARMS[arm].format(depth), init="he"), seed)
     steps = bench.options.steps
-    measured_at = {round(steps * (point + 1) / POINTS) for point in range(POINTS)}
-    points = [{"step": 0, **bench.measure(network)}]
-    points += [{"step": step, **bench.measure(network)} for step in bench.train(network, seed) if step in measured_at]
-    return points
+    measured_at = {round(steps * point / POINTS) for point in range(POINTS + 1)}
+    points: list[dict[str, float]] = []
+    done = 0
+    for step in itertools.chain([0], bench.train(network, seed)):
+        done = step
+        if step in measured_at:
+            with contextlib.suppress(DivergedError):  # norms without statistics yet may let very deep networks overflow
+                points.append({"step": step, **bench.measure(network)})
+    return {"points": points, "steps": done, "diverged": not points or points[-1]["step"] != steps}
+
+
+def _ended(found: dict[str, Any]) -> str:
+    if found["diverged"]:
+        return f"diverged at step {found['steps']}"
+    last = found["points"][-1]
+    return f"training error {last['train_error']:.2%}, test error {last['test_error']:.2%}"
 
 
 def _final(arms: list[dict[str, Any]], arm: str, depth: int) -> dict[str, Any]:
-    last = [row["points"][-1] for row in arms if (row["arm"], row["depth"]) == (arm, depth)]
-    return {name: spread([point[name] for point in last]) for name in ("train_error", "test_error", "train_loss")}
+    """Figures at the end of the trainings that did not diverge, None where all did; and where the others stopped."""
+    own = [row for row in arms if (row["arm"], row["depth"]) == (arm, depth)]
+    last = [row["points"][-1] for row in own if not row["diverged"]]
+    figures = ("train_error", "test_error", "train_loss")
+    return {
+        "diverged": diverged(own),
+        **{name: spread([point[name] for point in last]) if last else None for name in figures},
+    }
 
 
 def describe(numbers: dict[str, Any]) -> str:
@@ -55,15 +72,23 @@ def describe(numbers: dict[str, Any]) -> str:
         f"{options['steps']:,} steps of {options['batch_size']} pictures ({numbers['epochs']:.1f} presentations of "
         f"{numbers['pictures']:,} pictures of {options['data']}), {seeds_said(options['seeds'])}. "
     )
+    ends = {arm: {int(depth): row for depth, row in numbers["summary"][arm].items()} for arm in ARMS}
+    for arm in ARMS:
+        for depth in depths:
+            if steps := ends[arm][depth]["diverged"]:
+                text += f"{arm.capitalize()} with {depth} layers: {diverged_said(steps, options['seeds'])}. "
     deep = max(depths)
     shallow = REFERENCE_DEPTH if REFERENCE_DEPTH in depths and deep > REFERENCE_DEPTH else min(depths)
     if deep == shallow:
         return text + "With one depth there is nothing to compare along the depth."
-    worse = {arm: _compare(numbers["summary"][arm], deep, shallow) for arm in ARMS}
+    sound = [arm for arm in ARMS if not any(ends[arm][depth]["diverged"] for depth in (shallow, deep))]
+    worse = {arm: _compare(ends[arm], deep, shallow) for arm in sound}
     for arm, (sentence, _) in worse.items():
         text += f"{arm.capitalize()}: {sentence} "
     degrades = {arm: verdict for arm, (_, verdict) in worse.items()}
-    if options["seeds"] == 1:
+    if len(sound) < len(ARMS):
+        text += "Trainings that diverged tell nothing of depth: give a lower --lr."
+    elif options["seeds"] == 1:
         text += "One seed tells nothing of the spread: give --seeds 3 to know whether this is more than chance."
     elif degrades["plain"] == "worse" and degrades["residual"] != "worse":
         text += (
@@ -71,7 +96,7 @@ def describe(numbers: dict[str, Any]) -> str:
             "did not hurt the residual ones: the degradation of He et al. 2015."
         )
     elif degrades["plain"] == "worse":
-        lost = {arm: _lost(numbers["summary"][arm], deep, shallow) for arm in ARMS}
+        lost = {arm: _lost(ends[arm], deep, shallow) for arm in ARMS}
         text += (
             f"So depth hurt both kinds in this training, the plain networks by {lost['plain']:.1f} points and the "
             f"residual ones by {lost['residual']:.1f}."
@@ -81,9 +106,8 @@ def describe(numbers: dict[str, Any]) -> str:
     return text
 
 
-def _compare(summary: dict[str, Any], deep: int, shallow: int) -> tuple[str, str]:
+def _compare(by_depth: dict[int, Any], deep: int, shallow: int) -> tuple[str, str]:
     """A sentence, and "worse", "better" or "alike" for the deeper network's training error."""
-    by_depth = {int(depth): row for depth, row in summary.items()}
     a, b = by_depth[deep]["train_error"], by_depth[shallow]["train_error"]
     verdict = "worse" if apart(a, b) else "better" if apart(b, a) else "alike"
     seeds = {
@@ -101,10 +125,9 @@ def _compare(summary: dict[str, Any], deep: int, shallow: int) -> tuple[str, str
     return sentence, verdict
 
 
-def _lost(summary: dict[str, Any], deep: int, shallow: int) -> float:
+def _lost(by_depth: dict[int, Any], deep: int, shallow: int) -> float:
     """By how many percentage points the deeper network's mean training error is the higher one."""
-    by_depth = {int(depth): row["train_error"]["mean"] for depth, row in summary.items()}
-    return float(100 * (by_depth[deep] - by_depth[shallow]))
+    return float(100 * (by_depth[deep]["train_error"]["mean"] - by_depth[shallow]["train_error"]["mean"]))
 
 
 def _percent(value: dict[str, Any]) -> str:

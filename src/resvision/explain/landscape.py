@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench
+from resvision.explain.bench import LEARNT, Bench, apart, diverged, diverged_said, seeds_said
 from resvision.models import ResNet
-from resvision.training.bench import Ledger, Note, apart, seeds_said, spread
+from resvision.training.bench import Ledger, Note, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 GRID = 17  # points a side
@@ -30,17 +31,23 @@ def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
     for seed in range(bench.options.seeds):
         for arm in ARMS:
             found = ledger.once(f"{arm} {seed}", lambda: _scan(bench, arm, depth, seed))  # noqa: B023
-            rows.append({"arm": arm, "seed": seed, **found, **shape(np.array(found["surface"]))})
-            note(f"{arm}-{depth}, seed {seed}: {rows[-1]['basin']:.0%} of the plane within {BASIN} nats of the centre")
-    summary = {
-        arm: {
-            key: spread([row[key] for row in rows if row["arm"] == arm])
-            for key in ("centre", "basin", "negative", "rim")
-        }
-        for arm in ARMS
-    }
+            seen = {} if found["diverged"] else shape(np.array(found["surface"]))
+            rows.append({"arm": arm, "seed": seed, **found, **seen})
+            end = f"{seen['basin']:.0%} of the plane within {BASIN} nats of the centre" if seen else "diverged"
+            note(f"{arm}-{depth}, seed {seed}: {end}")
     axis = np.linspace(-REACH, REACH, GRID).tolist()
-    return {"depth": depth, "axis": axis, "rows": rows, "summary": summary}
+    return {"depth": depth, "classes": len(bench.classes), "axis": axis, "rows": rows, "summary": _summary(rows)}
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over the seeds that did not diverge: what the surfaces look like, nothing for an arm of which all diverged."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm in ARMS:
+        own = [row for row in rows if row["arm"] == arm]
+        found[arm] = {"diverged": diverged(own)}
+        if whole := [row for row in own if not row["diverged"]]:
+            found[arm] |= {key: spread([row[key] for row in whole]) for key in ("centre", "basin", "negative", "rim")}
+    return found
 
 
 def directions(network: ResNet, generator: torch.Generator) -> Weights:
@@ -60,8 +67,9 @@ def directions(network: ResNet, generator: torch.Generator) -> Weights:
 
 def _scan(bench: Bench, arm: str, depth: int, seed: int) -> dict[str, Any]:
     network = bench.network(bench.spec(ARMS[arm].format(depth)), seed)
-    for _ in bench.train(network, seed):
-        pass
+    ended = bench.finish(network, seed)
+    if ended["diverged"]:
+        return ended
     network.eval()
     batch = bench.batch(PICTURES)
     inputs = to_input(batch.squares, bench.preprocess)
@@ -69,7 +77,7 @@ def _scan(bench: Bench, arm: str, depth: int, seed: int) -> dict[str, Any]:
     first, second = directions(network, generator), directions(network, generator)
     axis = np.linspace(-REACH, REACH, GRID)
     surface = [[loss_at(network, inputs, batch.labels, {0: (a, first), 1: (b, second)}) for a in axis] for b in axis]
-    return {"surface": surface}
+    return ended | {"surface": surface}
 
 
 @torch.no_grad()
@@ -117,15 +125,28 @@ def describe(numbers: dict[str, Any]) -> str:
     options, summary = numbers["settings"], numbers["summary"]
     text = (
         f"Around a plain and a residual network of {numbers['depth']} layers, trained on {options['data']} from the "
-        f"same initial weights ({seeds_said(options['seeds'])}), the loss was computed on a plane of two random "
-        f"directions whose filters have the norms of the networks' own. "
+        f"same initial weights ({seeds_said(options['seeds'])}), the loss on test pictures was computed on a "
+        f"plane of two random directions whose filters have the norms of the networks' own. "
     )
+    guessing = math.log(numbers["classes"])
+    failed = []
     for arm in ARMS:
+        if steps := summary[arm]["diverged"]:
+            text += f"{arm.capitalize()}: {diverged_said(steps, options['seeds'])}. "
+        if steps or max(summary[arm]["centre"]["values"]) > LEARNT * guessing:
+            failed.append(arm)
+        if "centre" not in summary[arm]:
+            continue
         centre, basin, rim, negative = (summary[arm][key] for key in ("centre", "basin", "rim", "negative"))
         text += (
             f"{arm.capitalize()}: {centre['mean']:.3f} nats at the centre, {basin['mean']:.0%} of the plane within "
             f"{BASIN} nats of that (seeds {min(basin['values']):.0%} to {max(basin['values']):.0%}), {rim['mean']:.3g} "
             f"nats at the rim in the median; the surface bends downwards at {negative['mean']:.0%} of the points. "
+        )
+    if failed:
+        return text + (
+            f"The {' and the '.join(failed)} network diverged or is hardly better than guessing ({guessing:.3f} nats), "
+            "so that the basins cannot be compared: give another --lr, or more --steps."
         )
     plain, residual = (summary[arm]["basin"] for arm in ("plain", "residual"))
     if apart(residual, plain):

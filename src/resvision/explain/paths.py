@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import Bench
+from resvision.explain.bench import LEARNT, Bench, diverged, diverged_said, seeds_said
 from resvision.models import Block, ResNet
 from resvision.runtime import device
-from resvision.training.bench import Ledger, Note, seeds_said, spread
+from resvision.training.bench import Ledger, Note, spread
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 DRAWS = 10  # random choices of blocks for each number of deletions or swaps, and of paths for each length
@@ -30,20 +30,20 @@ def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
         for arm in ARMS:
             found = ledger.once(f"{arm} {seed}", lambda: _examine(bench, arm, depth, seed))  # noqa: B023
             rows.append({"arm": arm, "seed": seed, **found})
-            worst = max(row["error"] for row in found["single"])
-            note(f"{arm}-{depth}, seed {seed}: error {found['error']:.2%}, at worst {worst:.2%} without one block")
-    return {"depth": depth, "rows": rows, "summary": _summary(rows)}
+            note(f"{arm}-{depth}, seed {seed}: {_seen(found)}")
+    return {"depth": depth, "classes": len(bench.classes), "rows": rows, "summary": _summary(rows)}
 
 
 def _examine(bench: Bench, arm: str, depth: int, seed: int) -> dict[str, Any]:
     network = bench.network(bench.spec(ARMS[arm].format(depth)), seed)
-    for _ in bench.train(network, seed):
-        pass
+    ended = bench.finish(network, seed)
+    if ended["diverged"]:
+        return ended
     network.eval()
     blocks = list(network.blocks())
     loose = [index for index, block in enumerate(blocks) if block.plan.stride == 1]
     draw = random.Random(seed)
-    found: dict[str, Any] = {"error": error(bench, network, range(len(blocks)))}
+    found = ended | {"error": error(bench, network, range(len(blocks)))}
     found["single"] = [
         {"block": block, "error": error(bench, network, [i for i in range(len(blocks)) if i != block])}
         for block in loose
@@ -64,6 +64,13 @@ def _examine(bench: Bench, arm: str, depth: int, seed: int) -> dict[str, Any]:
     return found
 
 
+def _seen(found: dict[str, Any]) -> str:
+    if found["diverged"]:
+        return f"diverged at step {found['steps']}"
+    worst = max(row["error"] for row in found["single"])
+    return f"error {found['error']:.2%}, at worst {worst:.2%} without one block"
+
+
 def _counts(most: int) -> list[int]:
     return [count for count in (1, 2, 3, 4, 6, 8, 10, 12, 16, 20) if count <= most]
 
@@ -71,15 +78,21 @@ def _counts(most: int) -> list[int]:
 @torch.inference_mode()
 def error(bench: Bench, network: ResNet, order: Collection[int]) -> float:
     """The test error (0..1) with only the blocks of `order`, in that order; the others let their input pass."""
-    blocks = list(network.blocks())
     wrong = count = 0
     for batch in bench.test_part:
-        x = network.stem(to_input(batch.squares.to(device()), bench.preprocess))
-        for index in order:
-            x = blocks[index](x)
-        wrong += int((network.head(x).argmax(dim=1).cpu() != batch.labels).sum())
+        inputs = to_input(batch.squares.to(device()), bench.preprocess)
+        wrong += int((logits(network, inputs, order).argmax(dim=1).cpu() != batch.labels).sum())
         count += len(batch.labels)
     return wrong / count
+
+
+def logits(network: ResNet, inputs: torch.Tensor, order: Collection[int]) -> torch.Tensor:
+    """The logits (N, K) of inputs (N, C, S, S) with only the blocks of `order`, in that order."""
+    blocks = list(network.blocks())
+    x = network.stem(inputs)
+    for index in order:
+        x = blocks[index](x)
+    return network.head(x)
 
 
 def _swapped(blocks: Sequence[Block], loose: Sequence[int], swaps: int, draw: random.Random) -> list[int]:
@@ -104,22 +117,27 @@ def path_lengths(bench: Bench, network: ResNet, draw: random.Random) -> list[dic
 
     A path of length k goes through F in k blocks and through the shortcut in the others. The forward pass is that of
     the whole network; backwards only the path is open (Veit et al. 2016, section 5).
+
+    Empty where there is nothing to share out: the gradients are all zero, or not finite.
     """
     batch = bench.batch(PICTURES)
     inputs = to_input(batch.squares, bench.preprocess)
     blocks = len(list(network.blocks()))
     rows = []
     for length in range(blocks + 1):
-        norms = [
-            path_gradient(network, inputs, batch.labels, set(draw.sample(range(blocks), length))) for _ in range(DRAWS)
-        ]
+        chosen = [set(draw.sample(range(blocks), length)) for _ in range(DRAWS)]
+        norms = [float(path_gradient(network, inputs, batch.labels, through).norm()) for through in chosen]
         rows.append({"length": length, "paths": math.comb(blocks, length), "gradient": statistics.fmean(norms)})
     total = sum(row["paths"] * row["gradient"] for row in rows)
+    if not 0 < total < math.inf:
+        return []
     return [row | {"share": row["paths"] * row["gradient"] / total} for row in rows]
 
 
-def path_gradient(network: ResNet, inputs: torch.Tensor, targets: torch.Tensor, through: Collection[int]) -> float:
-    """The norm of the loss gradient at the first block's input along one path.
+def path_gradient(
+    network: ResNet, inputs: torch.Tensor, targets: torch.Tensor, through: Collection[int]
+) -> torch.Tensor:
+    """The loss gradient (N, C', H, W) at the first block's input along one path.
 
     Args:
         network: in evaluation mode, of post-activation blocks.
@@ -135,20 +153,27 @@ def path_gradient(network: ResNet, inputs: torch.Tensor, targets: torch.Tensor, 
         x = F.relu(f + s.detach() if index in through else f.detach() + s)
     loss = F.cross_entropy(network.head(x), targets)
     [gradient] = torch.autograd.grad(loss, start)
-    return float(gradient.norm())
+    return gradient
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over the seeds: errors before and after one deletion, and which lengths carry the gradient."""
+    """Over the seeds that did not diverge: errors before and after one deletion, and which lengths carry the gradient.
+
+    An arm of which all diverged has no errors, and without lengths that carry a gradient nothing is told of them.
+    """
     found: dict[str, Any] = {}
     for arm in ARMS:
         own = [row for row in rows if row["arm"] == arm]
-        found[arm] = {
-            "error": spread([row["error"] for row in own]),
-            "single_median": spread([statistics.median(r["error"] for r in row["single"]) for row in own]),
-            "single_worst": spread([max(r["error"] for r in row["single"]) for row in own]),
-        }
-    lengths = [row["paths"] for row in rows if row["arm"] == "residual"]
+        found[arm] = {"diverged": diverged(own)}
+        if whole := [row for row in own if not row["diverged"]]:
+            found[arm] |= {
+                "error": spread([row["error"] for row in whole]),
+                "single_median": spread([statistics.median(r["error"] for r in row["single"]) for row in whole]),
+                "single_worst": spread([max(r["error"] for r in row["single"]) for row in whole]),
+            }
+    lengths = [row["paths"] for row in rows if row.get("paths")]
+    if not lengths:
+        return found
     shares = [statistics.fmean(own[k]["share"] for own in lengths) for k in range(len(lengths[0]))]
     found["blocks"] = len(shares) - 1
     found["share"] = shares
@@ -177,20 +202,34 @@ def describe(numbers: dict[str, Any]) -> str:
         f"A plain and a residual network of {numbers['depth']} layers were trained on {options['data']} "
         f"({seeds_said(options['seeds'])}) and then taken apart; blocks that change the shape stay. "
     )
-    harm = {}
+    harm, failed = {}, []
+    guessing = 1 - 1 / numbers["classes"]
     for arm in ARMS:
+        if steps := summary[arm]["diverged"]:
+            text += f"Of the {arm} network {diverged_said(steps, options['seeds'])}. "
+        if steps or max(summary[arm]["error"]["values"]) > LEARNT * guessing:
+            failed.append(arm)
+        if "error" not in summary[arm]:
+            continue
         whole, median, worst = (summary[arm][key]["mean"] for key in ("error", "single_median", "single_worst"))
         harm[arm] = median - whole
         text += (
             f"Without one block the {arm} network's test error goes from {whole:.2%} to {median:.2%} in the median "
             f"over the blocks, {worst:.2%} at worst. "
         )
-    if harm["plain"] > 2 * harm["residual"] + 0.01:
+    if failed:
+        text += (
+            f"The {' and the '.join(failed)} network diverged or hardly learnt more than guessing (an error of "
+            f"{guessing:.0%}), so that the two cannot be compared: give another --lr, or more --steps. "
+        )
+    elif harm["plain"] > 2 * harm["residual"] + 0.01:
         text += "The residual network bears the loss of a block far better than the plain one. "
     elif harm["plain"] > harm["residual"]:
         text += "The residual network bears the loss of a block somewhat better than the plain one. "
     else:
         text += "Here the residual network did not bear the loss of a block better than the plain one. "
+    if "residual" in failed or "share" not in summary:
+        return text
     low, high = summary["range_90"]
     text += (
         f"Of the {2 ** summary['blocks']:,} paths through its {summary['blocks']} blocks, half go through "

@@ -94,7 +94,7 @@ def resnet(
 
     Args:
         input_shape: (height, width, channels).
-        num_classes: of the softmax.
+        num_classes: of the softmax, at least 2.
         depth: 18, 26, 34, 50, 101, 152 or 200 layers in four stages of 64, 128, 256, 512 channels (He et al. 2015,
             table 1), or the 6n+2 and 9n+2 of CIFAR in three stages of 16, 32, 64 (section 4.2).
         cardinality: groups of the 3x3 convolutions of bottlenecks, each so wide that the block costs what it costs
@@ -116,6 +116,8 @@ def spec_of(input_shape: Sequence[int], num_classes: int, depth: int, cardinalit
     """The spec of the network that `resnet` builds from the same arguments; raises its errors."""
     if len(input_shape) != 3 or any(type(side) is not int or side < 1 for side in input_shape):
         raise SpecError(f"input_shape={tuple(input_shape)!r} must be (height, width, channels), such as (32, 32, 3)")
+    if num_classes == 1:
+        raise SpecError("num_classes=1: a softmax of one is always 1; two classes are num_classes=2")
     if strides not in (1, 2):
         raise SpecError(f"strides={strides!r} must be 1 or 2")
     small = max(input_shape[:2]) <= SMALL_PICTURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resvision.classifier import Classifier
-from resvision.data.images import to_input
+from resvision.classifier import Classifier, class_names
 from resvision.errors import ClassifierError, InputError
 from resvision.files import parse, replacing, storage
 from resvision.keras.backend import keras
@@ -37,6 +37,9 @@ VERSION = 1
 MAX_ENTRY = 64 << 20  # bytes; a hundred thousand class names are 2 MB
 TEMPERATURE = "temperature"  # the name of the layer that divides the logits
 TOLERANCE = 1e-4  # two float32 libraries differ by some 1e-6 a layer
+
+# What a model may take of pixels 0..255, by the factor and the shift that make it: 0..255, 0..1, -1..1.
+_PIXELS, *_OTHERS = (1.0, 0.0), (1 / 255, 0.0), (2 / 255, -1.0)
 
 # The weights of a layer in the order that Keras keeps them in, by our names.
 _WEIGHTS = {
@@ -64,20 +67,22 @@ def to_keras(classifier: Classifier) -> keras.Model:
 
     Returns:
         A keras.Model: pictures (N, S, S, C) with values 0..255, cut and resized as the classifier's `Preprocess` says,
-        to probabilities (N, K). Its layers have the names of the state dict, such as "layer1.0.conv1".
+        to probabilities (N, K). Its layers have the names of the state dict, such as "layer1.0.conv1", and compute in
+        float32, whatever Keras's dtype policy.
 
     Raises:
         SpecError: the network has parts that Keras has no layers for.
     """
     spec, preprocess = classifier.network.spec, classifier.preprocess
-    pictures = keras.Input((preprocess.size, preprocess.size, preprocess.channels), name="pictures")
-    x = keras.layers.Rescaling(1 / 255, name="rescaling")(pictures)
     variance = [std**2 for std in preprocess.std]
-    x = keras.layers.Normalization(mean=list(preprocess.mean), variance=variance, name="normalization")(x)
-    x = build_network(x, spec)
-    if classifier.temperature != 1:
-        x = keras.layers.Rescaling(1 / classifier.temperature, name=TEMPERATURE)(x)
-    model = keras.Model(pictures, probabilities(x), name="resnet")
+    with _float32():
+        pictures = keras.Input((preprocess.size, preprocess.size, preprocess.channels), name="pictures")
+        x = keras.layers.Rescaling(1 / 255, name="rescaling")(pictures)
+        x = keras.layers.Normalization(mean=list(preprocess.mean), variance=variance, name="normalization")(x)
+        x = build_network(x, spec)
+        if classifier.temperature != 1:
+            x = keras.layers.Rescaling(1 / classifier.temperature, name=TEMPERATURE)(x)
+        model = keras.Model(pictures, probabilities(x), name="resnet")
     _fill(model, classifier.network.state_dict())
     # A plain attribute: Keras keeps it with the object, and `save` with the file.
     model.resvision = Description(
@@ -106,12 +111,12 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
         SpecError: the network has parts that Keras has no layers for.
         InputError: the name is not one of a .keras file, or the file cannot be written.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: Keras wants a name that ends in {SUFFIX}")
     with replacing(path) as temporary:
         write_file(classifier, temporary)
-        difference = _difference(load(temporary), classifier, scaled=True)
+        difference = _difference(load(temporary), classifier, *_PIXELS)
         if not difference <= tolerance:
             raise ClassifierError(
                 f"{path}: Keras computes {difference:.1e} off, more than {tolerance:.1e}; not written"
@@ -137,27 +142,33 @@ def from_keras(
     """A Keras model that `to_keras` or `resnet` made, trained there or not, as a classifier.
 
     Layers around the network may have been added that only act in training, or that scale pictures: from Rescaling and
-    Normalization the preprocessing is read, and their model takes values 0..255. What the classifier computes is
-    compared with what the model does.
+    Normalization the preprocessing is read, and their model takes values 0..255 unless `preprocess` says otherwise.
+    What the classifier computes is compared with what the model does, in float32.
 
     Args:
         model: a keras.Model, or a .keras file, of which only layers of Keras itself are loaded.
         spec: the network; None takes that of `to_keras`, or the one that `resnet` built.
-        classes: names in the order of the outputs; None takes those of `to_keras`, or numbers them.
+        classes: names in the order of the outputs, numbers as text; None takes those of `to_keras`, or numbers them.
         preprocess: fields of `Preprocess`, as the model was trained with. Without scaling layers `mean` and `std` must
-            be there, of values in 0..1: pictures that were divided by 255 have mean 0 and std 1.
+            be there, of values in 0..1: pictures that were divided by 255 have mean 0 and std 1. With scaling layers
+            they are what these do and what was done before them, to 0..1 or -1..1, together.
 
     Raises:
         ClassifierError: it is no such model, computes something else, or does not tell how its pictures were scaled.
         InputError: a field of `preprocess` does not exist, or the file cannot be read.
     """
     name, model = _opened(model)
+    square = _square(model)
+    model = _in_float32(model)
     known: Description | None = getattr(model, "resvision", None)
+    stated = dict(preprocess or {})
     found = list(_walk(model))
     state = _state(found)
     spec = convert.sized(state, spec or (known.spec if known else _spec(model, found)))
     scaling = _scaling(found, spec.in_channels)
-    fields: dict[str, Any] = _square(model) | (dataclasses.asdict(known.preprocess) if known else scaling or {})
+    if scaling and not known and "std" not in stated:
+        _check_pixels(name, scaling)
+    fields: dict[str, Any] = square | (dataclasses.asdict(known.preprocess) if known else scaling or {}) | stated
     if known:
         names, provenance = known.classes, known.provenance | ({} if classes is None else {"named": True})
         metrics = known.metrics if known.sha256 == _digest(state) else {}
@@ -165,16 +176,26 @@ def from_keras(
         names, metrics = tuple(map(str, range(spec.num_classes))), {}
         provenance = {"imported": name, "named": classes is not None, "created": timestamp()}
     network = ResNet(spec)
-    network.load_state_dict(convert.convert(state, spec))
+    try:
+        network.load_state_dict(convert.convert(state, spec))
+    except ClassifierError as error:
+        raise ClassifierError(f"{name}: {error}") from error
+    if not network.is_finite():
+        raise ClassifierError(f"{name}: holds weights that are not finite numbers")
     classifier = Classifier(
         network=network.eval(),
-        preprocess=_preprocess(fields | dict(preprocess or {}), model),
-        classes=names if classes is None else tuple(classes),
+        preprocess=_preprocess(fields, name, square["size"]),
+        classes=names if classes is None else class_names(classes),
         temperature=_temperature(found),
         provenance=provenance,
         metrics=metrics,
     )
-    difference = _difference(model, classifier, scaled=scaling is not None)
+    if scaling is None:
+        mean, std = np.array(classifier.preprocess.mean), np.array(classifier.preprocess.std)
+        taken: list[tuple[Any, Any]] = [(1 / (255 * std), -mean / std)]
+    else:
+        taken = [_PIXELS, *(_OTHERS if {"mean", "std"} & stated.keys() else ())]
+    difference = min(_difference(model, classifier, *each) for each in taken)
     if not difference <= TOLERANCE:
         raise ClassifierError(
             f"{name}: computes {difference:.1e} off what this network computes: a layer was changed, "
@@ -190,7 +211,7 @@ def _opened(model: Any) -> tuple[str, Any]:
     """What messages call a model, and the model, read from its file if it is one."""
     if isinstance(model, keras.Model):
         return model.name, model
-    path = Path(model).expanduser()
+    path = Path(model)
     return path.name, load(path)
 
 
@@ -201,7 +222,7 @@ def load(path: str | Path) -> Any:
         ClassifierError: it is no such file, or holds other layers or code.
         StorageError: it cannot be read.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     with storage(path):
         path.open("rb").close()
     if not zipfile.is_zipfile(path):
@@ -229,6 +250,38 @@ def _described(file: zipfile.ZipFile, where: str) -> Description:
     return parse(Description, value, where)
 
 
+# ---- precision ----
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Within the block Keras makes layers that compute in float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _in_float32(model: Any) -> Any:
+    """A model that computes in float32: the model itself, or a copy of one of mixed precision."""
+    if all(layer.compute_dtype == "float32" for layer in _walk(model)):
+        return model
+
+    def exact(layer: Any) -> Any:
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=exact, recursive=True)
+    copy.set_weights(model.get_weights())
+    for layer in _walk(copy):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # which takes what it adapted to from its weights
+    if hasattr(model, "resvision"):
+        copy.resvision = model.resvision
+    return copy
+
+
 # ---- weights ----
 
 
@@ -247,7 +300,8 @@ def _state(found: Sequence[Any] | Iterator[Any]) -> convert.State:
     for layer in found:
         for part, value in zip(_WEIGHTS.get(type(layer).__name__, ()), layer.get_weights(), strict=False):
             axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, (0,))
-            state[f"{layer.name}.{part}"] = torch.from_numpy(np.ascontiguousarray(value.transpose(axes)))
+            value = np.ascontiguousarray(value.transpose(axes), dtype=np.float32)
+            state[f"{layer.name}.{part}"] = torch.from_numpy(value)
     return state
 
 
@@ -289,7 +343,13 @@ def _spec(model: Any, found: Sequence[Any]) -> ResNetSpec:
 
 def _square(model: Any) -> dict[str, int]:
     """Size and channels of the pictures that a model takes."""
-    _, height, width, channels = model.input_shape
+    shape = getattr(model, "input_shape", None)  # Keras knows none of models that are subclasses, or not built yet
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        raise ClassifierError(
+            f"{model.name}: does not tell the size of its pictures: give a functional or Sequential model with "
+            "keras.Input, or the network inside it"
+        )
+    _, height, width, channels = shape
     if height != width or height is None:
         raise ClassifierError(f"{model.name}: takes pictures of {height} x {width}; a classifier's are square")
     return {"size": height, "channels": channels}
@@ -322,38 +382,48 @@ def _each(value: Any, channels: int, name: str) -> FloatArray:
     return np.broadcast_to(numbers, channels)
 
 
+def _check_pixels(name: str, scaling: dict[str, Any]) -> None:
+    """Refuses scaling layers that cannot be for values 0..255, since they would make one step of them more than one."""
+    if min(map(abs, scaling["std"])) >= (1 - 1e-6) / 255:
+        return
+    mean, std = ([float(f"{255 * value:.7g}") for value in scaling[field]] for field in ("mean", "std"))
+    raise ClassifierError(
+        f"{name}: its scaling layers are not for values 0..255, of which they make std={min(scaling['std']):.2g}; "
+        f"if its pictures were divided by 255 first, give preprocess={{'mean': {mean}, 'std': {std}}}"
+    )
+
+
 def _temperature(found: Sequence[Any]) -> float:
     return next((1 / float(layer.scale) for layer in found if layer.name == TEMPERATURE), 1.0)
 
 
-def _preprocess(fields: dict[str, Any], model: Any) -> Preprocess:
+def _preprocess(fields: dict[str, Any], name: str, size: int) -> Preprocess:
     if missing := [field for field in ("mean", "std") if field not in fields]:
         raise ClassifierError(
-            f"{model.name}: how its pictures were scaled is not in it: give {' and '.join(missing)} of values in 0..1 "
+            f"{name}: how its pictures were scaled is not in it: give {' and '.join(missing)} of values in 0..1 "
             "(pictures that were divided by 255 have mean 0 and std 1)"
         )
     preprocess = parse(Preprocess, fields, "preprocess")
-    if preprocess.size != (size := _square(model)["size"]):
-        raise ClassifierError(f"size={preprocess.size}: {model.name} takes pictures of {size} x {size}")
+    if preprocess.size != size:
+        raise ClassifierError(f"size={preprocess.size}: {name} takes pictures of {size} x {size}")
     return preprocess
 
 
 # ---- the proof ----
 
 
-def _difference(model: Any, classifier: Classifier, *, scaled: bool) -> float:
+def _difference(model: Any, classifier: Classifier, scale: float | FloatArray, shift: float | FloatArray) -> float:
     """The largest difference of log-probabilities on a few pictures, as a part of the largest where that is above 1.
 
     Args:
-        model: takes pixels 0..255 if it is `scaled`, else what the classifier's preprocessing makes of them.
+        model: takes scale * pixel + shift, where pixels are 0..255.
         classifier: that should compute the same.
-        scaled: whether scaling layers are in the model.
+        scale: one for all channels, or one each.
+        shift: likewise.
     """
     squares = _golden(classifier.preprocess)
-    given = (
-        squares if scaled else to_input(torch.from_numpy(squares), classifier.preprocess).permute(0, 2, 3, 1).numpy()
-    )
-    theirs = _log(keras.ops.convert_to_numpy(model.predict_on_batch(given.astype(np.float32))))
+    given = (scale * squares + shift).astype(np.float32)
+    theirs = _log(keras.ops.convert_to_numpy(model.predict_on_batch(given)))
     logits = classifier.on_cpu().logits(squares) / classifier.temperature
     ours = _log(torch.from_numpy(logits).double().softmax(dim=1).numpy())
     if theirs.shape != ours.shape:

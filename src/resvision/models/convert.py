@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from resvision.errors import ClassifierError, StorageError
@@ -18,6 +19,7 @@ from resvision.spec import ResNetSpec
 State = dict[str, torch.Tensor]
 
 HEAD = "fc."  # how the names of the last layer's weights begin
+NAMED = 3  # weights of each kind that a message names
 
 # Containers in which checkpoints nest the weights, as training scripts write them.
 _NESTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema")
@@ -50,12 +52,17 @@ def read(path: Path) -> State:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except StorageError:
         raise
-    except Exception as error:  # over a file that is no checkpoint the readers raise errors of any kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except SafetensorError as error:
+        raise ClassifierError(f"{path}: not a safetensors file ({error})") from error
+    except Exception as error:  # over a file that is no checkpoint PyTorch raises errors of any kind
+        # Its own words recommend to let the file run code.
         raise ClassifierError(
-            f"{path}: not a checkpoint of plain tensors ({reason}); save its state dict alone, best as .safetensors"
+            f"{path}: not a checkpoint of plain tensors; save its state dict alone, best as .safetensors"
         ) from error
-    return unnest(loaded)
+    try:
+        return unnest(loaded)
+    except ClassifierError as error:
+        raise ClassifierError(f"{path}: {error}") from error
 
 
 def unnest(loaded: object) -> State:
@@ -86,16 +93,19 @@ def sized(state: Mapping[str, torch.Tensor], spec: ResNetSpec) -> ResNetSpec:
     )
 
 
-def convert(state: Mapping[str, torch.Tensor], spec: ResNetSpec, *, head: bool = True) -> State:
+def convert(
+    state: Mapping[str, torch.Tensor], spec: ResNetSpec, *, head: bool = True, name: str = "this network"
+) -> State:
     """Weights by the names of `spec`'s network, from those of torchvision, timm or the common CIFAR repositories.
 
     Args:
         state: weights by name.
         spec: of the network they are for.
         head: whether the last layer belongs to it; without it, its weights are left out, whatever they are.
+        name: what messages call the network.
 
     Raises:
-        ClassifierError: a weight is missing, unexpected or of another shape; all of them are named.
+        ClassifierError: a weight is missing, unexpected or of another shape; the first of each kind are named.
     """
     renamed = _renamed(state, spec)
     with torch.device("meta"):
@@ -105,16 +115,23 @@ def convert(state: Mapping[str, torch.Tensor], spec: ResNetSpec, *, head: bool =
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):  # older checkpoints lack it, and nothing here reads it
             renamed.setdefault(key, torch.zeros((), dtype=value.dtype))
-    problems = [f"{key} is missing" for key in expected if key not in renamed]
-    problems += [f"{key} is unexpected" for key in renamed if key not in expected]
-    problems += [
+    problems = _few([f"{key} is missing" for key in expected if key not in renamed], "are missing")
+    problems += _few([f"{key} is unexpected" for key in renamed if key not in expected], "are unexpected")
+    shapes = [
         f"{key} is {tuple(renamed[key].shape)} instead of {tuple(value.shape)}"
         for key, value in expected.items()
         if key in renamed and renamed[key].shape != value.shape
     ]
+    problems += _few(shapes, "are of other shapes")
     if problems:
-        raise ClassifierError(f"not the weights of this network: {'; '.join(problems)}")
+        raise ClassifierError(f"not the weights of {name}: {'; '.join(problems)}")
     return {key: renamed[key] for key in expected}
+
+
+def _few(problems: list[str], what: str) -> list[str]:
+    """The first problems of a kind, and how many more there are."""
+    more = len(problems) - NAMED
+    return problems[:NAMED] + ([f"{more} more {what}"] if more > 0 else [])
 
 
 def without_head(state: Mapping[str, torch.Tensor]) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections.abc import Callable
 from itertools import product
@@ -37,16 +36,9 @@ def write(folder: Path, name: str, title: str, numbers: Numbers) -> None:
     for kind in ("png", "svg"):
         with replacing(folder / f"{name}.{kind}") as temporary:
             figure.savefig(temporary, format=kind, dpi=150)
-    settings = numbers["settings"]
-    options = " ".join(
-        f"--{key.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
-        for key, value in settings.items()
-        if key not in ("study", "data", "fingerprint", "precision") and value is not None
-    )
     write_text(
         folder / "README.md",
-        f"# {title}\n\n    resvision study {name} {shlex.quote(settings['data'])} {options}\n\n"
-        f"![{title}]({name}.svg)\n\n"
+        f"# {title}\n\n    {numbers['command']}\n\n![{title}]({name}.svg)\n\n"
         f"{numbers['description'].strip()}\n\nAll numbers are in `numbers.json`.\n",
     )
 
@@ -60,10 +52,18 @@ def _degradation(numbers: Numbers) -> Figure:
     residual.sharey(plain)
     for axes, arm in ((plain, "plain"), (residual, "residual")):
         for depth in depths:
-            runs = [row["points"] for row in numbers["arms"] if (row["arm"], row["depth"]) == (arm, depth)]
-            steps = [point["step"] for point in runs[0]]
+            own = [row for row in numbers["arms"] if (row["arm"], row["depth"]) == (arm, depth)]
+            for row in own:
+                if row["diverged"]:
+                    begun = [(point["step"], point["train_error"]) for point in row["points"]]
+                    what = f"{depth} layers, diverged at step {row['steps']}"
+                    axes.plot(*np.array(begun).reshape(-1, 2).T, "x-", lw=0.8, color=colours[depth], label=what)
+            runs = [{point["step"]: point for point in row["points"]} for row in own if not row["diverged"]]
+            if not runs:
+                continue
+            steps = sorted(set.intersection(*map(set, runs)))
             for kind, style, width in (("train", "-", 2.0), ("test", "--", 1.2)):
-                values = np.array([[point[f"{kind}_error"] for point in run] for run in runs])
+                values = np.array([[run[step][f"{kind}_error"] for step in steps] for run in runs])
                 label = f"{depth} layers" if kind == "train" else None
                 axes.plot(steps, values.mean(axis=0), style, color=colours[depth], lw=width, label=label)
                 if kind == "train":
@@ -77,12 +77,13 @@ def _degradation(numbers: Numbers) -> Figure:
     plain.set_ylim(0, 1)
     for arm, colour in ARM_COLOURS.items():
         for kind, style in (("train", "o-"), ("test", "s--")):
-            rows = [numbers["summary"][arm][str(depth)][f"{kind}_error"] for depth in depths]
-            means = np.array([row["mean"] for row in rows])
-            ends = np.array([[min(row["values"]), max(row["values"])] for row in rows]).T
+            by_depth = {depth: numbers["summary"][arm][str(depth)][f"{kind}_error"] for depth in depths}
+            measured = {depth: row for depth, row in by_depth.items() if row is not None}
+            means = np.array([row["mean"] for row in measured.values()])
+            ends = np.array([[min(row["values"]), max(row["values"])] for row in measured.values()]).reshape(-1, 2).T
             label = f"{arm}, {'training' if kind == 'train' else 'test'}"
             final.errorbar(
-                depths, means, yerr=np.abs(ends - means), fmt=style, color=colour, capsize=3, ms=5, label=label
+                [*measured], means, yerr=np.abs(ends - means), fmt=style, color=colour, capsize=3, ms=5, label=label
             )
     final.set_title("at the end, all seeds")
     final.set_xlabel("layers")
@@ -97,10 +98,10 @@ def _degradation(numbers: Numbers) -> Figure:
 def _degrades(numbers: Numbers) -> bool:
     """Whether the deepest plain networks end above the shallowest, and the residual ones do not, with every seed."""
     depths = numbers["settings"]["depths"]
-    ends = {
-        arm: [numbers["summary"][arm][str(depth)]["train_error"]["values"] for depth in (min(depths), max(depths))]
-        for arm in ARM_COLOURS
-    }
+    rows = {arm: [numbers["summary"][arm][str(depth)] for depth in (min(depths), max(depths))] for arm in ARM_COLOURS}
+    if any(row["diverged"] for pair in rows.values() for row in pair):
+        return False
+    ends = {arm: [row["train_error"]["values"] for row in pair] for arm, pair in rows.items()}
     return bool(min(ends["plain"][1]) > max(ends["plain"][0]) and min(ends["residual"][1]) <= max(ends["residual"][0]))
 
 
@@ -115,16 +116,15 @@ def _gradients(numbers: Numbers) -> Figure:
             for arm, colour in ARM_COLOURS.items():
                 own = [r for r in numbers["rows"] if (r["norm"], r["init"], r["arm"]) == (norm, init, arm)]
                 for when, style in (("initial", "-"), ("trained", "--")):
-                    runs = [_relative(r[when][what]) for r in own if r[when] is not None]
-                    if not runs:
+                    runs = [_relative(what, r[when][what]) for r in own if r[when] is not None]
+                    values = np.ma.masked_invalid(np.array(runs))
+                    if not values.count():
                         continue
-                    values = np.array(runs)
                     blocks = np.arange(1, values.shape[1] + 1)
-                    axes.plot(blocks, np.nanmedian(values, axis=0), style, color=colour, lw=2)
+                    median = np.ma.median(values, axis=0)  # type: ignore[no-untyped-call]
+                    axes.plot(blocks, median, style, color=colour, lw=2)
                     if when == "initial":
-                        axes.fill_between(
-                            blocks, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.2
-                        )
+                        axes.fill_between(blocks, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
             axes.set_yscale("log")
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, 0.1), max(high, 10))  # what keeps its size looks flat
@@ -143,13 +143,18 @@ def _gradients(numbers: Numbers) -> Figure:
         for style, label in (("-", "at initialisation"), ("--", f"after {steps} steps"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return _titled(figure, numbers, f"Every block of networks of {numbers['depth']} layers, relative to the last block")
+    return _titled(
+        figure, numbers, f"Every block of networks of {numbers['depth']} layers, relative to where it sets out"
+    )
 
 
-def _relative(values: list[float | None]) -> list[float]:
-    """Relative to the last value; NaN, which leaves a gap, where there is none or it is not finite."""
-    last = values[-1]
-    return [np.nan if v is None or not last or v == 0 else v / last for v in values]
+def _relative(what: str, values: list[float | None]) -> list[float]:
+    """Relative to the value of the block where it sets out: a gradient of the last, a signal of the first.
+
+    NaN, which leaves a gap, where one of them is zero or not finite.
+    """
+    begin = values[-1 if what == "gradient" else 0]
+    return [np.nan if not v or not begin else v / begin for v in values]
 
 
 def _paths(numbers: Numbers) -> Figure:
@@ -157,7 +162,9 @@ def _paths(numbers: Numbers) -> Figure:
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     (single, deleted), (reordered, lengths) = figure.subplots(2, 2)
     for arm, colour in ARM_COLOURS.items():
-        own = [row for row in numbers["rows"] if row["arm"] == arm]
+        own = [row for row in numbers["rows"] if row["arm"] == arm and not row["diverged"]]
+        if not own:
+            continue
         blocks = [row["block"] + 1 for row in own[0]["single"]]
         values = np.array([[row["error"] for row in run["single"]] for run in own])
         single.plot(blocks, values.mean(axis=0), "o-", ms=4, color=colour, label=arm)
@@ -178,39 +185,45 @@ def _paths(numbers: Numbers) -> Figure:
         axes.set(title=title, xlabel=label, ylabel="test error", ylim=(0, 1))
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.get_lines():
+            axes.legend()
     reordered.invert_xaxis()
     summary = numbers["summary"]
-    measured = next(row["paths"] for row in numbers["rows"] if "paths" in row)
-    count = [row["paths"] / 2 ** summary["blocks"] for row in measured]
-    places = range(len(count))
-    lengths.bar(places, count, color="#bbbbbb", label="of all paths")
-    lengths.bar(places, summary["share"], color=ARM_COLOURS["residual"], alpha=0.75, label="of the gradient")
+    if "share" in summary:
+        measured = next(row["paths"] for row in numbers["rows"] if row.get("paths"))
+        count = [row["paths"] / 2 ** summary["blocks"] for row in measured]
+        places = range(len(count))
+        lengths.bar(places, count, color="#bbbbbb", label="of all paths")
+        lengths.bar(places, summary["share"], color=ARM_COLOURS["residual"], alpha=0.75, label="of the gradient")
+        lengths.legend()
     lengths.set(title="length of the paths through the residual network", xlabel="blocks on the path", ylabel="share")
     for axes in (deleted, lengths):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lengths.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    lengths.legend()
     return _titled(figure, numbers, f"Networks of {numbers['depth']} layers taken apart")
 
 
 def _landscape(numbers: Numbers) -> Figure:
     """Contours above, surfaces below, plain left and residual right, with the same colours and levels."""
     axis = np.array(numbers["axis"])
-    first = {row["arm"]: np.array(row["surface"]) for row in reversed(numbers["rows"])}  # of seed 0
-    low = max(1e-3, min(float(surface.min()) for surface in first.values()))
-    high = max(10 * low, min(1e3, max(float(surface.max()) for surface in first.values())))
+    first = {row["arm"]: row for row in reversed(numbers["rows"])}  # of seed 0
+    surfaces = {arm: np.array(row["surface"]) for arm, row in first.items() if not row["diverged"]}
+    low = max(1e-3, min((float(surface.min()) for surface in surfaces.values()), default=0.0))
+    high = max(10 * low, min(1e3, max((float(surface.max()) for surface in surfaces.values()), default=0.0)))
     scale = LogNorm(low, high)
     levels = np.geomspace(low, high, LEVELS)
     figure = Figure(figsize=(12, 10.5), layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.05))
     for column, arm in enumerate(ARM_COLOURS):
-        surface = first[arm].clip(low, high)
         flat = figure.add_subplot(grid[0, column])
+        flat.set(title=f"{arm} network", xlabel="first direction", ylabel="second direction", aspect="equal")
+        if arm not in surfaces:
+            flat.text(0.5, 0.5, f"diverged at step {first[arm]['steps']}", ha="center", transform=flat.transAxes)
+            continue
+        surface = surfaces[arm].clip(low, high)
         flat.contourf(axis, axis, surface, levels=levels, norm=scale, cmap="viridis")
         flat.contour(axis, axis, surface, levels=levels, norm=scale, colors="white", linewidths=0.4)
         flat.plot(0, 0, "+", color="white", ms=12, mew=2)
-        flat.set(title=f"{arm} network", xlabel="first direction", ylabel="second direction", aspect="equal")
         solid = figure.add_subplot(grid[1, column], projection="3d")
         x, y = np.meshgrid(axis, axis)
         solid.plot_surface(x, y, np.log10(surface), facecolors=_colours(scale, surface), rstride=1, cstride=1)

@@ -169,7 +169,7 @@ def ladder(path: Path, numbers: dict[str, Any]) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    axes.set_title(literal(f"{numbers['run']} on {numbers['data']}"))
+    axes.set_title(literal(f"{numbers['from']} on {numbers['data']}"))
     _save(figure, path)
 
 

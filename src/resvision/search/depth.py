@@ -15,7 +15,7 @@ from resvision.cost import cost
 from resvision.data.pictures import DataSet, Split, divide
 from resvision.data.sources import prepare
 from resvision.data.statistics import facts
-from resvision.errors import DataError, InputError, RecipeError
+from resvision.errors import DataError, InputError
 from resvision.measure import available_memory_bytes, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -114,16 +114,10 @@ def run(
     Raises:
         DataError: a class has too few pictures, or too many of them cannot be read.
         InputError: no candidate is within the limits.
-        RecipeError: the recipe cannot be tried.
     """
     clock = Clock(60 * minutes, ledger)
     recipes = {candidate.name: recipe_of(candidate) for candidate in candidates}
     largest = max(recipes.values(), key=lambda recipe: recipe.size)
-    if largest.pretrained is not None or largest.lr == "auto":
-        field = "pretrained" if largest.pretrained is not None else "lr"
-        raise RecipeError(
-            f"{field}={getattr(largest, field)}: proxies train from scratch at a given rate; leave it out"
-        )
 
     # ---- pictures: the reported split chooses nothing ----
     train = prepare(dataset).splits["train"]

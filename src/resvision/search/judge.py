@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +137,7 @@ class Judge:
             "sure_of_many": self.believed()[name].sure,
             "seeds": list(difference.seeds),
             "accuracy": spread([row["accuracy"] for row in rows]),
+            "baseline_accuracy": statistics.fmean(row["accuracy"] for row in self.baseline[: len(rows)]),
             "loss": spread([row["loss"] for row in rows]),
             "gap": findings.gap(rows)["gap"],
             "seconds": sum(row["seconds"] for row in rows),

@@ -56,9 +56,6 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         DataError: a class has too few pictures, or too many of them cannot be read.
         RecipeError: the recipe cannot be tried.
     """
-    if recipe.pretrained is not None or recipe.lr == "auto":
-        field = "pretrained" if recipe.pretrained is not None else "lr"
-        raise RecipeError(f"{field}={getattr(recipe, field)}: trials train from scratch at a given rate; leave it out")
     if recipe.minutes is not None and recipe.steps is None:
         raise RecipeError(f"minutes={recipe.minutes:g} of the recipe do not say how many epochs these are: give epochs")
     clock = Clock(60 * minutes, ledger)
@@ -97,7 +94,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
 
     planned, prefix = plan.restored(ledger.once("plan", planned_anew)), ""
     note(planned.describe(recipe, len(train), asked))
-    bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
+    bench = _Bench(train, groups, recipe, planned, dataset.classes)
     first = ledger.once(f"{BASELINE.name} 0", lambda: bench.baseline(0))
     took = first["seconds"] / WATCHED / planned.seconds
     if took > OFF:  # unless only something else kept the machine busy for a moment
@@ -108,7 +105,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         planned, prefix = plan.restored(ledger.once("plan 2", lambda: planned_anew(measured))), "2: "
         note(f"training takes {took:.2f} times as long as planned, so anew:")
         note(planned.describe(recipe, len(train), asked))
-        bench = _Bench(train, groups, recipe, planned, len(dataset.classes))
+        bench = _Bench(train, groups, recipe, planned, dataset.classes)
     trials, trial, chosen, pool = bench.trials, bench.recipe, bench.chosen, bench.trials.pool
     tested = evenly(untouched.labels, planned.tested)
     assert trial.channels is not None
@@ -167,7 +164,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     suspects = [position[index] for index in wrong if index in position] if covered else []
     redundant = [position[index] for index in found["redundant_train"] if index in position] if covered else []
     can_drop = zoo.variant(recipe.model, recipe.spec).can_drop_branches
-    possible = remedies.all_of(trial, planned.epochs, can_drop=can_drop, suspects=suspects, copies=redundant)
+    possible = remedies.all_of(trial, planned.epochs, asked, can_drop=can_drop, suspects=suspects, copies=redundant)
     for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
         if remedy.name not in arms and judge.tries(remedy.arm, planned.seeds):
             arms[remedy.name] = remedy
@@ -237,10 +234,15 @@ class _Bench:
         groups: (N,) equal for copies.
         recipe: that is examined.
         planned: how large the trials are.
-        classes: of the set.
+        classes: names of the set's.
+
+    Raises:
+        DataError: a class has so many copies that not every part of the pool would have pictures of it.
     """
 
-    def __init__(self, train: Split, groups: Indices, recipe: Recipe, planned: plan.Plan, classes: int) -> None:
+    def __init__(
+        self, train: Split, groups: Indices, recipe: Recipe, planned: plan.Plan, classes: Sequence[str]
+    ) -> None:
         trial = plan.proxy(recipe, planned.model, planned.size, planned.spec)
         self.recipe = replace(trial, precision=planned.precision, steps=planned.steps)
         self.train = train
@@ -248,7 +250,15 @@ class _Bench:
         pool, readable = self._read(chosen, self.recipe.max_bad)
         self.chosen = chosen[readable]
         self.whole = len(chosen) == len(train)
-        self.trials = Trials(pool, groups[self.chosen], self.recipe, plan.preprocess_of(pool, self.recipe), classes)
+        for label, name in enumerate(classes):
+            different = len(np.unique(groups[self.chosen][pool.labels == label]))
+            if different < FOLDS:
+                raise DataError(
+                    f"class {name}: all but {different} of its {int((pool.labels == label).sum())} training pictures "
+                    f"are copies of another one; at least {FOLDS} different ones are needed"
+                )
+        preprocess = plan.preprocess_of(pool, self.recipe)
+        self.trials = Trials(pool, groups[self.chosen], self.recipe, preprocess, len(classes))
         others = np.setdiff1d(np.arange(len(train)), chosen)
         self.others = others[evenly(train.labels[others], planned.examined, 0)] if len(others) else others
 
@@ -294,8 +304,7 @@ def _learning_curve(judge: Judge, floor: float) -> tuple[curve.PowerLaw | None, 
         ]
     if len({point["part"] for point in points}) < 2:
         return None, points
-    errors = [point["error"] for point in points]
-    deviations = [max(1e-4, (e * (1 - e) / point["of"]) ** 0.5) for e, point in zip(errors, points, strict=True)]
+    errors, deviations = zip(*(curve.smoothed(point["error"], point["of"]) for point in points), strict=True)
     return curve.fit([point["pictures"] for point in points], errors, deviations, min(floor, 0.9 * min(errors))), points
 
 
@@ -320,8 +329,9 @@ def _by_trials(
         less = plan.called(*shallow) if shallow is not None else None
         depth = findings.depth(own, less, gap >= findings.GAP, differences.get("shallower"))
     after = judge.row(name)["gap"] if name in differences else 0.0
+    before = findings.gap(judge.baseline[: len(judge.rows[name])])["gap"] if name in differences else gap
     return [
-        findings.augmentation(name, gap, after, differences.get(name)),
+        findings.augmentation(name, before, after, differences.get(name)),
         depth,
         findings.length(turning, differences.get("shorter"), planned.epochs, asked),
     ]

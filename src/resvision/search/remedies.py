@@ -73,6 +73,7 @@ def stronger_augmentation(recipe: Recipe) -> Remedy | None:
 def all_of(
     recipe: Recipe,
     epochs: float,
+    asked: float,
     *,
     can_drop: bool = True,
     suspects: Sequence[int] = (),
@@ -83,6 +84,7 @@ def all_of(
     Args:
         recipe: of the baseline's trials.
         epochs: of the baseline's trials, of which "shorter" has half.
+        asked: epochs of the recipe that trials stand for, likewise.
         can_drop: whether the network that trials stand for can leave out branches.
         suspects: pictures of the pool with labels that are probably wrong, where these can be left out of a run.
         copies: pictures of the pool that are copies of others, likewise.
@@ -107,7 +109,7 @@ def all_of(
     ]
     if epochs >= MANY_EPOCHS:
         arm = Arm(name="shorter", length=SHORTER)
-        found.append(Remedy(arm=arm, options={"epochs": max(1, round(epochs * SHORTER))}))
+        found.append(Remedy(arm=arm, options={"epochs": max(1, round(asked * SHORTER))}))
     if suspects:
         found.append(Remedy(arm=Arm(name="without suspects", without=tuple(suspects)), cleaned=True))
     if copies:

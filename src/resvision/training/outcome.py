@@ -73,7 +73,7 @@ def classifier_of(network: ResNet, supply: Supply, recipe: Recipe, name: str, st
         assert supply.watched is not None
         segments, whole = torch_segments(network, supply.preprocess), TorchSession(network, supply.preprocess)
         with _after(step):
-            rule = exits.tune(segments, supply.preprocess, supply.watched, whole, max_drop=recipe.max_drop)
+            rule = exits.tune(segments, supply.watched, whole, max_drop=recipe.max_drop)
     return Classifier(
         network=network.requires_grad_(),
         preprocess=supply.preprocess,
@@ -96,7 +96,7 @@ def reported(classifier: Classifier, run: RunFolder, supply: Supply, step: int) 
     try:
         if classifier.adaptive is not None:
             with _after(step):
-                found, leaving = exits.evaluate(classifier.adaptive, supply.preprocess, supply.reported, classes)
+                found, leaving = exits.evaluate(classifier.adaptive, supply.reported, classes)
             return found, {"adaptive": leaving}
         gates.reset(classifier.network)
         found = evaluated(classifier.session, supply.reported, classes, step)

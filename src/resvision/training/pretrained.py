@@ -70,8 +70,8 @@ def read(place: str, *, model: str | None = None, spec: Sequence[str] = (), chan
 
     Raises:
         RecipeError: the weights are of another network, or do not tell of which.
-        ClassifierError: they do not fit the network; every weight that is missing, unexpected or of another shape is
-            named. Only the last layer may be another.
+        ClassifierError: they do not fit the network; the first weights that are missing, unexpected or of another shape
+            are named. Only the last layer may be another.
         DownloadError: the hub cannot be reached, or does not have them.
         MissingExtraError: huggingface_hub is not installed.
         InputError: there is nothing in that place, or not what it should be.

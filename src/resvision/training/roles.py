@@ -155,7 +155,10 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
     elif share is None and chooser is None:
         share = usual if choices or worth_it else None
     if share:
-        train, chooser = divide(train, share, dataset.name)
+        try:
+            train, chooser = divide(train, share, dataset.name)
+        except DataError as error:
+            raise DataError(str(error) if choices else f"{error}; or --holdout 0 holds nothing back") from error
     return Roles(
         classes=dataset.classes,
         train=train,
