@@ -24,7 +24,7 @@ from asked import same_question
 import resvision
 from resvision.progress import ConsoleReporter
 from resvision.runtime import versions
-from resvision.training.bench import Ledger
+from resvision.training.ledger import Ledger
 
 NEAR = 0.01  # of accuracy: the recommendation should be so near to the best
 

@@ -369,7 +369,7 @@ def test_means_and_names_may_be_those_of_numpy(tmp_path: Path) -> None:
     assert back.classes == ("1", "2", "3")
     with pytest.raises(ClassifierError, match=r"classes='abc': give a list of names"):
         both_ways.from_keras(model, classes="abc", preprocess=given)
-    with pytest.raises(InputError, match=r"mean=\d+\.\d+ must be one of values in 0\.\.1; divide mean and std by 255"):
+    with pytest.raises(InputError, match=r"mean=\d+\.\d+ must be one of values in 0\.\.1: divide mean and std by 255"):
         both_ways.from_keras(model, preprocess={name: 255 * value for name, value in given.items()})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import os
 import signal
@@ -22,15 +21,18 @@ from resvision.errors import InputError, ResvisionError, Terminated, signal_of
 from resvision.preprocess import Interpolation
 from resvision.printing import (
     count,
-    mistakes,
-    percent,
+    print_compression,
+    print_evaluation,
+    print_examination,
     print_exits,
+    print_export,
     print_json,
-    print_table,
+    print_networks,
+    print_predictions,
+    print_runtimes,
+    print_search,
     print_training,
     quoted,
-    runners_up,
-    spread,
 )
 from resvision.recipe import ADAPTIVE, Recipe
 from resvision.target import Contract, ExportPrecision, Format, RuntimeChoice
@@ -232,15 +234,7 @@ def models(
     if as_json:
         print_json(rows)
         return
-    titles = ["network", "layers", "classes", "px", "parameters", "MACs (M)", "activations (MB)"]
-    cells: list[list[Any]] = [
-        [
-            *(r["name"], r["depth"], r["classes"], r["size"]),
-            *(f"{r['params']:,}", f"{r['macs'] / 1e6:,.1f}", f"{r['activation_bytes'] / 1e6:,.2f}"),
-        ]
-        for r in rows
-    ]
-    print_table(titles, cells, f"one picture of {channels} channels; activations in float32, kept for training")
+    print_networks(rows)
 
 
 @app.command(help_epilogue="Example: resvision train photos/ --model resnet18 --size 128 --epochs 5")
@@ -471,22 +465,7 @@ def overfit(
     if as_json:
         print_json({"folder": str(folder), **numbers})
         return
-    rows: list[list[Any]] = [
-        [
-            *(row["name"], percent(row["accuracy"]["mean"]), f"{100 * row['difference']:+.1f}"),
-            *(f"{100 * row['error']:.1f}", f"{row['sure']:.0%}", f"{100 * row['gap']:.1f}"),
-        ]
-        for row in numbers["remedies"]
-    ]
-    rows.append(
-        ["baseline", percent(numbers["gap"]["held_accuracy"]), "", "", "", f"{100 * numbers['gap']['gap']:.1f}"]
-    )
-    titles = ["arm", "held-out accuracy", "points", "standard error", "how sure", "gap"]
-    print_table(titles, rows, f"{numbers['settings']['data']}: trials of equal length against the baseline")
-    for line in numbers["description"]:
-        print(line)
-    print(f"Look at {folder / 'README.md'} and {folder / 'overfit.png'}. Next:")
-    print(f"  {numbers['commands']['recommended']}")
+    print_examination(numbers, folder)
 
 
 @app.command(help_epilogue="Example: resvision depth photos/ --latency-ms 8 --minutes 15")
@@ -553,22 +532,7 @@ def depth(
     if as_json:
         print_json({"folder": str(folder), **numbers})
         return
-    candidates = {row["name"]: row for row in numbers["candidates"]}
-    rows: list[list[Any]] = [_frontier_row(candidates[name]) for name in numbers["frontier"]]
-    titles = ["frontier", "answer (ms)", "step (GB)", "training (min)", "accuracy", "95% interval", "near the best"]
-    print_table(titles, rows, f"{numbers['settings']['data']}: none that costs less is expected to be more accurate")
-    for line in numbers["description"]:
-        print(line)
-    print(f"Look at {folder / 'README.md'} and {folder / 'depth.png'}. Next:")
-    print(f"  {numbers['commands']['recommended']}")
-
-
-def _frontier_row(row: dict[str, Any]) -> list[Any]:
-    low, high = row["interval"]
-    return [
-        *(row["name"], f"{row['costs']['latency_ms']:.1f}", f"{row['costs']['memory_gb']:.3g}"),
-        *(f"{row['train_minutes']:.1f}", percent(row["accuracy"]), f"{low:.1%} to {high:.1%}", f"{row['near']:.0%}"),
-    ]
+    print_search(numbers, folder)
 
 
 @app.command(help_epilogue="Example: resvision evaluate runs/train-001 photos/ --split test")
@@ -603,28 +567,7 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    low, high = result["accuracy_ci95"]
-    print_table(
-        ["class", "precision", "recall", "pictures"],
-        [[n, percent(c["precision"]), percent(c["recall"]), c["pictures"]] for n, c in result["per_class"].items()],
-        f"{result['data']}, split {result['split']}, {result['pictures']:,} pictures",
-    )
-    print(f"accuracy {result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
-    print(f"NLL {result['nll']:.4f}, ECE {result['ece']:.4f}")
-    print(mistakes(result["confusion"], list(result["per_class"])))
-    if "adaptive" in result:
-        print_exits(result["adaptive"])
-        if (run / "exits.png").is_file():
-            print(f"Look at {run / 'exits.png'}.")
-    if "gates" in result:
-        told = result["gates"]
-        part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
-        print(f"gates: open for {told['rate']:.0%} of the pictures on average, {part}")
-        for measured in told["measured"].values():
-            print(
-                f"  {measured['at_once']} at once: {measured['milliseconds']:.2f} ms a picture, with every block "
-                f"{measured['milliseconds_in_full']:.2f} ms: {measured['times_as_fast']:.2f} times as fast"
-            )
+    print_evaluation(result, run)
 
 
 @app.command(name="exits", help_epilogue="Example: resvision exits runs/train-001 photos/ --max-drop 1")
@@ -711,24 +654,10 @@ def predict(
 
     predictions = api.predict(run, paths, top=top, deadline_ms=deadline_ms, runtime=runtime, reporter=ConsoleReporter())
     results = [r.to_dict() for r in predictions]
-    left = ["exit"] if any("exit" in r for r in results) else []  # at which exit of an adaptive network
     if as_json:
         print_json(results)
-    elif as_csv:
-        columns = ["path", "label", "score", *left, "error"]
-        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(results)
-    else:
-        cells: list[list[Any]] = [
-            [
-                *(r["path"], r.get("label", "-"), percent(r.get("score"))),
-                *(r.get(column, "-") for column in left),
-                r.get("error") or runners_up(r["top"]),
-            ]
-            for r in results
-        ]
-        print_table(["picture", "label", "score", *left, "then"], cells)
+        return
+    print_predictions(results, as_csv)
 
 
 @app.command(help_epilogue="Example: resvision export runs/train-001 --format onnx --out model.onnx")
@@ -771,17 +700,10 @@ def export(
     made = api.export(
         run, to, contract=contract, precision=precision, data=data, columns=given, out=out, reporter=reporter
     )
-    found = made.verification
     if as_json:
-        print_json({"file": str(made.file), "files": [str(file) for file in made.files], **found.to_dict()})
+        print_json({"file": str(made.file), "files": list(map(str, made.files)), **made.verification.to_dict()})
         return
-    print(f"{', '.join(str(file) for file in made.files)}: answers as the original in {found.runtime}")
-    print(
-        f"{count(found.pictures, 'picture')}: the same first class on {found.same_top1:.2%}, "
-        f"{'probabilities' if to == 'keras' else 'logits'} differ by at most {found.largest_difference:.2g}"
-    )
-    if found.accuracy is not None:
-        print(f"accuracy {found.accuracy:.2%}, of the original {percent(found.original_accuracy)}")
+    print_export(made, to)
 
 
 @app.command(help_epilogue="Example: resvision benchmark runs/train-001 --data photos/")
@@ -820,19 +742,7 @@ def benchmark(
     if as_json:
         print_json(result)
         return
-    rows: list[list[Any]] = [
-        [
-            row["runtime"],
-            spread(row["latency_ms"], ",.2f"),
-            spread(row["pictures_per_second"], ",.0f"),
-            *([percent(row["accuracy"])] if data is not None else []),
-        ]
-        for row in result["rows"]
-    ]
-    titles = ["runtime", "ms, one picture", "pictures/s, 32 at once"]
-    if data is not None:
-        titles.append(f"accuracy on {result['data']}, {result['split']}")
-    print_table(titles, rows, f"{count(result['threads'], 'thread')}; median (least to most) of interleaved rounds")
+    print_runtimes(result)
 
 
 @app.command(help_epilogue="Example: resvision compress runs/train-001 photos/ --speedup 3 --max-drop 0.5")
@@ -886,26 +796,4 @@ def compress(
     if as_json:
         print_json({"folder": str(folder), **numbers})
         return
-    rows: list[list[Any]] = [
-        [
-            *(rung["network"], rung["runtime"], f"{rung['milliseconds']:.2f}", f"{rung['speedup']:.2f}"),
-            *(percent(rung["accuracy"]), f"{0 - rung['drop']:+.2f}", f"{rung['error']:.2f}"),
-            "taken" if rung == numbers["best"] else "" if rung["promised"] else "too much",
-        ]
-        for rung in numbers["rungs"]
-    ]
-    titles = ["network", "runtime", "ms", "times as fast", "accuracy", "points", "standard error", ""]
-    print_table(titles, rows, f"{numbers['data']}, the pictures that choose; {batch_size} at once")
-    told, best = numbers["reported"], numbers["best"]
-    print(
-        f"On {told['pictures']:,} other pictures: accuracy {told['accuracy']:.2%} instead of "
-        f"{told['original_accuracy']:.2%} ({0 - told['drop']:+.2f} points, standard error {told['error']:.2f}), "
-        f"{best['speedup']:.2f} times as fast."
-    )
-    if not told["kept"]:
-        print(f"That is more than {max_drop:g} points and chance explain: the promise is not kept.")
-    elif not numbers["reached"]:
-        print(f"{speedup:g} times as fast at {max_drop:g} points less was not reached; this is the best that was.")
-    print(f"Saved in {folder}. Look at {folder / 'compress.png'}. Next:")
-    runtime = "" if best["runtime"].startswith("torch") else f" --runtime {best['runtime'].split()[0]}"
-    print(f"  resvision predict {quoted(folder)} PICTURE.jpg{runtime}")
+    print_compression(numbers, folder)

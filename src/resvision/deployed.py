@@ -26,6 +26,7 @@ from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
 from resvision.files import alone, parse_version, read_json, storage, write_json
 from resvision.preprocess import Preprocess
+from resvision.progress import Note
 from resvision.runtime import LOGITS, NEXT, PROBABILITIES, OnnxSession, OpenVinoSession
 from resvision.spec import ResNetSpec
 from resvision.target import SUFFIXES, Contract, ExportPrecision, Runtime, RuntimeChoice, Target
@@ -43,8 +44,6 @@ SESSIONS: dict[str, type[OnnxSession] | type[OpenVinoSession]] = {
 }
 TRIALS = 5  # rounds by which the fastest is chosen
 TRIAL_SECONDS = 2.0  # after which no further round is begun
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -120,3 +121,12 @@ def available_memory_bytes() -> int | None:
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
         found.append(int(text) - int(current.read_text()) + _cached_files_bytes())
     return min(found, default=None)
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation (of the sample; 0 for one value) and the values themselves."""
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "values": values,
+    }

@@ -52,9 +52,8 @@ class Preprocess:
             raise InputError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
         if len(self.mean) != self.channels or not all(map(math.isfinite, self.mean)):
             raise InputError(f"mean={self.mean} must hold a finite number for each of {self.channels} channels")
-        if strange := [mean for mean in self.mean if not 0 <= mean <= 1]:
-            advice = "; divide mean and std by 255" if strange[0] > 1 else ""
-            raise InputError(f"mean={strange[0]:g} must be one of values in 0..1{advice}")
+        if (largest := max(self.mean)) > 1:
+            raise InputError(f"mean={largest:g} must be one of values in 0..1: divide mean and std by 255")
         if len(self.std) != self.channels or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise InputError(f"std={self.std} must hold a positive number for each of {self.channels} channels")
         if self.interpolation not in get_args(Interpolation):

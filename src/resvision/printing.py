@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resvision.api import TrainingResult
+    from resvision.exporting import Export
+    from resvision.target import Format
 
 
 def print_json(value: Any) -> None:
@@ -91,6 +95,169 @@ def print_training(made: TrainingResult, as_json: bool, columns: str = "") -> No
     print(f"  resvision predict {quoted(made.folder)} PICTURE.jpg")
     if result["data"] == "digits":
         print("  resvision train YOUR_PICTURES/   (one folder per class)")
+
+
+def print_networks(rows: list[dict[str, Any]]) -> None:
+    """What networks cost."""
+    titles = ["network", "layers", "classes", "px", "parameters", "MACs (M)", "activations (MB)"]
+    cells: list[list[Any]] = [
+        [
+            *(r["name"], r["depth"], r["classes"], r["size"]),
+            *(f"{r['params']:,}", f"{r['macs'] / 1e6:,.1f}", f"{r['activation_bytes'] / 1e6:,.2f}"),
+        ]
+        for r in rows
+    ]
+    print_table(
+        titles, cells, f"one picture of {rows[0]['channels']} channels; activations in float32, kept for training"
+    )
+
+
+def print_examination(numbers: dict[str, Any], folder: Path) -> None:
+    """What an examination of overfitting found, and what to do next."""
+    rows: list[list[Any]] = [
+        [
+            row["name"],
+            percent(row["accuracy"]["mean"]),
+            percent(row["baseline_accuracy"]),
+            f"{100 * row['difference']:+.1f}",
+            f"{100 * row['error']:.1f}",
+            f"{row['sure']:.0%}",
+            f"{100 * row['gap']:.1f}",
+        ]
+        for row in numbers["remedies"]
+    ]
+    gap = numbers["gap"]
+    rows.append(["baseline", percent(gap["held_accuracy"]), "", "", "", "", f"{100 * gap['gap']:.1f}"])
+    titles = ["arm", "held-out accuracy", "the baseline's", "points", "standard error", "how sure", "gap"]
+    print_table(titles, rows, f"{numbers['settings']['data']}: trials of equal length against the baseline")
+    for line in numbers["description"]:
+        print(line)
+    print(f"Look at {folder / 'README.md'} and {folder / 'overfit.png'}. Next:")
+    print(f"  {numbers['commands']['recommended']}")
+
+
+def print_search(numbers: dict[str, Any], folder: Path) -> None:
+    """What a search for depth, width and size found, and what to do next."""
+    candidates = {row["name"]: row for row in numbers["candidates"]}
+    rows: list[list[Any]] = [_frontier_row(candidates[name]) for name in numbers["frontier"]]
+    titles = ["frontier", "answer (ms)", "step (GB)", "training (min)", "accuracy", "95% interval", "near the best"]
+    print_table(titles, rows, f"{numbers['settings']['data']}: none that costs less is expected to be more accurate")
+    for line in numbers["description"]:
+        print(line)
+    print(f"Look at {folder / 'README.md'} and {folder / 'depth.png'}. Next:")
+    print(f"  {numbers['commands']['recommended']}")
+
+
+def _frontier_row(row: dict[str, Any]) -> list[Any]:
+    low, high = row["interval"]
+    return [
+        *(row["name"], f"{row['costs']['latency_ms']:.1f}", f"{row['costs']['memory_gb']:.3g}"),
+        *(f"{row['train_minutes']:.1f}", percent(row["accuracy"]), f"{low:.1%} to {high:.1%}", f"{row['near']:.0%}"),
+    ]
+
+
+def print_evaluation(result: dict[str, Any], run: Path) -> None:
+    """The figures of an evaluation; of a run with early exits or gates also what these do."""
+    low, high = result["accuracy_ci95"]
+    print_table(
+        ["class", "precision", "recall", "pictures"],
+        [[n, percent(c["precision"]), percent(c["recall"]), c["pictures"]] for n, c in result["per_class"].items()],
+        f"{result['data']}, split {result['split']}, {result['pictures']:,} pictures",
+    )
+    print(f"accuracy {result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
+    print(f"NLL {result['nll']:.4f}, ECE {result['ece']:.4f}")
+    print(mistakes(result["confusion"], list(result["per_class"])))
+    if "adaptive" in result:
+        print_exits(result["adaptive"])
+        if (run / "exits.png").is_file():
+            print(f"Look at {run / 'exits.png'}.")
+    if "gates" in result:
+        told = result["gates"]
+        part = f"{told['macs'] / 1e6:,.1f} of {told['macs_in_full'] / 1e6:,.1f} M multiply-adds a picture"
+        print(f"gates: open for {told['rate']:.0%} of the pictures on average, {part}")
+        for measured in told["measured"].values():
+            print(
+                f"  {measured['at_once']} at once: {measured['milliseconds']:.2f} ms a picture, with every block "
+                f"{measured['milliseconds_in_full']:.2f} ms: {measured['times_as_fast']:.2f} times as fast"
+            )
+
+
+def print_predictions(results: list[dict[str, Any]], as_csv: bool) -> None:
+    """The class of each picture, or why there is none, as a table or as CSV."""
+    left = ["exit"] if any("exit" in r for r in results) else []  # at which exit of an adaptive network
+    if as_csv:
+        columns = ["path", "label", "score", *left, "error"]
+        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(results)
+        return
+    cells: list[list[Any]] = [
+        [
+            *(r["path"], r.get("label", "-"), percent(r.get("score"))),
+            *(r.get(column, "-") for column in left),
+            r.get("error") or runners_up(r["top"]),
+        ]
+        for r in results
+    ]
+    print_table(["picture", "label", "score", *left, "then"], cells)
+
+
+def print_export(made: Export, to: Format) -> None:
+    """Which files were written, and how alike they answer."""
+    found = made.verification
+    print(f"{', '.join(str(file) for file in made.files)}: answers as the original in {found.runtime}")
+    print(
+        f"{count(found.pictures, 'picture')}: the same first class on {found.same_top1:.2%}, "
+        f"{'probabilities' if to == 'keras' else 'logits'} differ by at most {found.largest_difference:.2g}"
+    )
+    if found.accuracy is not None:
+        print(f"accuracy {found.accuracy:.2%}, of the original {percent(found.original_accuracy)}")
+
+
+def print_runtimes(result: dict[str, Any]) -> None:
+    """How fast each runtime answers."""
+    rows: list[list[Any]] = [
+        [
+            row["runtime"],
+            spread(row["latency_ms"], ",.2f"),
+            spread(row["pictures_per_second"], ",.0f"),
+            *([percent(row["accuracy"])] if result["data"] is not None else []),
+        ]
+        for row in result["rows"]
+    ]
+    titles = ["runtime", "ms, one picture", "pictures/s, 32 at once"]
+    if result["data"] is not None:
+        titles.append(f"accuracy on {result['data']}, {result['split']}")
+    print_table(titles, rows, f"{count(result['threads'], 'thread')}; median (least to most) of interleaved rounds")
+
+
+def print_compression(numbers: dict[str, Any], folder: Path) -> None:
+    """Which networks were tried, what came of the best one, and what to do next."""
+    goal = numbers["goal"]
+    rows: list[list[Any]] = [
+        [
+            *(rung["network"], rung["runtime"], f"{rung['milliseconds']:.2f}", f"{rung['speedup']:.2f}"),
+            *(percent(rung["accuracy"]), f"{0 - rung['drop']:+.2f}", f"{rung['error']:.2f}"),
+            "taken" if rung == numbers["best"] else "" if rung["promised"] else "too much",
+        ]
+        for rung in numbers["rungs"]
+    ]
+    titles = ["network", "runtime", "ms", "times as fast", "accuracy", "points", "standard error", ""]
+    print_table(titles, rows, f"{numbers['data']}, the pictures that choose; {goal['batch_size']} at once")
+    told, best = numbers["reported"], numbers["best"]
+    print(
+        f"On {told['pictures']:,} other pictures: accuracy {told['accuracy']:.2%} instead of "
+        f"{told['original_accuracy']:.2%} ({0 - told['drop']:+.2f} points, standard error {told['error']:.2f}), "
+        f"{best['speedup']:.2f} times as fast."
+    )
+    if not told["kept"]:
+        print(f"That is more than {goal['max_drop']:g} points and chance explain: the promise is not kept.")
+    elif not numbers["reached"]:
+        asked = f"{goal['speedup']:g} times as fast at {goal['max_drop']:g} points less"
+        print(f"{asked} was not reached; this is the best that was.")
+    print(f"Saved in {folder}. Look at {folder / 'compress.png'}. Next:")
+    runtime = "" if best["runtime"].startswith("torch") else f" --runtime {best['runtime'].split()[0]}"
+    print(f"  resvision predict {quoted(folder)} PICTURE.jpg{runtime}")
 
 
 def quoted(word: object) -> str:

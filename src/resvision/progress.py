@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+Note = Callable[[str], None]  # takes one line that a person should know
 
 PLAIN_DOWNLOAD_STEP = 10  # percent between two plain lines
 

@@ -30,7 +30,7 @@ from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.target import Target
 from resvision.training import losses
-from resvision.training.bench import LEDGER_FILE, Ledger
+from resvision.training.ledger import LEDGER_FILE, Ledger
 
 FIELDS: dict[str, Any] = {
     "model": "resnet20_cifar",

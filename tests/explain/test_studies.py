@@ -21,10 +21,10 @@ from resvision.data.pictures import DataSet
 from resvision.errors import InputError, Interrupted, RecipeError, RunError
 from resvision.explain import degradation, gradients, landscape, paths
 from resvision.explain.bench import Bench, Options, apart
+from resvision.measure import spread
 from resvision.models import ResNet
 from resvision.progress import Reporter
 from resvision.report import pages
-from resvision.training.bench import spread
 
 TINY: dict[str, Any] = {"depths": (14,), "seeds": 1, "pictures": 64, "size": None, "steps": 2, "batch_size": 32}
 

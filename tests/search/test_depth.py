@@ -27,7 +27,7 @@ from resvision.recipes import for_batch
 from resvision.search import costs, depth
 from resvision.search.candidates import PHOTO_MODELS, Candidate, enumerate_all
 from resvision.search.costs import Costs, Limits
-from resvision.training.bench import Ledger
+from resvision.training.ledger import Ledger
 
 # ---- candidates ----
 

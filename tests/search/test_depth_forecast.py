@@ -13,7 +13,7 @@ from resvision.search.candidates import Candidate
 from resvision.search.clock import Clock
 from resvision.search.costs import Costs
 from resvision.search.forecast import Forecast, Point, chances, frontier, interval, near, similarity
-from resvision.training.bench import Ledger
+from resvision.training.ledger import Ledger
 
 CLASSES = 10
 

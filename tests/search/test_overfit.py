@@ -24,7 +24,7 @@ from resvision.recipe import Recipe
 from resvision.search import compare, copies, curve, findings, judge, noise, overfit, plan, remedies, trials
 from resvision.search.clock import Clock
 from resvision.search.trials import Arm, Trials
-from resvision.training.bench import Ledger
+from resvision.training.ledger import Ledger
 
 # ---- wrong labels ----
 

@@ -28,7 +28,7 @@ from resvision.progress import Reporter
 from resvision.report import plots
 from resvision.runtime import using_threads, versions
 from resvision.target import SUFFIXES, Contract, ExportPrecision, Format, Target
-from resvision.training.bench import LEDGER_FILE, Ledger
+from resvision.training.ledger import LEDGER_FILE, Ledger
 
 OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".h5", ".pb", ".tflite")  # of files that are meant, too, and not written
 

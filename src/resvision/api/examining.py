@@ -28,7 +28,7 @@ from resvision.search import depth as searching
 from resvision.search import overfit as examination
 from resvision.search.candidates import Candidate, enumerate_all
 from resvision.search.costs import Limits
-from resvision.training.bench import LEDGER_FILE, Ledger
+from resvision.training.ledger import LEDGER_FILE, Ledger
 
 
 def study(

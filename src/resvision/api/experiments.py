@@ -12,7 +12,7 @@ from typing import Any
 from resvision.errors import Interrupted, signal_of
 from resvision.files import storage
 from resvision.training import RunFolder
-from resvision.training.bench import LEDGER_FILE
+from resvision.training.ledger import LEDGER_FILE
 
 
 def folder_for(verb: str, out: str | Path | None) -> Path:

@@ -221,6 +221,17 @@ class DataSet:
                 )
 
 
+def balanced(split: Split, most: int) -> Split:
+    """At most `most` pictures, in turn one of each class."""
+    if len(split) <= most:
+        return split
+    turn = np.zeros(len(split), dtype=np.int64)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        turn[members] = np.arange(len(members))
+    return split.take(np.sort(np.argsort(turn, kind="stable")[:most]))
+
+
 def listed(names: list[str], most: int = 5) -> str:
     """Names for a message: the first few, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -23,7 +23,8 @@ from resvision.efficiency.distill import taught
 from resvision.efficiency.ladder import TAUGHT, Goal, Ladder, Parts, Rung
 from resvision.errors import SpecError
 from resvision.models import ResNet
-from resvision.training.bench import Ledger, Note
+from resvision.progress import Note
+from resvision.training.ledger import Ledger
 
 MOST = 1000  # times as fast: more would be a mistake
 MOST_AT_ONCE = 2.0  # times cheaper in one rung; what is left must still be able to learn it again

@@ -22,7 +22,7 @@ from resvision.runtime import device
 from resvision.spec import ResNetSpec
 from resvision.training import engine as engines
 from resvision.training import losses, memory
-from resvision.training.bench import train as train_steps
+from resvision.training.steps import train_steps
 
 DISTILLED = 0.8  # the part of the loss that is the distance to the original
 PROBE_STEPS, PROBE_WARMUP = 6, 2

@@ -18,16 +18,17 @@ from resvision import exporting
 from resvision.classifier import Classifier
 from resvision.data.images import blank, to_input
 from resvision.data.loader import BadPictures, EvaluationBatches, at_once, default_workers
-from resvision.data.pictures import Split, divide
+from resvision.data.pictures import Split, balanced, divide
 from resvision.deployed import open_file
 from resvision.errors import ExportError, InputError, RecipeError
 from resvision.evaluation.calibration import temperature
 from resvision.evaluation.evaluate import collect
 from resvision.measure import interleaved
 from resvision.models import ResNet
+from resvision.progress import Note
 from resvision.runtime import Session, TorchSession, device
 from resvision.target import Target
-from resvision.training.bench import Ledger, Note, balanced
+from resvision.training.ledger import Ledger
 
 WAYS = (
     Target(format="openvino", precision="int8"),

@@ -11,7 +11,7 @@ import torch
 
 from resvision import zoo
 from resvision.data.loader import Batch, EvaluationBatches, TrainingBatches, screen
-from resvision.data.pictures import DataSet
+from resvision.data.pictures import DataSet, balanced
 from resvision.data.sources import prepare
 from resvision.data.statistics import facts, normalised
 from resvision.errors import DivergedError, RecipeError
@@ -21,9 +21,9 @@ from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Precision, Recipe
 from resvision.runtime import TorchSession, device
 from resvision.spec import ResNetSpec
-from resvision.training import bench
 from resvision.training import engine as engines
 from resvision.training.losses import cross_entropy
+from resvision.training.steps import train_steps
 
 HELD_PICTURES = 1000  # of the test split, and of the training split without augmentation, for each measurement
 LEARNT = 0.9  # of the loss or error of guessing: a network above it is not said to have learnt
@@ -77,7 +77,7 @@ class Bench:
         self.name, self.classes = dataset.name, dataset.classes
         size = options.size or min(found.side, 32)
         train, self.bad, self.largest = screen(dataset.splits["train"], 0.01)
-        self.train_split = bench.balanced(train, options.pictures)
+        self.train_split = balanced(train, options.pictures)
         held = dataset.splits.get("test", dataset.splits.get("val"))
         assert held is not None  # prepare() sees to it
         self.preprocess = normalised(self.train_split, Preprocess.plain(size, found.channels))
@@ -97,8 +97,8 @@ class Bench:
             memory="full",
             workers=0,
         )
-        self.train_part = EvaluationBatches(bench.balanced(self.train_split, HELD_PICTURES), self.preprocess, 0)
-        self.test_part = EvaluationBatches(bench.balanced(held, HELD_PICTURES), self.preprocess, 0)
+        self.train_part = EvaluationBatches(balanced(self.train_split, HELD_PICTURES), self.preprocess, 0)
+        self.test_part = EvaluationBatches(balanced(held, HELD_PICTURES), self.preprocess, 0)
 
     def fastest_precision(self) -> Precision:
         """The precision of training that is fastest on this machine, by a few steps of each."""
@@ -130,7 +130,7 @@ class Bench:
         """
         recipe = replace(self.recipe, seed=seed, lr=lr or self.recipe.lr)
         batches = TrainingBatches(self.train_split, recipe, self.preprocess, self.bad, self.largest, where=device())
-        for step, _ in bench.train(network, batches, recipe, cross_entropy(), self.preprocess):
+        for step, _ in train_steps(network, batches, recipe, cross_entropy(), self.preprocess):
             yield step
 
     def finish(self, network: ResNet, seed: int) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Bench:
 
     def batch(self, count: int) -> Batch:
         """At most `count` pictures of the test part, in turn one of each class, always the same."""
-        part = bench.balanced(self.test_part.split, count)
+        part = balanced(self.test_part.split, count)
         [batch] = EvaluationBatches(part, self.preprocess, 0, batch_size=count)
         return Batch(batch.squares.to(device()), batch.labels.to(device()))
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from resvision.errors import DivergedError
 from resvision.explain.bench import Bench, apart, diverged, diverged_said, seeds_said
-from resvision.measure import now
-from resvision.training.bench import Ledger, Note, spread
+from resvision.measure import now, spread
+from resvision.progress import Note
+from resvision.training.ledger import Ledger
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 POINTS = 8  # measurements along each training

@@ -13,8 +13,9 @@ from resvision.data.images import to_input
 from resvision.data.loader import Batch
 from resvision.explain.bench import Bench, diverged, diverged_said, seeds_said
 from resvision.models import ResNet
+from resvision.progress import Note
 from resvision.spec import Init, Norm
-from resvision.training.bench import Ledger, Note
+from resvision.training.ledger import Ledger
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 NORMS: tuple[Norm, ...] = get_args(Norm)

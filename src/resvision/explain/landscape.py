@@ -12,8 +12,10 @@ import torch.nn.functional as F
 
 from resvision.data.images import to_input
 from resvision.explain.bench import LEARNT, Bench, apart, diverged, diverged_said, seeds_said
+from resvision.measure import spread
 from resvision.models import ResNet
-from resvision.training.bench import Ledger, Note, spread
+from resvision.progress import Note
+from resvision.training.ledger import Ledger
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 GRID = 17  # points a side

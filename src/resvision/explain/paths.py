@@ -13,9 +13,11 @@ import torch.nn.functional as F
 
 from resvision.data.images import to_input
 from resvision.explain.bench import LEARNT, Bench, diverged, diverged_said, seeds_said
+from resvision.measure import spread
 from resvision.models import Block, ResNet
+from resvision.progress import Note
 from resvision.runtime import device
-from resvision.training.bench import Ledger, Note, spread
+from resvision.training.ledger import Ledger
 
 ARMS = {"plain": "plain{}_cifar", "residual": "resnet{}_cifar"}
 DRAWS = 10  # random choices of blocks for each number of deletions or swaps, and of paths for each length

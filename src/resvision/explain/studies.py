@@ -8,7 +8,8 @@ from typing import Any
 
 from resvision.explain import degradation, gradients, landscape, paths
 from resvision.explain.bench import Bench, Options
-from resvision.training.bench import Ledger, Note
+from resvision.progress import Note
+from resvision.training.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,14 @@ from resvision.classifier import Classifier, Predictor
 from resvision.data.images import blank
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import Split
-from resvision.deployed import Note, in_run, open_file
+from resvision.deployed import in_run, open_file
 from resvision.errors import ExportError, InputError
 from resvision.evaluation import evaluate
 from resvision.evaluation.evaluate import collect
 from resvision.exporting.export import convert
 from resvision.exporting.peers import peer
 from resvision.models import ResNet
+from resvision.progress import Note
 from resvision.runtime import Session, TorchSession
 from resvision.target import Target
 

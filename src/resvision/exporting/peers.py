@@ -16,8 +16,8 @@ import torch
 from resvision import zoo
 from resvision.classifier import Classifier
 from resvision.cost import cost
-from resvision.deployed import Note
 from resvision.exporting.export import quiet
+from resvision.progress import Note
 from resvision.runtime import Session, device
 
 

@@ -142,7 +142,7 @@ def _page(numbers: Numbers) -> str:
         *(f"| {f['cause']} | {FOUND[f['found']]} | {f['says']} |" for f in numbers["findings"]),
         "",
         *(f"{line}\n" for line in numbers["description"] if line not in {f["says"] for f in numbers["findings"]}),
-        "| arm | held-out accuracy | of the baseline in the same trials | difference | standard error | how sure | gap |",
+        "| arm | held-out accuracy | the baseline's, same trials | difference | standard error | how sure | gap |",
         "|---|---|---|---|---|---|---|",
         *(_row(row) for row in numbers["remedies"]),
         "",
@@ -165,6 +165,7 @@ def _page(numbers: Numbers) -> str:
 def _row(row: Numbers) -> str:
     accuracy = statistics.fmean(row["accuracy"]["values"])
     return (
-        f"| {row['name']} | {accuracy:.1%} | {row['baseline_accuracy']:.1%} | {100 * row['difference']:+.1f} | {100 * row['error']:.1f} | "
+        f"| {row['name']} | {accuracy:.1%} | {row['baseline_accuracy']:.1%} | "
+        f"{100 * row['difference']:+.1f} | {100 * row['error']:.1f} | "
         f"{row['sure']:.0%} | {100 * row['gap']:.1f} |"
     )

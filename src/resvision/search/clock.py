@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resvision.measure import now
-from resvision.training.bench import Ledger
+from resvision.training.ledger import Ledger
 
 
 class Clock:

@@ -19,6 +19,7 @@ from resvision.errors import DataError, InputError
 from resvision.measure import available_memory_bytes, now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
+from resvision.progress import Note
 from resvision.recipe import Precision, Recipe
 from resvision.runtime import device
 from resvision.search import costs as measured
@@ -31,7 +32,7 @@ from resvision.search.proxies import LEAST_PICTURES, Proxies
 from resvision.search.trials import evenly, read
 from resvision.training import engine as engines
 from resvision.training import losses
-from resvision.training.bench import Ledger, Note
+from resvision.training.ledger import Ledger
 from resvision.training.length import RESERVE
 
 HELD = 0.15  # part of the pool that judges ...

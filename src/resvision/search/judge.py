@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resvision.measure import spread
+from resvision.progress import Note
 from resvision.search import findings
 from resvision.search.clock import Clock
 from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits
-from resvision.training.bench import Ledger, Note, spread
+from resvision.training.ledger import Ledger
 
 PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve
 MOST_TESTS = 3  # trainings of each network for the untouched part, where time is left

@@ -18,6 +18,7 @@ from resvision.data.pictures import DataSet, FilePictures, Indices, Split
 from resvision.data.sources import prepare
 from resvision.errors import DataError, DivergedError, RecipeError
 from resvision.evaluation.metrics import wilson_interval
+from resvision.progress import Note
 from resvision.recipe import Recipe
 from resvision.search import copies, curve, findings, noise, plan, remedies
 from resvision.search.clock import Clock
@@ -25,8 +26,8 @@ from resvision.search.compare import compare, variance_of_trainings
 from resvision.search.judge import MOST_TESTS, PARTS, Judge, Sizes, say
 from resvision.search.remedies import Remedy
 from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, read, unpacked
-from resvision.training.bench import Ledger, Note
 from resvision.training.figures import DIVERGED_ADVICE
+from resvision.training.ledger import Ledger
 
 CURVE_SEEDS = 2
 COPIES_PART = 0.15  # of the time, that reading all pictures for copies may take

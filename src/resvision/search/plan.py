@@ -24,7 +24,7 @@ from resvision.runtime import device
 from resvision.search.trials import ENLARGED, FOLDS, evenly, read
 from resvision.training import engine as engines
 from resvision.training import losses
-from resvision.training.bench import train
+from resvision.training.steps import train_steps
 
 SMALLER_SIZES = (64, 48, 32)  # px that stand in for larger pictures
 SMALLER_NETWORKS = ("resnet20_cifar", "resnet14_cifar", "resnet8_cifar")  # that stand in for larger ones
@@ -310,7 +310,7 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
         sample, trial, preprocess, BadPictures(limit=0), sample.pictures.array.shape[1], where=device()
     )
     start = now()
-    for step, _ in train(network, batches, trial, loss, preprocess):
+    for step, _ in train_steps(network, batches, trial, loss, preprocess):
         if step == PROBE_WARMUP:
             start = now()
         elif step > PROBE_WARMUP and now() - start >= allowed:

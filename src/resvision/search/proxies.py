@@ -20,7 +20,7 @@ from resvision.search import plan
 from resvision.search.candidates import Candidate
 from resvision.search.trials import evenly, log_probabilities, loss_and_accuracy
 from resvision.training import losses
-from resvision.training.bench import train
+from resvision.training.steps import train_steps
 
 LEAST_STEPS, LEAST_BATCH = 40, 32  # short trainings take smaller batches, down to this, rather than fewer steps
 LEAST_PICTURES = 10 * LEAST_BATCH  # presentations; shorter trainings tell nothing
@@ -70,7 +70,7 @@ class Proxies:
         counts = np.bincount(self.fitted.labels, minlength=self.classes).clip(1)
         torch.manual_seed(seed)
         network = ResNet(candidate.network(self.classes, preprocess.channels)).to(device())
-        for _, trained in train(network, batches, short, losses.build(short, counts.tolist()), preprocess):
+        for _, trained in train_steps(network, batches, short, losses.build(short, counts.tolist()), preprocess):
             last = trained
         held = self.held.take(evenly(self.held.labels, max(LEAST_JUDGED, round(pictures)), 1))
         session = TorchSession(last, preprocess, self.precision)

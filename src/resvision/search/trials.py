@@ -24,7 +24,7 @@ from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession, device
 from resvision.training import losses
-from resvision.training.bench import train as train_steps
+from resvision.training.steps import train_steps
 
 FOLDS = 3  # parts of the pool; a trial trains on two of them and is judged on the third
 POINTS = 8  # looks along a training that is watched

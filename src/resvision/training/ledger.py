@@ -1,0 +1,46 @@
+"""Ledger: what an experiment has finished, so that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from resvision.errors import RunError
+from resvision.files import storage, write_text
+
+LEDGER_FILE = "finished.jsonl"  # in the folder of an experiment
+
+
+class Ledger:
+    """What an experiment has finished, line by line in a file, so that it goes on where it was stopped.
+
+    Args:
+        path: of the file.
+        settings: of the experiment; a file with others is refused.
+        kind: what messages call the experiment.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], kind: str = "a study") -> None:
+        self.path = path
+        self.done: dict[str, Any] = {}
+        settings = json.loads(json.dumps(settings))
+        if path.exists():
+            with storage(path):
+                recorded, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+            if recorded != settings:
+                keys = [*settings, *(key for key in recorded if key not in settings)]
+                changed = [key for key in keys if recorded.get(key) != settings.get(key)]
+                raise RunError(f"{path.parent}: holds {kind} with another {', '.join(changed)}: give another --out")
+            self.done = {row["key"]: row["value"] for row in rows}
+        self.settings = settings
+
+    def once(self, key: str, work: Callable[[], Any]) -> Any:
+        """The value of `work`, computed now or found in the file."""
+        if key not in self.done:
+            self.done[key] = work()
+            rows = [{"key": key, "value": value} for key, value in self.done.items()]
+            lines = [json.dumps(line, allow_nan=False) for line in [self.settings, *rows]]
+            write_text(self.path, "\n".join(lines) + "\n")
+        return self.done[key]
