@@ -29,10 +29,18 @@ def test_a_search_prints_its_frontier_in_order(capsys: pytest.CaptureFixture[str
 
 
 def test_an_examination_prints_points_and_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
-    arm = {"name": "mixup", "accuracy": {"mean": 0.9}, "difference": 0.012, "error": 0.004, "sure": 0.99, "gap": 0.05}
+    arm = {
+        "name": "mixup",
+        "accuracy": {"mean": 0.9},
+        "baseline_accuracy": 0.888,
+        "difference": 0.012,
+        "error": 0.004,
+        "sure": 0.99,
+        "gap": 0.05,
+    }
     numbers = {
         "remedies": [arm],
-        "gap": {"held_accuracy": 0.888, "gap": 0.111},
+        "gap": {"held_accuracy": 0.887, "gap": 0.111},
         "settings": {"data": "digits"},
         "description": ["mixup helps."],
         "commands": {"recommended": "resvision train digits --mixup 0.2"},
@@ -40,9 +48,9 @@ def test_an_examination_prints_points_and_the_baseline(capsys: pytest.CaptureFix
     printing.print_examination(numbers, FOLDER)
     words = capsys.readouterr().out.split()
     place = words.index("mixup")
-    assert words[place : place + 6] == ["mixup", "90.00%", "+1.2", "0.4", "99%", "5.0"]
+    assert words[place : place + 7] == ["mixup", "90.00%", "88.80%", "+1.2", "0.4", "99%", "5.0"]
     place = words.index("baseline", place)
-    assert words[place : place + 3] == ["baseline", "88.80%", "11.1"]
+    assert words[place : place + 3] == ["baseline", "88.70%", "11.1"]
     assert words[-3:] == ["digits", "--mixup", "0.2"]
 
 
