@@ -198,7 +198,7 @@ def test_what_exits_do_not_go_with() -> None:
     with pytest.raises(RecipeError, match="nothing that learns but early exits"):
         Recipe(model="resnet18", size=64, pretrained="x", freeze_trunk=True)
     for shape in ("exit_width=2", "exit_depth=1"):
-        with pytest.raises(RecipeError, match=f"takes exits of a fitting shape: give {shape} with --spec exits="):
+        with pytest.raises(RecipeError, match=f"takes exits of a fitting shape: give {shape} with --spec 'exits="):
             Recipe(model="resnet18", size=64, exits="auto", spec=(shape,))
     with pytest.raises(RecipeError, match=r"max_drop=150\.0 must be at least 0 and at most 100"):
         Recipe(model="resnet18", size=64, exits="auto", max_drop=150.0)
