@@ -407,7 +407,12 @@ def test_another_network_is_refused() -> None:
         both_ways.from_keras(keras.Model(x, keras.layers.Flatten()(x), name="plain"))
 
 
-def test_weights_that_are_not_finite_are_named() -> None:
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    broken = classifier(SMALL)
+    torch.nn.init.constant_(broken.network.fc.weight, float("nan"))
+    with pytest.raises(ClassifierError, match=r"m\.keras: the classifier holds weights that are not finite numbers"):
+        both_ways.save(broken, tmp_path / "m.keras")
+    assert list(tmp_path.iterdir()) == []
     model = both_ways.to_keras(classifier(SMALL))
     model.get_layer("fc").set_weights([weight * np.nan for weight in model.get_layer("fc").get_weights()])
     with pytest.raises(ClassifierError, match=r"^resnet: holds weights that are not finite numbers$"):

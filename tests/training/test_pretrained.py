@@ -225,7 +225,7 @@ def test_every_weight_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClassifierError) as caught:
         tune(tmp_path / "w.safetensors", tmp_path / "b", model="resnet8_cifar")
     assert str(caught.value) == (
-        f"{tmp_path / 'w.safetensors'}: not the weights of this network: layer3.0.conv2.weight is missing; "
+        f"{tmp_path / 'w.safetensors'}: not the weights of resnet8_cifar: layer3.0.conv2.weight is missing; "
         "extra is unexpected; layer1.0.bn1.bias is (3,) instead of (16,)"
     )
     for place, message in (

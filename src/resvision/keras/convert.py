@@ -107,13 +107,15 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
         The largest difference of their log-probabilities, as a part of the largest of these where that is above 1.
 
     Raises:
-        ClassifierError: they differ by more than `tolerance`; no file is left then.
+        ClassifierError: they differ by more than `tolerance`, or weights are not finite; no file is left then.
         SpecError: the network has parts that Keras has no layers for.
         InputError: the name is not one of a .keras file, or the file cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: Keras wants a name that ends in {SUFFIX}")
+    if not classifier.network.is_finite():
+        raise ClassifierError(f"{path}: the classifier holds weights that are not finite numbers; not written")
     with replacing(path) as temporary:
         write_file(classifier, temporary)
         difference = _difference(load(temporary), classifier, *_PIXELS)

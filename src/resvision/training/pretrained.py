@@ -195,9 +195,10 @@ def _fitted(place: str, file: Path, model: str, pairs: Sequence[str]) -> Pretrai
     state = convert.read(file)
     spec = convert.sized(state, zoo.variant(model, pairs))
     try:
-        return Pretrained(place=place, model=model, spec=spec, state=convert.convert(state, spec, head=False))
+        found = convert.convert(state, spec, head=False, name=model)
     except ClassifierError as error:
         raise ClassifierError(f"{place}: {error}") from error
+    return Pretrained(place=place, model=model, spec=spec, state=found)
 
 
 # ---- the hub ----
