@@ -130,10 +130,7 @@ def print_examination(numbers: dict[str, Any], folder: Path) -> None:
     rows.append(["baseline", percent(gap["held_accuracy"]), "", "", "", "", f"{100 * gap['gap']:.1f}"])
     titles = ["arm", "held-out accuracy", "the baseline's", "points", "standard error", "how sure", "gap"]
     print_table(titles, rows, f"{numbers['settings']['data']}: trials of equal length against the baseline")
-    for line in numbers["description"]:
-        print(line)
-    print(f"Look at {folder / 'README.md'} and {folder / 'overfit.png'}. Next:")
-    print(f"  {numbers['commands']['recommended']}")
+    _print_recommended(numbers, folder / "overfit.png")
 
 
 def print_search(numbers: dict[str, Any], folder: Path) -> None:
@@ -142,9 +139,14 @@ def print_search(numbers: dict[str, Any], folder: Path) -> None:
     rows: list[list[Any]] = [_frontier_row(candidates[name]) for name in numbers["frontier"]]
     titles = ["frontier", "answer (ms)", "step (GB)", "training (min)", "accuracy", "95% interval", "near the best"]
     print_table(titles, rows, f"{numbers['settings']['data']}: none that costs less is expected to be more accurate")
+    _print_recommended(numbers, folder / "depth.png")
+
+
+def _print_recommended(numbers: dict[str, Any], picture: Path) -> None:
+    """What was found in words, where to look, and the command that is recommended."""
     for line in numbers["description"]:
         print(line)
-    print(f"Look at {folder / 'README.md'} and {folder / 'depth.png'}. Next:")
+    print(f"Look at {picture.with_name('README.md')} and {picture}. Next:")
     print(f"  {numbers['commands']['recommended']}")
 
 

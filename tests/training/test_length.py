@@ -38,7 +38,7 @@ def test_memory_and_time_are_said_before_the_run_starts(tmp_path: Path, monkeypa
     assert found is not None
     predicted = 60 * int(found[1]) + int(found[2])
     trained = made.result["steps"] * 32 / made.result["images_per_second"]
-    assert trained / 4 - 1 < predicted < 4 * trained + 2  # the machine may be busy at either moment
+    assert trained / 4 - 1 < predicted < 2 * trained + 2  # the machine may be busy at either moment
 
 
 @pytest.mark.parametrize(

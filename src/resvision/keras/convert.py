@@ -9,7 +9,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from resvision.classifier import Classifier, class_names
+from resvision.data.images import to_input
 from resvision.errors import ClassifierError, InputError
 from resvision.files import parse, replacing, storage
 from resvision.keras.backend import keras
@@ -30,6 +31,7 @@ from resvision.preprocess import Preprocess
 from resvision.spec import ResNetSpec
 
 FloatArray = npt.NDArray[np.float64]
+Given = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
 
 SUFFIX = ".keras"
 ENTRY = "resvision.json"  # beside what Keras puts into its file, and ignores when it reads one
@@ -38,8 +40,8 @@ MAX_ENTRY = 64 << 20  # bytes; a hundred thousand class names are 2 MB
 TEMPERATURE = "temperature"  # the name of the layer that divides the logits
 TOLERANCE = 1e-4  # two float32 libraries differ by some 1e-6 a layer
 
-# What a model may take of pixels 0..255, by the factor and the shift that make it: 0..255, 0..1, -1..1.
-_PIXELS, *_OTHERS = (1.0, 0.0), (1 / 255, 0.0), (2 / 255, -1.0)
+# What a model with scaling layers may be given for pixels of 0..255.
+_SCALED: tuple[Given, ...] = (lambda pixels: pixels, lambda pixels: pixels / 255, lambda pixels: pixels / 127.5 - 1)
 
 # The weights of a layer in the order that Keras keeps them in, by our names.
 _WEIGHTS = {
@@ -118,7 +120,7 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
         raise ClassifierError(f"{path}: the classifier holds weights that are not finite numbers; not written")
     with replacing(path) as temporary:
         write_file(classifier, temporary)
-        difference = _difference(load(temporary), classifier, *_PIXELS)
+        difference = _difference(load(temporary), classifier, _SCALED[0])
         if not difference <= tolerance:
             raise ClassifierError(
                 f"{path}: Keras computes {difference:.1e} off, more than {tolerance:.1e}; not written"
@@ -192,12 +194,10 @@ def from_keras(
         provenance=provenance,
         metrics=metrics,
     )
+    ways: tuple[Given, ...] = _SCALED if {"mean", "std"} & stated.keys() else _SCALED[:1]
     if scaling is None:
-        mean, std = np.array(classifier.preprocess.mean), np.array(classifier.preprocess.std)
-        taken: list[tuple[Any, Any]] = [(1 / (255 * std), -mean / std)]
-    else:
-        taken = [_PIXELS, *(_OTHERS if {"mean", "std"} & stated.keys() else ())]
-    difference = min(_difference(model, classifier, *each) for each in taken)
+        ways = (lambda pixels: to_input(torch.from_numpy(pixels), classifier.preprocess).permute(0, 2, 3, 1).numpy(),)
+    difference = min(_difference(model, classifier, way) for way in ways)
     if not difference <= TOLERANCE:
         raise ClassifierError(
             f"{name}: computes {difference:.1e} off what this network computes: a layer was changed, "
@@ -414,18 +414,16 @@ def _preprocess(fields: dict[str, Any], name: str, size: int) -> Preprocess:
 # ---- the proof ----
 
 
-def _difference(model: Any, classifier: Classifier, scale: float | FloatArray, shift: float | FloatArray) -> float:
+def _difference(model: Any, classifier: Classifier, given: Given) -> float:
     """The largest difference of log-probabilities on a few pictures, as a part of the largest where that is above 1.
 
     Args:
-        model: takes scale * pixel + shift, where pixels are 0..255.
+        model: of Keras.
         classifier: that should compute the same.
-        scale: one for all channels, or one each.
-        shift: likewise.
+        given: what the model takes, of pixels 0..255.
     """
     squares = _golden(classifier.preprocess)
-    given = (scale * squares + shift).astype(np.float32)
-    theirs = _log(keras.ops.convert_to_numpy(model.predict_on_batch(given)))
+    theirs = _log(keras.ops.convert_to_numpy(model.predict_on_batch(given(squares).astype(np.float32))))
     logits = classifier.on_cpu().logits(squares) / classifier.temperature
     ours = _log(torch.from_numpy(logits).double().softmax(dim=1).numpy())
     if theirs.shape != ours.shape:
