@@ -264,7 +264,7 @@ def kind(row: dict[str, Any]) -> str:
 
 def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs of a line had the same recipe, but for what a machine measures, on the same kind of device."""
-    measured = ("seed", "steps", "workers", "precision", "channels_last", "compile", "memory")
+    measured = ("seed", "steps", "workers", "precision", "channels_last", "cuda_graph", "compile", "memory")
     usual = {field.name: field.default for field in dataclasses.fields(Recipe)}  # of fields that came later
     recipes = [
         {

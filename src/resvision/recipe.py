@@ -163,6 +163,7 @@ class Recipe:
         seed: the number from which initial weights, order and augmentation follow; 0 if not given.
         precision: "fp32", or "bf16" for convolutions and matrix products.
         channels_last: memory order N, H, W, C.
+        cuda_graph: whether a GPU is given the forward and backward pass of a step as one CUDA graph.
         compile: whether torch.compile translates the network.
         memory: "full" keeps all activations for the backward pass; "checkpoint" keeps those between some blocks and
             computes the others again (Chen et al. 2016), which takes longer and needs far less memory; "auto" takes
@@ -234,6 +235,7 @@ class Recipe:
     seed: int = 0
     precision: Precision | None = None
     channels_last: bool | None = None
+    cuda_graph: bool | None = None
     compile: bool | None = None
     memory: Memory = "auto"
     workers: int | None = None

@@ -404,6 +404,7 @@ def demo() -> Recipe:
         label_smoothing=0.1,
         precision="fp32",
         channels_last=True,
+        cuda_graph=False,
         compile=False,
         memory="full",
         workers=0,

@@ -15,7 +15,7 @@ from resvision.training import engine, optim
 from resvision.training.losses import cross_entropy
 
 RECIPE = Recipe(model="resnet8_cifar", size=16, channels=3, batch_size=8, steps=10)
-FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "compile": False}
+FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "cuda_graph": False, "compile": False}
 PREPROCESS = Preprocess(size=16)
 
 
@@ -37,7 +37,7 @@ def test_choosing_fills_what_is_open_and_changes_nothing_else() -> None:
     assert chosen.precision in ("fp32", "bf16")
     assert chosen.channels_last in (True, False)
     assert chosen.compile is False  # a run of no pictures cannot win back the time of compiling
-    assert dataclasses.replace(chosen, precision=None, channels_last=None, compile=None) == RECIPE
+    assert dataclasses.replace(chosen, precision=None, channels_last=None, cuda_graph=None, compile=None) == RECIPE
     assert all(torch.equal(value, before[key]) for key, value in tested.state_dict().items())
     assert text.startswith("measured: ")
     assert "; chosen: " in text

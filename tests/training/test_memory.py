@@ -17,7 +17,7 @@ from resvision.training import engine, losses, memory, optim
 from resvision.training.losses import cross_entropy
 
 RECIPE = Recipe(model="resnet56_cifar", size=16, channels=3, batch_size=16, steps=10)
-FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "compile": False}
+FIXED: dict[str, Any] = {"precision": "fp32", "channels_last": True, "cuda_graph": False, "compile": False}
 PREPROCESS = Preprocess(size=16)
 
 

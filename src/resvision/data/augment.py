@@ -136,6 +136,11 @@ def _mirror(squares: torch.Tensor, keys: Indices, epoch: int, recipe: Recipe) ->
     places = np.flatnonzero((draws(recipe.seed, 0, keys, FLIP) < 0.5) ^ bool(epoch % 2))
     if not len(places):
         return
+    if squares.is_cuda:  # launches cost more than the pixels
+        turns = np.zeros((len(squares), 1, 1, 1), dtype=np.bool_)
+        turns[places] = True
+        squares.copy_(torch.where(sent(torch.from_numpy(turns), squares.device), squares.flip(2), squares))
+        return
     chosen = squares.index_select(0, sent(torch.from_numpy(places), squares.device))
     mirrored = chosen.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)  # which has a fast kernel in this order alone
     each = squares.unbind()  # to put them in their places by index takes five times as long

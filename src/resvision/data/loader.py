@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ CPU = torch.device("cpu")
 PREFETCH = 4  # batches that each worker is asked for ahead
 LEFT_OUT = 0.1  # of the pictures, that an epoch may leave out
 CHUNK, CHUNK_SIDE = 64, 256  # pictures that are read at once where nothing else decides it, of at most so many pixels
+CHUNK_CUDA = 512  # of fewer a GPU has computed them before the next ones are launched
 GRACE_SECONDS = 60
 MEMORY_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
 NOTHING_LEFT_OUT = "an evaluation leaves nothing out: mend or remove them"
@@ -83,8 +85,9 @@ def leave_signals(worker: int) -> None:
 
 
 def default_workers() -> int:
-    """Worker processes for reading pictures: half of the processors, since the network wants the rest."""
-    return max(1, min(16, (os.cpu_count() or 1) // 2))
+    """Worker processes for reading pictures: half of the processors, where the network wants the rest."""
+    processors = os.cpu_count() or 1
+    return max(1, min(16, processors - 2 if torch.cuda.is_available() else processors // 2))
 
 
 def stays_in_memory(split: Split, recipe: Recipe, largest: int) -> bool:
@@ -95,7 +98,8 @@ def stays_in_memory(split: Split, recipe: Recipe, largest: int) -> bool:
 
 def at_once(preprocess: Preprocess) -> int:
     """Pictures that an evaluation computes at once: fewer of large ones, whose features would fill the memory."""
-    return max(1, min(CHUNK, CHUNK * CHUNK_SIDE**2 // preprocess.size**2))
+    most = CHUNK_CUDA if torch.cuda.is_available() else CHUNK
+    return max(1, min(most, most * CHUNK_SIDE**2 // preprocess.size**2))
 
 
 def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:
@@ -250,8 +254,6 @@ class _Pipeline:
                 places.nbytes // 10**6,
             )
             return
-        # Forked workers share the split's memory. Beside CUDA a fork is unsafe, and some platforms have none.
-        forks = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
         self.loader = DataLoader(
             _Sender(reader, self.shared),
             sampler=self.orders,
@@ -260,7 +262,7 @@ class _Pipeline:
             num_workers=workers,
             persistent_workers=persistent,
             prefetch_factor=PREFETCH,
-            multiprocessing_context="fork" if forks else "spawn",
+            multiprocessing_context=_processes(),
             worker_init_fn=leave_signals,
         )
 
@@ -274,6 +276,22 @@ class _Pipeline:
         for (place, _), (shape, labels, bad) in zip(self.orders, self.loader, strict=True):
             squares = fetchable(self.shared[place, : math.prod(shape)].view(shape), self.where)
             yield Batch(squares, torch.from_numpy(labels), bad)
+
+
+def _processes() -> BaseContext:
+    """How workers are started. Forked ones share the split's memory; beside CUDA a fork is unsafe.
+
+    There they are forked from a server that has imported this module and nothing else has happened in: where each
+    imports it for itself, 14 of them take half a minute.
+    """
+    ways = multiprocessing.get_all_start_methods()
+    if "fork" in ways and not torch.cuda.is_available():
+        return multiprocessing.get_context("fork")
+    if "forkserver" not in ways:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _as_it_is(sent: Any) -> Any:

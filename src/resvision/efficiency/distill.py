@@ -99,6 +99,7 @@ def _lesson(original: Classifier, train: Split, rate: float) -> Recipe:
         memory="auto",
         precision=None,
         channels_last=None,
+        cuda_graph=None,
         compile=None,
         workers=default_workers(),
     )

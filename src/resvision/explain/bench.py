@@ -93,6 +93,7 @@ class Bench:
             steps=options.steps,
             precision="fp32",
             channels_last=True,
+            cuda_graph=False,
             compile=False,
             memory="full",
             workers=0,

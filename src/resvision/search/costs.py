@@ -187,7 +187,7 @@ def _step(
     """A training step of so many pictures, and the optimizer that it uses."""
     classes = network.spec.num_classes
     network.train()
-    recipe = replace(recipe, accumulate=1, compile=False, channels_last=True)
+    recipe = replace(recipe, accumulate=1, cuda_graph=False, compile=False, channels_last=True)
     engine = engines.build(network, recipe, losses.build(recipe, [1] * classes), preprocess)
     optimizer = optim.build(network, recipe)
     batch = Batch(_squares(preprocess, count), torch.arange(count) % classes)

@@ -207,6 +207,7 @@ def proxy(recipe: Recipe, model: str, size: int, spec: tuple[str, ...]) -> Recip
         keep=None,
         holdout=None,
         accumulate=1,
+        cuda_graph=False,
         compile=False,
         channels_last=True,
         memory="full",

@@ -22,19 +22,18 @@ class Average:
     """
 
     def __init__(self, network: ResNet, decay: float) -> None:
-        self.followed = network
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        self.floating = [(average, value) for average, value in pairs if average.is_floating_point()]
+        self.counts = [(average, value) for average, value in pairs if not average.is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes in the weights behind a step, counted from 1."""
         decay = min(self.decay, (1 + step) / (WARMUP + step))
-        averages, values = [], []
-        for average, value in zip(self.network.state_dict().values(), self.followed.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:
-                average.copy_(value)  # the number of batches seen
+        averages, values = map(list, zip(*self.floating, strict=True))
         torch._foreach_lerp_(averages, values, 1 - decay)
+        if self.counts:  # of batches seen
+            averages, values = map(list, zip(*self.counts, strict=True))
+            torch._foreach_copy_(averages, values)

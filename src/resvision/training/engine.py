@@ -1,4 +1,4 @@
-"""Engine: how the arithmetic of a step is done (precision, memory order, compilation), chosen by measurement."""
+"""Engine: how a step is computed (precision, memory order, CUDA graph, compilation), chosen by measurement."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
 from resvision.runtime import autocast
 from resvision.training import memory, optim, phases
+from resvision.training.captured import Captured
 from resvision.training.losses import Loss, Network
 from resvision.training.mix import disturb
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
+TRIAL_STEPS = 8  # that are timed together on an accelerator, where one alone is mostly the wait for its figures
 TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
 COMPILE_FROM_SECONDS = 600.0  # a shorter run can hardly win back the minute that compiling takes
 COMPILE_FROM_SECONDS_CUDA = 300.0
@@ -50,6 +52,7 @@ class Engine:
     loss: Loss
     preprocess: Preprocess
     recipe: Recipe
+    captured: Captured | None = None
 
     def step(self, batch: Batch, optimizer: Optimizer, step: int = 0) -> StepResult:
         """Forward, backward and update with one batch; what is random in it follows from the step's number."""
@@ -61,23 +64,30 @@ class Engine:
         inputs, targets = disturb(inputs, labels, self.network.spec.num_classes, self.recipe, step)
         if not self.recipe.channels_last:
             inputs = inputs.contiguous()
-        count = min(self.recipe.accumulate, len(labels))  # parts that differ by one picture at most
-        parts = zip(*(tensor.tensor_split(count) for tensor in (inputs, targets, labels)), strict=True)
-        losses, correct = [], []
-        for part, wanted, own in parts:
-            with autocast(where, self.precision):
-                loss, logits = self.loss(self.forward, part, wanted)
-            loss = loss * (len(part) / len(labels))
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            correct.append((logits.detach().argmax(dim=1) == own).sum())
+        if self.captured is not None:
+            loss, correct = self.captured(inputs, targets, labels)
+        else:
+            count = min(self.recipe.accumulate, len(labels))  # parts that differ by one picture at most
+            parts = zip(*(tensor.tensor_split(count) for tensor in (inputs, targets, labels)), strict=True)
+            results = [self.passes(part, wanted, own, len(own) / len(labels)) for part, wanted, own in parts]
+            loss, correct = (torch.stack(values).sum() for values in zip(*results, strict=True))
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         optimizer.step()
         # Gradients that are made anew in every backward pass lie between the activations, in pieces of memory that then
         # fit no activation: resnet1202 held up to twice as much.
         optimizer.zero_grad(set_to_none=self.recipe.memory != "checkpoint")
-        return StepResult(torch.stack(losses).sum(), torch.stack(correct).sum())
+        return StepResult(loss, correct)
+
+    def passes(
+        self, inputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, share: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward: the mean loss times `share`, and the number of right answers."""
+        with autocast(inputs.device, self.precision):
+            loss, logits = self.loss(self.forward, inputs, targets)
+        loss = loss * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
     @property
     def precision(self) -> Precision:
@@ -100,11 +110,14 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
         parameter.grad = None  # a gradient that lies in the other order would be kept, and read in the wrong one
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    if next(network.parameters()).is_cuda:
+        torch.backends.cudnn.benchmark = True  # the batches of a run have few shapes
     network.set_drop_path(recipe.drop_path)
     forward: Network = (
         _compiled(network) if recipe.compile else memory.forward_pass(network, preprocess.size, recipe.memory)
     )
-    return Engine(network, forward, loss, preprocess, recipe)
+    engine = Engine(network, forward, loss, preprocess, recipe)
+    return replace(engine, captured=Captured(engine.passes, network)) if recipe.cuda_graph else engine
 
 
 def choose(
@@ -115,7 +128,7 @@ def choose(
     pictures_left: Callable[[float], float],
     batch_size: int | None = None,
 ) -> tuple[Recipe, str]:
-    """Fills precision, channels_last and compile by timing a few steps of each on synthetic pictures.
+    """Fills precision, channels_last, cuda_graph and compile by timing a few steps of each on synthetic pictures.
 
     Args:
         network: left as it was.
@@ -131,9 +144,16 @@ def choose(
     """
     before, failed = {key: value.clone() for key, value in network.state_dict().items()}, ""
     precisions: tuple[Precision, ...] = ("bf16", "fp32") if recipe.precision is None else (recipe.precision,)
-    orders = (True, False) if recipe.channels_last is None else (recipe.channels_last,)
+    on_gpu = next(network.parameters()).is_cuda  # whose fast kernels want the channels last
+    orders = ((True,) if on_gpu else (True, False)) if recipe.channels_last is None else (recipe.channels_last,)
     candidates = [
-        replace(recipe, precision=precision, channels_last=channels_last, compile=recipe.compile or False)
+        replace(
+            recipe,
+            precision=precision,
+            channels_last=channels_last,
+            cuda_graph=recipe.cuda_graph or False,
+            compile=recipe.compile or False,
+        )
         for precision, channels_last in product(precisions, orders)
         # The bf16 kernels work on channels-last memory; the other order only adds copies.
         if channels_last or precision == "fp32" or recipe.channels_last is False
@@ -141,6 +161,13 @@ def choose(
     batch_size = batch_size or recipe.batch_size
     trials = _seconds_a_picture(candidates, network, loss, preprocess, batch_size)
     best = min(trials, key=lambda r: trials[r])
+    if recipe.cuda_graph is None and can_capture(network, recipe):
+        try:
+            recorded = [replace(candidate, cuda_graph=True) for candidate in candidates]
+            trials |= _seconds_a_picture(recorded, network, loss, preprocess, batch_size)
+        except Exception as error:  # what a library forbids while it is recorded, it says in its own way
+            failed = f"; a CUDA graph fails here ({type(error).__name__})"
+        best = min(trials, key=lambda r: trials[r])
     if recipe.compile is None and recipe.memory != "checkpoint" and can_compile(network):
         threshold = COMPILE_FROM_SECONDS_CUDA if torch.cuda.is_available() else COMPILE_FROM_SECONDS
         if trials[best] * pictures_left(trials[best]) >= threshold:
@@ -149,7 +176,7 @@ def choose(
                 trials |= _seconds_a_picture(both, network, loss, preprocess, batch_size)
             except Exception as error:  # each of the compilers behind torch.compile has errors of its own
                 torch._dynamo.reset()
-                failed = f"; torch.compile fails here ({type(error).__name__})"
+                failed += f"; torch.compile fails here ({type(error).__name__})"
             best = min(trials, key=lambda r: trials[r])
     network.load_state_dict(before)
     measured = ", ".join(f"{_describe(r)} {1 / s:,.0f} pictures/s" for r, s in trials.items())
@@ -180,6 +207,16 @@ def can_compile(network: ResNet) -> bool:
     return compiler and not network.spec.reversible
 
 
+def can_capture(network: ResNet, recipe: Recipe) -> bool:
+    """Whether a step can be recorded as a CUDA graph: its passes must be the same for every batch, and follow no other.
+
+    What is computed again in the backward pass asks for the state of what is random, which a recording cannot tell, and
+    gates that do not learn leave out what they close.
+    """
+    again = recipe.memory == "checkpoint" or network.spec.reversible or network.spec.gates
+    return next(network.parameters()).is_cuda and recipe.accumulate == 1 and not again
+
+
 def _seconds_a_picture(
     candidates: list[Recipe], network: ResNet, loss: Loss, preprocess: Preprocess, batch_size: int
 ) -> dict[Recipe, float]:
@@ -189,7 +226,8 @@ def _seconds_a_picture(
     """
     best = dict.fromkeys(candidates, float("inf"))
     # On an accelerator a few pictures take as long as their launches do, whatever the precision.
-    whole = any(recipe.compile for recipe in candidates) or next(network.parameters()).device.type != "cpu"
+    on_gpu = next(network.parameters()).is_cuda
+    whole, steps = any(recipe.compile for recipe in candidates) or on_gpu, TRIAL_STEPS if on_gpu else 1
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
             at_once = -(-batch_size // recipe.accumulate)
@@ -203,14 +241,17 @@ def _seconds_a_picture(
             optimizer = optim.build(network, replace(recipe, lr=1e-6))
 
             def step(engine: Engine = engine, batch: Batch = batch, optimizer: Optimizer = optimizer) -> None:
+                for _ in range(steps - 1):
+                    engine.step(batch, optimizer)
                 engine.step(batch, optimizer).loss.item()
 
             # The first round warms up: kernels are chosen, and a compiled network is compiled.
             [time] = seconds(step, repeats=1, warmup=2 if trial == 0 else 1)
-            best[recipe] = min(best[recipe], time / count)
+            best[recipe] = min(best[recipe], time / (steps * count))
     return best
 
 
 def _describe(recipe: Recipe) -> str:
     order = "channels_last" if recipe.channels_last else "channels_first"
-    return f"{recipe.precision} {order} {'compiled' if recipe.compile else 'eager'}"
+    graph = " as a graph" if recipe.cuda_graph else ""
+    return f"{recipe.precision} {order} {'compiled' if recipe.compile else 'eager'}{graph}"

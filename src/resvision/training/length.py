@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 import torch
 
-from resvision.data.loader import TrainingBatches
+from resvision.data.loader import TrainingBatches, at_once
 from resvision.errors import RecipeError
 from resvision.measure import now, seconds
 from resvision.recipe import Recipe
@@ -20,6 +21,7 @@ FEW = 20  # steps, which the least minutes that are named would do
 PROBE_SECONDS = 6.0  # of real training steps that are timed to turn minutes into steps
 RESERVE = 0.125  # of the minutes: runs of minutes were an eighth slower than their first seconds
 PREFLIGHT_SECONDS = 0.3  # the same, where it is only to be said how long the run will take
+AHEAD = 8  # steps that the processor may be ahead of an accelerator while it times
 PROBE_WARMUP = 2  # steps before them, which start the workers and fill caches
 LOOKED_AT = 16  # pictures whose evaluation is timed
 FORWARD = 1 / 3  # part of a training step that its forward pass takes
@@ -89,9 +91,10 @@ def _seconds_to_look_at_one(engine: Engine) -> float:
     """Seconds that a picture takes in an evaluation, in the run's own precision."""
     preprocess = engine.preprocess
     session = TorchSession(engine.network, preprocess, engine.precision)
-    squares = torch.zeros(LOOKED_AT, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
+    looked_at = LOOKED_AT if next(engine.network.parameters()).device.type == "cpu" else at_once(preprocess)
+    squares = torch.zeros(looked_at, preprocess.size, preprocess.size, preprocess.channels, dtype=torch.uint8)
     [taken] = seconds(lambda: session(squares), repeats=1)
-    return taken / LOOKED_AT
+    return taken / looked_at
 
 
 def _growth(recipe: Recipe, steps_an_epoch: int) -> float:
@@ -111,12 +114,16 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
     average = Average(engine.network, recipe.ema) if recipe.ema else None
     phases.learn(engine.network, recipe, trunk=True)
     done, epoch, start = 0, 0, now()
+    under_way: deque[torch.Tensor] = deque()  # losses; to wait for each would keep an accelerator waiting, too
+    ahead = 0 if next(engine.network.parameters()).device.type == "cpu" else AHEAD
     while done <= PROBE_WARMUP or now() - start < wanted:
         for batch in batches.epoch(epoch):
             if not len(batch.labels):
                 continue
-            engine.step(batch, optimizer).loss.item()
+            under_way.append(engine.step(batch, optimizer).loss)
             done += 1
+            while len(under_way) > (ahead if done > PROBE_WARMUP else 0):
+                under_way.popleft().item()
             if average is not None:
                 average.update(done)
             if done == PROBE_WARMUP:
@@ -124,5 +131,8 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
             elif done > PROBE_WARMUP and now() - start >= wanted:
                 break
         epoch += 1
+    for loss in under_way:
+        loss.item()
+    taken = now() - start
     engine.network.load_state_dict(before)
-    return (now() - start) / (done - PROBE_WARMUP)
+    return taken / (done - PROBE_WARMUP)

@@ -114,8 +114,12 @@ def train(
             raise RecipeError("compile=True: there is no C++ compiler, or the network is reversible; give --no-compile")
         recipe = replace(recipe, compile=False)
         reporter.note("there is no C++ compiler here: the run goes on without compiling")
+    if recipe.cuda_graph is not False and not engines.can_capture(network, recipe):
+        if recipe.cuda_graph:
+            reporter.note("no CUDA graph: it takes a GPU, memory=full and accumulate=1")
+        recipe = replace(recipe, cuda_graph=False)
     loss = losses.build(recipe, supply.counts.tolist(), network.gates())
-    if None in (recipe.precision, recipe.channels_last, recipe.compile):
+    if None in (recipe.precision, recipe.channels_last, recipe.cuda_graph, recipe.compile):
         undecided = recipe
         recipe, measured = engines.choose(
             network,

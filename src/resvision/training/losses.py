@@ -50,15 +50,17 @@ def cross_entropy(label_smoothing: float = 0.0, weights: Sequence[float] | None 
         label_smoothing: probability spread over all classes (Szegedy et al. 2015, section 7).
         weights: of each class.
     """
-    of_classes = None if weights is None else torch.tensor(weights)
+    there = {} if weights is None else {torch.device("cpu"): torch.tensor(weights)}
 
     def loss(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = network(inputs).float()
-        if of_classes is None:
+        if not there:
             return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
         # Divided by the pictures and not by their weights, so that a batch of a rare class alone weighs more.
-        here = sent(of_classes, logits.device)
-        summed = F.cross_entropy(logits, targets, here, label_smoothing=label_smoothing, reduction="sum")
+        if logits.device not in there:
+            there[logits.device] = sent(there[torch.device("cpu")], logits.device)
+        own = there[logits.device]
+        summed = F.cross_entropy(logits, targets, own, label_smoothing=label_smoothing, reduction="sum")
         return summed / len(logits), logits
 
     return loss

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from resvision.training.captured import record
+
 # Jordan et al. 2024 ("Muon: an optimizer for hidden layers"): a polynomial of odd degree that, applied a few times,
 # moves all singular values close to 1. Its slope at zero is made large on purpose, so that small ones grow fast.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -28,12 +30,21 @@ class Muon(Optimizer):
         lr: of groups that have none of their own.
         momentum: of all groups.
         dtype: in which matrices are made orthogonal.
+        cuda_graph: whether that is recorded once, and given to a GPU as one CUDA graph: there are hundreds of products.
     """
 
     def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float, momentum: float, dtype: torch.dtype = torch.float32
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        dtype: torch.dtype = torch.float32,
+        *,
+        cuda_graph: bool = False,
     ) -> None:
         self.dtype = dtype
+        self.cuda_graph = cuda_graph
+        self.recordings: dict[tuple[int, ...], tuple[list[Tensor], torch.cuda.CUDAGraph, list[Tensor]]] = {}
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "matrix": False})
 
     @torch.no_grad()
@@ -68,19 +79,39 @@ class Muon(Optimizer):
         buffers = self._momentum(parameters)
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
-        nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+        nesterov = list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # made orthogonal together
-        for p, kernel in zip(parameters, nesterov, strict=True):
-            matrices = kernel.flatten(-3) if kernel.ndim > 3 else kernel.flatten(1)
-            rows, columns = matrices.shape[-2:]
-            alike.setdefault((rows, columns), []).append((p, matrices.reshape(-1, rows, columns)))
-        for (rows, columns), pairs in alike.items():
-            scale = max(1.0, rows / columns) ** 0.5
-            updates = orthogonal(torch.cat([matrices for _, matrices in pairs]), self.dtype)
-            sizes = [len(matrices) for _, matrices in pairs]
-            for (p, _), update in zip(pairs, torch.split(updates, sizes), strict=True):
-                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
+        updates = self._replayed(parameters, nesterov) if self.cuda_graph else directions(nesterov, self.dtype)
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+    def _replayed(self, parameters: list[Tensor], kernels: list[Tensor]) -> list[Tensor]:
+        key = tuple(map(id, parameters))  # those that learn now
+        if key not in self.recordings:
+            places = [kernel.clone() for kernel in kernels]
+            self.recordings[key] = (places, *record(lambda: directions(places, self.dtype)))
+        places, graph, updates = self.recordings[key]
+        torch._foreach_copy_(places, kernels)
+        graph.replay()
+        return updates
+
+
+def directions(kernels: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """What moves each kernel (O, I, H, W), or of experts (E, O, I, H, W), at a learning rate of -1.
+
+    Equal shapes are made orthogonal at once, and what comes has the kernels' memory order, for one addition of all.
+    """
+    alike: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+    for number, kernel in enumerate(kernels):
+        matrices = kernel.flatten(-3) if kernel.ndim > 3 else kernel.flatten(1)
+        rows, columns = matrices.shape[-2:]
+        alike.setdefault((rows, columns), []).append((number, matrices.reshape(-1, rows, columns)))
+    found = [torch.empty_like(kernel) for kernel in kernels]
+    for (rows, columns), pairs in alike.items():
+        scale = max(1.0, rows / columns) ** 0.5
+        updates = orthogonal(torch.cat([matrices for _, matrices in pairs]), dtype)
+        for (number, _), update in zip(pairs, torch.split(updates, [len(each) for _, each in pairs]), strict=True):
+            found[number].copy_(update.reshape(kernels[number].shape)).mul_(scale)
+    return found
 
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -48,7 +48,8 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if muon:
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        return Muon(options, lr=recipe.lr, momentum=recipe.momentum, dtype=dtype)
+        graph = bool(recipe.cuda_graph)
+        return Muon(options, lr=recipe.lr, momentum=recipe.momentum, dtype=dtype, cuda_graph=graph)
     if recipe.optimizer == "lamb":
         return Lamb(options, lr=recipe.lr, betas=(recipe.momentum, ADAM_SECOND_BETA))
     if recipe.optimizer in ("adam", "adamw"):
