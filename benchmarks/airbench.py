@@ -82,13 +82,13 @@ PEERS = {
 
 RECIPE = "quick"
 COMMON: Fields = {"keep": "last"}  # as theirs: nothing is held back, and nothing chosen
-# Given, so that nothing else is compiled and tried; so short a run does not compile by itself.
-COMPILED: Fields = {"compile": True, "precision": "bf16", "channels_last": True}
+# Given, so that nothing is tried.
+GIVEN: Fields = {"precision": "bf16", "channels_last": True, "cuda_graph": True, "compile": False}
+RESNET18: Fields = {"model": "resnet18", "spec": ("stem=cifar",)}
 LINES: dict[str, Fields] = {
-    "wide-14": {"epochs": 10},
-    "wide-14-512": {"epochs": 10, "batch_size": 512},
-    "wide-14-512-compiled": {"epochs": 10, "batch_size": 512} | COMPILED,
-    "resnet18-cifar-stem": {"model": "resnet18", "spec": ("stem=cifar",), "epochs": 10, "batch_size": 512},
+    "resnet14-wide-10": GIVEN | {"batch_size": 512, "epochs": 10},
+    "resnet18-8": GIVEN | RESNET18 | {"batch_size": 512, "epochs": 8},
+    "resnet18-16": GIVEN | RESNET18 | {"batch_size": 512, "epochs": 16},
 }
 
 

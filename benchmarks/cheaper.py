@@ -1,14 +1,14 @@
 """How much cheaper the same network answers, in 8 bits, smaller, with early exits, and what that costs in accuracy.
 
     python benchmarks/cheaper.py DATA FOLDER [--parts eight smaller exits added promises exports] [--minutes 20]
-        [--seeds 0 1] [--exits-of resnet56_cifar] [--exits-drop 0.7]
+        [--seeds 0 1] [--exits-of resnet56_cifar] [--exits-at auto] [--exit-weight 0.3] [--exits-drop 0.7]
 
 DATA is a folder with imagenette/ and cifar10-jpeg.tar.xz. The networks are trained in FOLDER, and stay there: resnet50
 on Imagenette at 128 px, resnet56_cifar or resnet110_cifar on CIFAR-10, resnet20_cifar on Fashion-MNIST. Each part
 leaves FOLDER/PART.json and is not run again while that is there and was asked for alike. Trainings and compressions
-that were stopped go on, and what was made for another question is refused by name. Where a part cannot be done the
-next one goes on. They run in processes of their own, so that nothing of them is left in the one that measures. Prints
-one JSON document of all parts that are there.
+that were stopped go on, and what was made for another question is refused by name; a folder of runs that were trained
+on another machine is taken, too. Where a part cannot be done the next one goes on. They run in processes of their own,
+so that nothing of them is left in the one that measures. Prints one JSON document of all parts that are there.
 
 Times are of real pictures, in groups that every way goes through in turn; a ratio is the median over the groups.
 Accuracies are of pictures that chose nothing: of the test part, or of the half of the validation part that `compress`
@@ -18,6 +18,7 @@ and `exits` only report.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import shutil
@@ -35,17 +36,21 @@ from train_step import plain_network
 
 import resvision
 from resvision import deployed
+from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier, Predictor
 from resvision.data import sources
 from resvision.data.loader import EvaluationBatches, default_workers
 from resvision.data.pictures import FilePictures, Split
 from resvision.efficiency.ladder import Parts, paired_drop
 from resvision.errors import ExportError, ResvisionError
+from resvision.evaluation.exits import tune
 from resvision.exporting.peers import PeerSession
 from resvision.files import write_json
 from resvision.measure import interleaved, now
 from resvision.progress import ConsoleReporter
 from resvision.runtime import versions
+from resvision.training import RunFolder
+from resvision.training.roles import assign
 
 Fields = dict[str, Any]  # of a recipe
 
@@ -54,7 +59,7 @@ AGAIN: Fields = {"optimizer": "muon", "lr": 0.03, "rest_lr": 0.03, "first_size":
 NETWORKS: dict[str, tuple[str, tuple[Fields, ...]]] = {
     "resnet50": ("imagenette", ({"size": 128, "epochs": 9}, {"epochs": 5} | AGAIN)),
     "resnet56_cifar": ("cifar10-jpeg.tar.xz", ({"epochs": 8, "seed": 0, "holdout": 0.04},)),
-    "resnet110_cifar": ("cifar10-jpeg.tar.xz", ({"epochs": 8, "seed": 0, "holdout": 0.04},)),
+    "resnet110_cifar": ("cifar10-jpeg.tar.xz", ({"epochs": 20, "batch_size": 256, "seed": 0, "holdout": 0.04},)),
     "resnet20_cifar": ("fashion-mnist", ({"epochs": 8, "seed": 0},)),
 }
 PROMISED = ("resnet50", "resnet56_cifar", "resnet20_cifar")  # the networks that `promises` compresses
@@ -298,8 +303,18 @@ def added(bench: Bench) -> dict[str, Any]:
 
 
 def with_exits(bench: Bench) -> Fields:
-    """What a recipe needs for exits whose thresholds are chosen by the pictures that the training holds back."""
-    return {"exits": "auto", "max_drop": bench.arguments.exits_drop}
+    """What a recipe needs for exits."""
+    return {"exits": bench.arguments.exits_at, "exit_weight": bench.arguments.exit_weight}
+
+
+def timed_here(folder: Path, data: str, max_drop: float) -> Classifier:
+    """A run with early exits, whose thresholds are chosen by this machine's times, and the pictures it held back."""
+    run, classifier = RunFolder(folder), Classifier.load(folder)
+    held = assign(sources.load(data), run.read_recipe(), run.read_data()).watched
+    assert held is not None
+    segments = torch_segments(classifier.network, classifier.preprocess)
+    batches = EvaluationBatches(held[1], classifier.preprocess, 0)
+    return dataclasses.replace(classifier, exits=tune(segments, batches, classifier.session, max_drop=max_drop))
 
 
 def against_twin(bench: Bench, make: Callable[[str, int, Path, Fields], Path]) -> dict[str, Any]:
@@ -311,14 +326,17 @@ def against_twin(bench: Bench, make: Callable[[str, int, Path, Fields], Path]) -
         alike = {"model": name} | fields | {"seed": seed}
         is_there = seed == fields["seed"]
         folder = bench.network(name) if is_there else bench.run(name, f"{name}-twin-{seed}", alike)
-        twin, leaving = Classifier.load(folder), Classifier.load(make(name, seed, folder, alike))
+        made = make(name, seed, folder, alike)
+        twin, leaving = Classifier.load(folder), timed_here(made, bench.data(name), bench.arguments.exits_drop)
         assert leaving.adaptive is not None
         dataset = sources.prepare(sources.load(bench.data(name)))
         squares, labels = squares_of(dataset.splits["test" if "test" in dataset.splits else "val"], twin)
         ways = {"twin": twin.session, "exits": leaving.adaptive}
         right = {way: logits_of(session, squares).argmax(1) == labels for way, session in ways.items()}
-        full = logits_of(leaving.adaptive.in_full, squares).argmax(1) == labels
-        row: dict[str, Any] = {"seed": seed, "pictures": len(labels)}
+        full = logits_of(partial(leaving.adaptive, early=False), squares).argmax(1) == labels
+        left = np.concatenate([leaving.adaptive(part).exits for part in squares.split(64)])
+        shares = np.bincount(left, minlength=len(leaving.adaptive.segments)) / len(labels)
+        row: dict[str, Any] = {"seed": seed, "pictures": len(labels), "left_at": shares.round(4).tolist()}
         for batch in (1, 64):
             times = whole(ways, squares, batch)
             row[f"seconds_batch_{batch}"] = {way: round(sum(t), 2) for way, t in times.items()}
@@ -410,11 +428,12 @@ def exports(bench: Bench) -> dict[str, Any]:
     return {"rows": rows}
 
 
+EXITS = ("seeds", "exits_of", "exits_at", "exit_weight", "exits_drop")
 PARTS: dict[str, tuple[Callable[[Bench], dict[str, Any]], tuple[str, ...]]] = {  # with what each depends on
     "eight": (eight, ()),
     "smaller": (smaller, ("speedup", "minutes")),
-    "exits": (exits, ("seeds", "exits_of", "exits_drop")),
-    "added": (added, ("seeds", "exits_of", "exits_drop")),
+    "exits": (exits, EXITS),
+    "added": (added, EXITS),
     "promises": (promises, ("minutes",)),
     "exports": (exports, ()),
 }
@@ -430,6 +449,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the networks with early exits")
     once = [name for name, (_, trainings) in NETWORKS.items() if len(trainings) == 1 and "holdout" in trainings[0]]
     parser.add_argument("--exits-of", choices=once, default="resnet56_cifar")
+    parser.add_argument("--exits-at", default="auto", help="blocks, as --exits of train takes them")
+    parser.add_argument("--exit-weight", type=float, default=0.3)
     parser.add_argument("--exits-drop", type=float, default=0.7, help="points that leaving early may cost")
     bench = Bench(parser.parse_args())
     failed = False

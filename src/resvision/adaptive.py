@@ -41,6 +41,35 @@ class Segment(Protocol):
         """
 
 
+class Committee:
+    """The exits that pictures pass, each of which answers with the mean of its logits and those before it.
+
+    Args:
+        counts: whether what an exit says is heard by those behind it; an exit that may be left out is not.
+    """
+
+    def __init__(self, counts: Sequence[bool]) -> None:
+        self.counts = counts
+        self.heard: list[npt.NDArray[np.float32]] = []
+
+    def answer(self, index: int, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The answer of an exit whose own logits (N, K) are given, in the order of the exits."""
+        said = [*self.heard, logits]
+        if self.counts[index]:
+            self.heard = said
+        return np.mean(said, axis=0, dtype=np.float32)  # type: ignore[no-any-return]
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Forgets the pictures that have left."""
+        self.heard = [logits[rows] for logits in self.heard]
+
+
+def joined(logits: Sequence[npt.NDArray[np.float32]], counts: Sequence[bool]) -> list[npt.NDArray[np.float32]]:
+    """What each exit answers by a committee, out of the logits (N, K) of every exit for pictures none of which left."""
+    committee = Committee(counts)
+    return [committee.answer(index, own) for index, own in enumerate(logits)]
+
+
 class AdaptiveSession:
     """Runs a network from exit to exit: pictures that are sure leave, and the rest goes on as a smaller batch.
 
@@ -74,16 +103,17 @@ class AdaptiveSession:
             self.seconds = segment_seconds(self.segments, square, share=PROMPT)
 
     def in_full(self, squares: torch.Tensor, /) -> npt.NDArray[np.float32]:
-        """uint8 squares (N, S, S, C) to float32 logits (N, K) of the network's end."""
+        """uint8 squares (N, S, S, C) to float32 logits (N, K) of the network's end alone."""
         return all_exits(self.segments, squares)[-1] if self.whole is None else self.whole(squares)
 
-    def __call__(self, squares: torch.Tensor, deadline: float = math.inf) -> Departures:
+    def __call__(self, squares: torch.Tensor, deadline: float = math.inf, *, early: bool = True) -> Departures:
         """uint8 squares (N, S, S, C) to what is said of them.
 
         Args:
             squares: of the pictures.
             deadline: on the clock of `measure.now`: no segment is begun that would hardly end before it, and what is
                 left gets the answer of the last exit that it reached. The first segment is always run.
+            early: whether pictures leave before the end.
         """
         state: Any = squares
         here = np.arange(len(squares))
@@ -92,14 +122,18 @@ class AdaptiveSession:
         rows = np.empty((0,), dtype=np.int64)
         thresholds, seconds = (*self.rule.thresholds, 0.0), self.seconds or self.rule.seconds
         used = self.rule.used if math.isinf(deadline) else (True,) * len(self.segments)
+        committee = Committee(self.rule.used if self.rule.together else (False,) * len(self.segments))
         for index, segment in enumerate(self.segments):
             state, logits = segment(state, answers=used[index])
             if not used[index]:
                 continue
-            logits = logits / np.float32(self.rule.temperatures[index])
+            logits = committee.answer(index, logits) / np.float32(self.rule.temperatures[index])
             last = index + 1 == len(self.segments)
             late = not last and now() + len(here) * seconds[index + 1] > deadline
-            leaves = np.full(len(here), True) if last or late else confidence(logits) >= thresholds[index]
+            if last or late:
+                leaves = np.full(len(here), True)
+            else:
+                leaves = confidence(logits) >= thresholds[index] if early else np.full(len(here), False)
             exits[here[leaves]] = index
             found.append(logits[leaves])
             rows = np.append(rows, here[leaves])
@@ -107,6 +141,7 @@ class AdaptiveSession:
             if not len(stays):
                 break
             here = here[stays]
+            committee.keep(stays)
             state = state if len(stays) == len(leaves) else state[stays]
         ordered = np.empty((len(squares), found[0].shape[1]), dtype=np.float32)
         ordered[rows] = np.concatenate(found)

@@ -25,6 +25,9 @@ class ExitRule:
         thresholds: least confidence, the largest softmax probability, at which a picture leaves each exit but the end;
             above 1 nothing leaves there.
         seconds: of one picture in each segment, as measured when the thresholds were chosen.
+        together: whether each exit answers with the mean of its logits and those of the exits before it at which
+            pictures can leave (Qendro et al. 2021; Wolczyk et al. 2021, section 3), and not with its own alone; the
+            temperatures are of these means.
 
     Raises:
         ClassifierError: the numbers do not fit together.
@@ -33,6 +36,7 @@ class ExitRule:
     temperatures: tuple[float, ...]
     thresholds: tuple[float, ...]
     seconds: tuple[float, ...]
+    together: bool = False
 
     def __post_init__(self) -> None:
         if len(self.temperatures) != len(self.thresholds) + 1 or len(self.seconds) != len(self.temperatures):

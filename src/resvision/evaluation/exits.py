@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resvision.adaptive import AdaptiveSession, Segment, all_exits, segment_seconds
+from resvision.adaptive import AdaptiveSession, Segment, all_exits, joined, segment_seconds
 from resvision.data.loader import Batch
 from resvision.errors import InputError
 from resvision.evaluation.calibration import temperature
@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Times:
     """Seconds of one picture: in each segment, in its blocks alone, and in the whole network without its exits.
 
@@ -45,6 +45,19 @@ class Times:
     segments: tuple[float, ...]
     trunk: tuple[float, ...] | None = None
     in_full: float | None = None
+
+    def among(self, used: Sequence[bool]) -> Times:
+        """The same of a network that has none but some of its exits, the end among them: segments become longer."""
+        skipped = (
+            self.segments if self.trunk is None else self.trunk
+        )  # what is left of a segment whose exit is not used
+        segments, trunk, before = [], [], 0.0
+        for index, is_used in enumerate(used):
+            if is_used:
+                segments.append(before + self.segments[index])
+                trunk.append(before + skipped[index])
+            before = 0.0 if is_used else before + skipped[index]
+        return Times(tuple(segments), None if self.trunk is None else tuple(trunk), self.in_full)
 
 
 @dataclass(frozen=True)
@@ -254,6 +267,9 @@ def tune(
 ) -> ExitRule:
     """Calibrates every exit, and chooses thresholds that keep to one limit, as `choose` takes it.
 
+    Exits answer together where the labels then surprise the last one less. Those at which nothing is to leave are not
+    asked, so that what the others say without them is calibrated and judged anew.
+
     Args:
         segments: of the network, shallow to deep.
         whole: runs the network without its exits; None where they cannot be left out.
@@ -266,9 +282,30 @@ def tune(
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(segments, sampled(batches, sample))
     times = _one_at_a_time(segments, whole, sample)
-    temperatures = tuple(temperature(rows, labels) for rows in logits)
-    chosen = choose(Judged.of(logits, labels, temperatures, times), **limit)
-    return ExitRule(temperatures=temperatures, thresholds=chosen.thresholds, seconds=times.segments)
+    used = (True,) * len(logits)
+    together = _surprise(joined(logits, used)[-1], labels) < _surprise(logits[-1], labels)
+    while True:
+        said = joined(logits, used) if together else logits
+        temperatures = tuple(temperature(rows, labels) for rows in said)
+        asked = [index for index, is_used in enumerate(used) if is_used]
+        judged = Judged.of(
+            [said[index] for index in asked], labels, [temperatures[index] for index in asked], times.among(used)
+        )
+        thresholds = [NEVER] * (len(logits) - 1)
+        for index, threshold in zip(asked[:-1], choose(judged, **limit).thresholds, strict=True):
+            thresholds[index] = threshold
+        rule = ExitRule(
+            temperatures=temperatures, thresholds=tuple(thresholds), seconds=times.segments, together=together
+        )
+        if not together or rule.used == used:
+            return rule
+        used = rule.used
+
+
+def _surprise(logits: npt.NDArray[np.float32], labels: IntArray) -> float:
+    """The mean negative log-likelihood of the labels by calibrated logits (N, K), in nats."""
+    scores = log_softmax(logits / np.float32(temperature(logits, labels)))
+    return float(-scores[np.arange(len(labels)), labels].mean())
 
 
 def evaluate(
@@ -285,11 +322,17 @@ def evaluate(
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
     times = _one_at_a_time(adaptive.segments, adaptive.whole, sample)
-    judged = Judged.of(logits, labels, rule.temperatures, times)
+    said = joined(logits, rule.used) if rule.together else logits
+    judged = Judged.of(said, labels, rule.temperatures, times)
     leaving = judged.leave(rule.thresholds)
-    scaled = np.stack([rows / np.float32(t) for rows, t in zip(logits, rule.temperatures, strict=True)])
+    scaled = np.stack([rows / np.float32(t) for rows, t in zip(said, rule.temperatures, strict=True)])
     told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=now() - start)
-    return told, report(judged, rule.thresholds, adaptive.macs) | {"measured": race(adaptive, adaptive.in_full, sample)}
+    return told, {
+        **report(judged, rule.thresholds, adaptive.macs),
+        "together": rule.together,
+        "accuracy_in_full": float((logits[-1].argmax(axis=1) == labels).mean()),
+        "measured": race(adaptive, adaptive.in_full, sample),
+    }
 
 
 def _of_all_exits(
@@ -345,7 +388,6 @@ def report(judged: Judged, thresholds: Sequence[float], macs: Sequence[int]) -> 
     return {
         "exits": rows,
         "accuracy": outcome.accuracy,
-        "accuracy_in_full": float(judged.right[-1].mean()),
         "milliseconds": 1000 * outcome.seconds,
         "milliseconds_in_full": 1000 * judged.whole,
         "macs": float(np.array(macs)[leaving].mean()) if macs else None,
