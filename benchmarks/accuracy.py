@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -292,22 +293,22 @@ def training_macs(row: dict[str, Any]) -> float:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each line mean, least and most of the accuracies, and seconds a run."""
+    """For each line, and kind of device, mean, least and most of the accuracies, and minutes a run."""
     found = {}
-    for name, line in LINES.items():
-        mine = [row for row in rows if row["line"] == name]
+    for (name, line), where in product(LINES.items(), ("cpu", "cuda")):
+        mine = [row for row in rows if row["line"] == name and kind(row) == where]
         if mine:
             newest = max(mine, key=lambda row: row["created"])
-            others = [row for row in mine if not alike(row, newest)]  # of an earlier recipe, or another machine
+            others = [row for row in mine if not alike(row, newest)]  # of an earlier recipe
             mine = [row for row in mine if alike(row, newest)]
             accuracies = [row["accuracy"] for row in mine]
-            found[name] = {
+            found[name if where == "cpu" else f"{name} ({where})"] = {
                 "recipe": line.recipe,
                 "model": mine[-1]["model"],
                 "fields": line.fields,
                 "seeds": len(mine),
                 **({"left_out": len(others)} if others else {}),
-                "mean": round(statistics.fmean(accuracies), 5),
+                "mean": round(statistics.fmean(accuracies), 6),
                 "least": min(accuracies),
                 "most": max(accuracies),
                 "sd": round(statistics.stdev(accuracies), 5) if len(mine) > 1 else None,

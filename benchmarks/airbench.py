@@ -1,7 +1,7 @@
 """Accuracy and seconds on CIFAR-10, side by side with cifar10-airbench, the fastest published trainings, on one GPU.
 
     python benchmarks/airbench.py DATA AIRBENCH [--runs 3] [--peers airbench94_muon.py airbench96_faster.py]
-        [--lines wide-14 ...] [--minutes 8]
+        [--lines resnet18-8 ...] [--minutes 8]
 
 DATA is a folder with cifar10-jpeg.tar.xz. AIRBENCH is a checkout of github.com/KellerJordan/cifar10-airbench at COMMIT,
 or a folder with the scripts of it that are asked for. They need a CUDA GPU, and run as they are but for how often they
@@ -220,8 +220,9 @@ def our_run(name: str, folder: Path, seed: int) -> tuple[Figures, Fields]:
         "training_seconds": sum(epoch["train_seconds"] for epoch in epochs),
         "whole_seconds": result["seconds"],
     }
-    kept = ("model", "spec", "epochs", "steps", "batch_size", "lr", "rest_lr", "precision", "channels_last", "compile")
-    return figures, {field: getattr(recipe, field) for field in kept}
+    kept = ("model", "spec", "epochs", "steps", "batch_size", "lr", "rest_lr")
+    computed = ("precision", "channels_last", "cuda_graph", "compile")
+    return figures, {field: getattr(recipe, field) for field in (*kept, *computed)}
 
 
 def ours(name: str, folder: Path, runs: int) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def row(folder: Path, kind: str, minutes: float, seeds: int) -> dict[str, Any]:
             continue
         recipe = RunFolder(out).read_recipe()  # what is measured at the start of a run must not tell the arms apart
         memory = "--channels-last" if recipe.channels_last else "--no-channels-last"
-        computed = ("--precision", str(recipe.precision), memory)
+        graph = "--cuda-graph" if recipe.cuda_graph else "--no-cuda-graph"
+        computed = ("--precision", str(recipe.precision), memory, graph)
         out = folder / f"{kind}-recommended-{seed}"
         arms["recommended"].append(trained(commands["recommended"], seed, out, judge, computed))
     by_seed = [a - b for a, b in zip(arms["recommended"], arms["baseline"], strict=True)]

@@ -105,7 +105,8 @@ def main() -> None:
             accuracy(part(dataset, old), {"minutes": arguments.minutes, "compile": False, **size}, None, source)
         first = Classifier.load(source)
         recorded = first.provenance["recipe"]
-        same = {name: recorded[name] for name in ("model", "size", "precision", "channels_last", "compile", "memory")}
+        computed = ("precision", "channels_last", "cuda_graph", "compile", "memory")
+        same = {name: recorded[name] for name in ("model", "size", *computed)}
         fields = same | {"max_steps": arguments.steps}
         rows = [
             row

@@ -4,7 +4,7 @@
 
 RUN is a classifier with early exits, DATA what it knows and has not trained on. Again and again some pictures of the
 split choose and all others judge. Thresholds are chosen by what the network's end expects of each exit's answer, as
-`train` and `exits` do it, and beside it by the labels themselves. Prints one JSON document.
+`train` and `exits` do it, and beside it by the labels themselves; each exit answers alone. Prints one JSON document.
 """
 
 from __future__ import annotations

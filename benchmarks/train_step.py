@@ -137,7 +137,12 @@ def our_step(name: str, batch: Batch) -> tuple[Step, dict[str, Any]]:
     built = engine.build(network, recipe, cross_entropy(), preprocess)
     optimizer = optim.build(network, recipe)
     network.train()
-    chosen = {"precision": recipe.precision, "channels_last": recipe.channels_last, "compiled": recipe.compile}
+    chosen = {
+        "precision": recipe.precision,
+        "channels_last": recipe.channels_last,
+        "cuda_graph": recipe.cuda_graph,
+        "compiled": recipe.compile,
+    }
     return lambda: built.step(batch, optimizer).loss.item(), chosen
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import resvision
 from resvision import zoo
-from resvision.adaptive import AdaptiveSession, all_exits, segment_seconds, torch_segments
+from resvision.adaptive import AdaptiveSession, all_exits, joined, segment_seconds, torch_segments
 from resvision.classifier import Classifier
 from resvision.cli import main
 from resvision.cost import cost, exit_macs, segment_macs
@@ -238,6 +238,93 @@ def test_pictures_that_leave_get_their_own_answers_in_their_own_places() -> None
     assert len(set(wanted)) == 4  # all of them are used
     for place, left in enumerate(wanted):
         np.testing.assert_allclose(found.logits[place], everything[left][place], atol=1e-5)
+
+
+@pytest.mark.parametrize("second", [True, False])
+def test_exits_that_answer_together_say_the_mean_of_those_that_are_asked(second: bool) -> None:
+    segments, pictures = torch_segments(network(), PREPROCESS), squares(32)
+    first, other, third, end = all_exits(segments, pictures)
+    # What is behind an exit at which nothing can leave does not hear it.
+    heard = [first, (first + other) / 2, (first + third) / 2, (first + third + end) / 3]
+    if second:
+        heard[2:] = [(first + other + third) / 3, (first + other + third + end) / 4]
+    temperatures = (1.5, 2.5, 3.5, 4.5)
+    answers = [rows / t for rows, t in zip(heard, temperatures, strict=True)]
+    sure = [np.exp(log_softmax(rows)).max(axis=1) for rows in answers]
+    bars = [float(np.median(c)) for c in sure[:-1]]
+    bars[1] = bars[1] if second else NEVER
+    rule = ExitRule(temperatures=temperatures, thresholds=tuple(bars), seconds=(1.0,) * 4, together=True)
+    session = AdaptiveSession(segments, rule)
+    found = session(pictures)
+    wanted = [next((e for e in range(3) if sure[e][i] >= bars[e]), 3) for i in range(32)]
+    assert found.exits.tolist() == wanted
+    assert set(wanted) == ({0, 1, 2, 3} if second else {0, 2, 3})
+    for place, left in enumerate(wanted):
+        np.testing.assert_allclose(found.logits[place], answers[left][place], atol=1e-5)
+    for one, two in zip(joined([first, other, third, end], rule.used), heard, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    np.testing.assert_allclose(session.in_full(pictures), end, atol=1e-5)  # the network itself stays what it is
+
+
+def told(logits: list[npt.NDArray[np.float32]]) -> list[Any]:
+    """Segments that say what is given for pictures whose first value is their number."""
+
+    def segment(index: int) -> Any:
+        def run(state: torch.Tensor, /, *, answers: bool = True) -> Any:
+            return state, logits[index][state.flatten(1)[:, 0].long().numpy()]
+
+        return run
+
+    return [segment(index) for index in range(len(logits))]
+
+
+@pytest.mark.parametrize("noise", [1.0, 8.0])
+def test_exits_answer_together_where_that_surprises_less(noise: float) -> None:
+    """Two exits with errors of their own are better together; one that mostly guesses only disturbs the other."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 200)
+    truth = 2.0 * np.eye(5)[labels]
+    logits = [(truth + random.normal(0, s, truth.shape)).astype(np.float32) for s in (noise, 1.0)]
+    numbers = torch.arange(200, dtype=torch.uint8)[:, None, None, None]
+    rule = exits.tune(told(logits), [Batch(numbers, torch.from_numpy(labels))], max_drop=1.0)
+    assert rule.together == (noise == 1.0)
+    means = joined(logits, rule.used) if rule.together else logits
+    assert rule.temperatures == tuple(temperature(rows, labels) for rows in means)
+
+
+def test_an_exit_that_nothing_leaves_is_calibrated_away() -> None:
+    """The first exit knows nothing, so that nothing leaves there; what the others say without it is calibrated."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 5, 200)
+    truth = 2.0 * np.eye(5)[labels]
+    logits = [(truth + random.normal(0, 1, truth.shape)).astype(np.float32) for _ in range(3)]
+    logits[0][:] = 0
+    numbers = torch.arange(200, dtype=torch.uint8)[:, None, None, None]
+    rule = exits.tune(told(logits), [Batch(numbers, torch.from_numpy(labels))], max_drop=0.5)
+    assert rule.together
+    assert not rule.used[0]
+    assert rule.temperatures[2] == temperature(joined(logits, rule.used)[2], labels)
+
+
+@pytest.mark.parametrize("exits_", [1, 2])
+def test_a_network_whose_exits_pay_nothing_answers_at_its_end(exits_: int) -> None:
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 5, 100)
+    good = (2.0 * np.eye(5)[labels] + random.normal(0, 1, (100, 5))).astype(np.float32)
+    poor = [(good + random.normal(0, 3, good.shape)).astype(np.float32) for _ in range(exits_)]
+    numbers = torch.arange(100, dtype=torch.uint8)[:, None, None, None]
+    # Calibrated, the mean of the end and of a weak exit may surprise less, and no picture may leave at no cost.
+    rule = exits.tune(told([*poor, good]), [Batch(numbers, torch.from_numpy(labels))], max_drop=0.0)
+    assert len(rule.thresholds) == exits_
+    assert Judged.of([good], labels, [1.0], Times((1.0,))).outcome(()).seconds == 1.0
+
+
+def test_times_of_a_network_with_fewer_exits() -> None:
+    times = Times(segments=(3.0, 4.0, 5.0), trunk=(2.0, 3.5, 5.0), in_full=10.0)
+    assert times.among((True, True, True)) == times
+    assert times.among((False, True, True)) == Times((6.0, 5.0), (5.5, 5.0), 10.0)
+    assert times.among((False, False, True)) == Times((10.5,), (10.5,), 10.0)
+    assert Times((3.0, 4.0, 5.0)).among((True, False, True)) == Times((3.0, 9.0))
 
 
 def test_later_segments_see_only_who_stays() -> None:

@@ -34,6 +34,19 @@ def test_the_docs_say_what_the_ledger_holds(accuracy: ModuleType) -> None:
             assert f"({100 * line['least']:.2f}, {100 * line['most']:.2f})" in text, name
 
 
+def test_runs_on_other_devices_are_means_of_their_own(accuracy: ModuleType) -> None:
+    row = next(row for row in accuracy.ledger() if row["line"] == "imagenette-5")
+    rows = [
+        row | {"seed": seed, "accuracy": value, "device": device, "created": str(seed)}
+        for seed, (value, device) in enumerate([(0.5, "cpu (x)"), (0.6, "NVIDIA H200"), (0.8, "NVIDIA H200")])
+    ]
+    found = accuracy.summary(rows)
+    assert {name: (line["mean"], line["seeds"]) for name, line in found.items()} == {
+        "imagenette-5": (0.5, 1),
+        "imagenette-5 (cuda)": (pytest.approx(0.7), 2),
+    }
+
+
 def test_what_is_there_is_not_run_again(accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(row for row in accuracy.ledger() if row["line"] == "imagenette-5" and row["seed"] == 0)
     cases: list[tuple[str, str, int, bool]] = [

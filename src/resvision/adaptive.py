@@ -45,17 +45,17 @@ class Committee:
     """The exits that pictures pass, each of which answers with the mean of its logits and those before it.
 
     Args:
-        counts: whether what an exit says is heard by those behind it; an exit that may be left out is not.
+        audible: whether what an exit says is heard by those behind it; of one that may be left out it is not.
     """
 
-    def __init__(self, counts: Sequence[bool]) -> None:
-        self.counts = counts
+    def __init__(self, audible: Sequence[bool]) -> None:
+        self.audible = audible
         self.heard: list[npt.NDArray[np.float32]] = []
 
     def answer(self, index: int, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The answer of an exit whose own logits (N, K) are given, in the order of the exits."""
         said = [*self.heard, logits]
-        if self.counts[index]:
+        if self.audible[index]:
             self.heard = said
         return np.mean(said, axis=0, dtype=np.float32)  # type: ignore[no-any-return]
 
@@ -64,9 +64,9 @@ class Committee:
         self.heard = [logits[rows] for logits in self.heard]
 
 
-def joined(logits: Sequence[npt.NDArray[np.float32]], counts: Sequence[bool]) -> list[npt.NDArray[np.float32]]:
+def joined(logits: Sequence[npt.NDArray[np.float32]], audible: Sequence[bool]) -> list[npt.NDArray[np.float32]]:
     """What each exit answers by a committee, out of the logits (N, K) of every exit for pictures none of which left."""
-    committee = Committee(counts)
+    committee = Committee(audible)
     return [committee.answer(index, own) for index, own in enumerate(logits)]
 
 
@@ -106,14 +106,13 @@ class AdaptiveSession:
         """uint8 squares (N, S, S, C) to float32 logits (N, K) of the network's end alone."""
         return all_exits(self.segments, squares)[-1] if self.whole is None else self.whole(squares)
 
-    def __call__(self, squares: torch.Tensor, deadline: float = math.inf, *, early: bool = True) -> Departures:
+    def __call__(self, squares: torch.Tensor, deadline: float = math.inf) -> Departures:
         """uint8 squares (N, S, S, C) to what is said of them.
 
         Args:
             squares: of the pictures.
             deadline: on the clock of `measure.now`: no segment is begun that would hardly end before it, and what is
                 left gets the answer of the last exit that it reached. The first segment is always run.
-            early: whether pictures leave before the end.
         """
         state: Any = squares
         here = np.arange(len(squares))
@@ -130,10 +129,7 @@ class AdaptiveSession:
             logits = committee.answer(index, logits) / np.float32(self.rule.temperatures[index])
             last = index + 1 == len(self.segments)
             late = not last and now() + len(here) * seconds[index + 1] > deadline
-            if last or late:
-                leaves = np.full(len(here), True)
-            else:
-                leaves = confidence(logits) >= thresholds[index] if early else np.full(len(here), False)
+            leaves = np.full(len(here), True) if last or late else confidence(logits) >= thresholds[index]
             exits[here[leaves]] = index
             found.append(logits[leaves])
             rows = np.append(rows, here[leaves])

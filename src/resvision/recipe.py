@@ -163,12 +163,14 @@ class Recipe:
         seed: the number from which initial weights, order and augmentation follow; 0 if not given.
         precision: "fp32", or "bf16" for convolutions and matrix products.
         channels_last: memory order N, H, W, C.
-        cuda_graph: whether a GPU is given the forward and backward pass of a step as one CUDA graph.
+        cuda_graph: whether a GPU is given the forward and backward pass of a step as one CUDA graph, and Muon's matrix
+            products as another.
         compile: whether torch.compile translates the network.
         memory: "full" keeps all activations for the backward pass; "checkpoint" keeps those between some blocks and
             computes the others again (Chen et al. 2016), which takes longer and needs far less memory; "auto" takes
             the fastest way that fits.
-        workers: processes that read pictures; 0 reads in the main process, without it half of the processors read.
+        workers: processes that read pictures; 0 reads in the main process, without it half of the processors read, or
+            with a GPU all but two.
     """
 
     model: str

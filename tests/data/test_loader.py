@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from resvision.data import loader
 from resvision.data.augment import augment, order, presented, shift_and_flip, view_keys
 from resvision.data.images import square
 from resvision.data.loader import (
@@ -478,7 +479,22 @@ def test_unreadable_pictures_are_left_out_where_they_are_counted(tmp_path: Path)
 )
 def test_half_of_the_processors_read(monkeypatch: pytest.MonkeyPatch, processors: int | None, workers: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert default_workers() == workers
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # the processor has nothing else to do then
+    assert default_workers() == max(1, min(16, (processors or 1) - 2))
+
+
+def test_beside_a_gpu_workers_are_forked_from_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    split = on_disk(tmp_path, 12, width=80, height=72)
+    expected = [*training(split, recipe(batch_size=2, crop_scale=0.5)).epoch(0)]
+    batches = training(split, recipe(batch_size=2, crop_scale=0.5, workers=2))
+    with monkeypatch.context() as there:
+        there.setattr(torch.cuda, "is_available", lambda: True)
+        context = loader._processes()
+    assert context.get_start_method() == "forkserver"
+    monkeypatch.setattr(batches.pipeline.loader, "multiprocessing_context", context)
+    assert_same_batches([*batches.epoch(0)], expected)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -495,7 +511,12 @@ def test_each_batch_has_memory_of_its_own(tmp_path: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "count"), [(32, 64), (256, 64), (512, 16), (1024, 4), (4096, 1)])
-def test_an_evaluation_takes_fewer_of_large_pictures_at_once(size: int, count: int) -> None:
+def test_an_evaluation_takes_fewer_of_large_pictures_at_once(
+    monkeypatch: pytest.MonkeyPatch, size: int, count: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert at_once(dataclasses.replace(COLOUR, size=size)) == (512 if size == 32 else count)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert at_once(dataclasses.replace(COLOUR, size=size)) == count
     assert EvaluationBatches(in_memory(4), dataclasses.replace(COLOUR, size=size), 0).batch_size == count
 

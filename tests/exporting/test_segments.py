@@ -44,8 +44,8 @@ def classifier() -> Classifier:
     return made
 
 
-def rule(*thresholds: float) -> ExitRule:
-    return ExitRule(temperatures=(1.0, 1.5, 2.0), thresholds=thresholds, seconds=(1e-3,) * 3)
+def rule(*thresholds: float, together: bool = False) -> ExitRule:
+    return ExitRule(temperatures=(1.0, 1.5, 2.0), thresholds=thresholds, seconds=(1e-3,) * 3, together=together)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -105,6 +105,37 @@ def test_every_segment_answers_as_the_original(
     for one, other in zip(classifier.predict(pictures), opened.predict(pictures), strict=True):
         assert (one.label, one.exit) == (other.label, other.exit)
         assert other.score == pytest.approx(one.score, abs=1e-3)
+
+
+@pytest.mark.parametrize("bars", [(0.4, 0.4), (2.0, 0.5), (0.99, 0.99)])
+def test_a_bare_runtime_lets_exits_answer_together(
+    classifier: Classifier, tmp_path: Path, bars: tuple[float, float]
+) -> None:
+    """What docs/export.md tells of `exits.together` is all that is needed."""
+    import json
+
+    import onnxruntime
+
+    made = dataclasses.replace(classifier, exits=rule(*bars, together=True))
+    path = exporting.write(made, FORMATS[0], tmp_path / "small.onnx").file
+    document = json.loads(onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["resvision"])
+    told, files = document["exits"], document["files"]
+    assert told["together"] is True
+    wanted = [(found.exit, found.label, found.score) for found in made.predict(squares(8).numpy())]
+    for number, (exit_, label, score) in enumerate(wanted):
+        state, heard = squares(8)[number : number + 1].numpy(), []
+        for place, name in enumerate(files):
+            session = onnxruntime.InferenceSession(path.parent / name)
+            names = [output.name for output in session.get_outputs()]
+            outputs = dict(zip(names, session.run(names, {session.get_inputs()[0].name: state}), strict=True))
+            answer = softmax(np.mean([*heard, outputs["logits"]], axis=0) / told["temperatures"][place])[0]
+            if place == len(files) - 1 or answer.max() >= told["thresholds"][place]:
+                break
+            if told["thresholds"][place] <= 1:
+                heard.append(outputs["logits"])
+            state = outputs["next_features"]
+        assert (place + 1, document["classes"][answer.argmax()]) == (exit_, label)
+        assert answer.max() == pytest.approx(score, abs=1e-3)
 
 
 def test_a_bare_runtime_leaves_early(classifier: Classifier, onnx_export: exporting.Export) -> None:

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 PREFETCH = 4  # batches that each worker is asked for ahead
 LEFT_OUT = 0.1  # of the pictures, that an epoch may leave out
 CHUNK, CHUNK_SIDE = 64, 256  # pictures that are read at once where nothing else decides it, of at most so many pixels
-CHUNK_CUDA = 512  # of fewer a GPU has computed them before the next ones are launched
+CHUNK_CUDA = 512  # of small ones a GPU has computed fewer before the next are launched
 GRACE_SECONDS = 60
 MEMORY_BYTES = 2 << 30  # squares that are the same every epoch are kept after the first, up to this many bytes
 NOTHING_LEFT_OUT = "an evaluation leaves nothing out: mend or remove them"
@@ -85,7 +85,7 @@ def leave_signals(worker: int) -> None:
 
 
 def default_workers() -> int:
-    """Worker processes for reading pictures: half of the processors, where the network wants the rest."""
+    """Worker processes for reading pictures: half of the processors, or with a GPU, which computes, all but two."""
     processors = os.cpu_count() or 1
     return max(1, min(16, processors - 2 if torch.cuda.is_available() else processors // 2))
 
@@ -99,7 +99,7 @@ def stays_in_memory(split: Split, recipe: Recipe, largest: int) -> bool:
 def at_once(preprocess: Preprocess) -> int:
     """Pictures that an evaluation computes at once: fewer of large ones, whose features would fill the memory."""
     most = CHUNK_CUDA if torch.cuda.is_available() else CHUNK
-    return max(1, min(most, most * CHUNK_SIDE**2 // preprocess.size**2))
+    return max(1, min(most, CHUNK * CHUNK_SIDE**2 // preprocess.size**2))
 
 
 def screen(split: Split, max_bad: float) -> tuple[Split, BadPictures, int]:

@@ -48,9 +48,8 @@ class Times:
 
     def among(self, used: Sequence[bool]) -> Times:
         """The same of a network that has none but some of its exits, the end among them: segments become longer."""
-        skipped = (
-            self.segments if self.trunk is None else self.trunk
-        )  # what is left of a segment whose exit is not used
+        # What is left of a segment whose exit is not used.
+        skipped = self.segments if self.trunk is None else tuple(map(min, self.trunk, self.segments))
         segments, trunk, before = [], [], 0.0
         for index, is_used in enumerate(used):
             if is_used:
@@ -67,7 +66,7 @@ class Judged:
     Args:
         confidence: the largest probability at each exit, calibrated, (E, N).
         right: whether its class is the right one, (E, N).
-        chance: the probability that its class is the right one, as the network's end says, (E, N). Where exit and end
+        chance: the probability that its class is the right one, as is said at the end, (E, N). Where exit and end
             agree leaving costs nothing, and where they do not no luck with single labels is taken for skill.
         seconds: of one picture in each segment, (E,).
         trunk: the same without the exits, (E,); None where these cannot be left out.
@@ -123,8 +122,8 @@ class Judged:
 
     def leave(self, thresholds: Sequence[float]) -> IntArray:
         """The exit, counted from 0, at which each picture leaves."""
-        sure = self.confidence[:-1] >= np.array(thresholds)[:, None]
-        return np.where(sure.any(axis=0), sure.argmax(axis=0), len(self.seconds) - 1)
+        sure = self.confidence >= np.array([*thresholds, 0.0])[:, None]  # the end answers whatever is left
+        return np.asarray(sure.argmax(axis=0))
 
     def outcome(self, thresholds: Sequence[float]) -> Outcome:
         """What these thresholds give."""
@@ -233,8 +232,8 @@ def choose(
 
     Args:
         judged: pictures that chose nothing before.
-        max_drop: points of accuracy, in percent, that may be lost against the network's end: the fastest that keeps to
-            it, by what is expected.
+        max_drop: points of accuracy, in percent, that may be lost against what is said at the end: the fastest that
+            keeps to it, by what is expected.
         budget: the part of the full time that may be taken, in (0, 1]: the most accurate that keeps to it.
         latency_ms: milliseconds that a picture may take on average: likewise.
 
@@ -267,8 +266,8 @@ def tune(
 ) -> ExitRule:
     """Calibrates every exit, and chooses thresholds that keep to one limit, as `choose` takes it.
 
-    Exits answer together where the labels then surprise the last one less. Those at which nothing is to leave are not
-    asked, so that what the others say without them is calibrated and judged anew.
+    Exits answer together where the labels surprise the mean of all less than the end alone. Those at which nothing is
+    to leave are not asked, so that what the others say without them is calibrated and judged anew.
 
     Args:
         segments: of the network, shallow to deep.

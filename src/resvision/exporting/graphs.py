@@ -36,7 +36,8 @@ class Segment(nn.Module):
     """The part of a network with early exits up to one of them, by contract A.
 
     Uint8 squares (N, S, S, C), or behind the first exit features (N, C', H', W') of the segment before, to features
-    (N, C', H', W') for the next segment, and logits and probabilities, (N, K) each; the last has no features.
+    (N, C', H', W') for the next segment, and logits and probabilities, (N, K) each; the last has no features. What an
+    exit says is its own: where exits answer together, whoever runs the segments takes the mean of the logits.
 
     Args:
         classifier: with early exits.

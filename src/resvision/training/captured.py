@@ -51,7 +51,7 @@ class Recording:
 
 
 class Captured:
-    """Runs the passes of a step as they are, launched as a graph, which is recorded for each shape that a batch has.
+    """Runs the passes of a step as they are, launched as a graph, which is recorded when a shape of batch comes again.
 
     The kernels of a narrow network are done sooner than the processor launches the next one: of resnet110_cifar's step
     there are thousands.
@@ -65,12 +65,17 @@ class Captured:
         self.passes = passes
         self.network = network
         self.parameters = tuple(network.parameters())
+        self.met: set[tuple[object, ...]] = set()
         self.recordings: dict[tuple[object, ...], Recording] = {}
 
     def __call__(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs, targets and labels to the mean loss and the number of right answers."""
         learns = tuple(parameter.requires_grad for parameter in self.parameters)
         key = (*((tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch), learns)
+        if key not in self.met:  # one that is short of a picture may never come again
+            self.met.add(key)
+            self._forget_gradients()
+            return self.passes(batch[0], batch[1], batch[2])
         if key not in self.recordings:
             self.recordings[key] = self._record(batch)
         recording = self.recordings[key]

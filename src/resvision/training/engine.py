@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,10 +28,12 @@ from resvision.training.losses import Loss, Network
 from resvision.training.mix import disturb
 
 TRIAL_PICTURES = 32  # a batch of the trial; enough to fill the processor's units
-TRIAL_STEPS = 8  # that are timed together on an accelerator, where one alone is mostly the wait for its figures
+# Steps that are timed together on an accelerator, where one alone is mostly the wait for its figures, and the seconds
+# that they may take.
+TRIAL_STEPS, TRIAL_SECONDS = 8, 0.2
 TRIAL_ROUNDS = 3  # each candidate is timed once a round, so that what disturbs one moment disturbs all
 COMPILE_FROM_SECONDS = 600.0  # a shorter run can hardly win back the minute that compiling takes
-COMPILE_FROM_SECONDS_CUDA = 300.0
+COMPILE_FROM_SECONDS_CUDA = 900.0  # beside a CUDA graph it gained nothing where it was tried, and took minutes
 MOST_SIZES = 64  # picture sizes and networks for which one process may compile
 WHOLE_BLOCKS = 60  # deeper networks are compiled block by block: the compiler's time grows faster than the depth
 
@@ -83,10 +86,16 @@ class Engine:
         self, inputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, share: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward and backward: the mean loss times `share`, and the number of right answers."""
-        with autocast(inputs.device, self.precision):
-            loss, logits = self.loss(self.forward, inputs, targets)
-        loss = loss * share
-        loss.backward()  # type: ignore[no-untyped-call]
+        before = torch.backends.cudnn.benchmark
+        # Batches that train have few shapes, for which a search pays; what leaves early or passes gates has many.
+        torch.backends.cudnn.benchmark = True
+        try:
+            with autocast(inputs.device, self.precision):
+                loss, logits = self.loss(self.forward, inputs, targets)
+            loss = loss * share
+            loss.backward()  # type: ignore[no-untyped-call]
+        finally:
+            torch.backends.cudnn.benchmark = before
         return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
     @property
@@ -110,8 +119,6 @@ def build(network: ResNet, recipe: Recipe, loss: Loss, preprocess: Preprocess) -
         parameter.grad = None  # a gradient that lies in the other order would be kept, and read in the wrong one
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
-    if next(network.parameters()).is_cuda:
-        torch.backends.cudnn.benchmark = True  # the batches of a run have few shapes
     network.set_drop_path(recipe.drop_path)
     forward: Network = (
         _compiled(network) if recipe.compile else memory.forward_pass(network, preprocess.size, recipe.memory)
@@ -208,7 +215,7 @@ def can_compile(network: ResNet) -> bool:
 
 
 def can_capture(network: ResNet, recipe: Recipe) -> bool:
-    """Whether a step can be recorded as a CUDA graph: its passes must be the same for every batch, and follow no other.
+    """Whether the passes of a step can be recorded as a CUDA graph: they must do the same for every batch.
 
     What is computed again in the backward pass asks for the state of what is random, which a recording cannot tell, and
     gates that do not learn leave out what they close.
@@ -227,7 +234,7 @@ def _seconds_a_picture(
     best = dict.fromkeys(candidates, float("inf"))
     # On an accelerator a few pictures take as long as their launches do, whatever the precision.
     on_gpu = next(network.parameters()).is_cuda
-    whole, steps = any(recipe.compile for recipe in candidates) or on_gpu, TRIAL_STEPS if on_gpu else 1
+    whole = any(recipe.compile for recipe in candidates) or on_gpu
     for trial in range(TRIAL_ROUNDS):
         for recipe in candidates:
             at_once = -(-batch_size // recipe.accumulate)
@@ -240,14 +247,19 @@ def _seconds_a_picture(
             phases.learn(network, recipe, trunk=True)
             optimizer = optim.build(network, replace(recipe, lr=1e-6))
 
-            def step(engine: Engine = engine, batch: Batch = batch, optimizer: Optimizer = optimizer) -> None:
+            def step(
+                steps: int = 1, engine: Engine = engine, batch: Batch = batch, optimizer: Optimizer = optimizer
+            ) -> None:
                 for _ in range(steps - 1):
                     engine.step(batch, optimizer)
                 engine.step(batch, optimizer).loss.item()
 
-            # The first round warms up: kernels are chosen, and a compiled network is compiled.
-            [time] = seconds(step, repeats=1, warmup=2 if trial == 0 else 1)
-            best[recipe] = min(best[recipe], time / (steps * count))
+            # The first round warms up: kernels are chosen, and a network is compiled or recorded.
+            [time] = seconds(step, repeats=1, warmup=3 if trial == 0 else 1)
+            if on_gpu and (steps := min(TRIAL_STEPS, int(TRIAL_SECONDS / time))) > 1:
+                [time] = seconds(partial(step, steps), repeats=1, warmup=0)
+                time /= steps
+            best[recipe] = min(best[recipe], time / count)
     return best
 
 

@@ -116,7 +116,7 @@ def train(
         reporter.note("there is no C++ compiler here: the run goes on without compiling")
     if recipe.cuda_graph is not False and not engines.can_capture(network, recipe):
         if recipe.cuda_graph:
-            reporter.note("no CUDA graph: it takes a GPU, memory=full and accumulate=1")
+            reporter.note("no CUDA graph: it takes a GPU, memory=full, accumulate=1, and no gates or reversible blocks")
         recipe = replace(recipe, cuda_graph=False)
     loss = losses.build(recipe, supply.counts.tolist(), network.gates())
     if None in (recipe.precision, recipe.channels_last, recipe.cuda_graph, recipe.compile):

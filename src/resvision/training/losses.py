@@ -50,16 +50,17 @@ def cross_entropy(label_smoothing: float = 0.0, weights: Sequence[float] | None 
         label_smoothing: probability spread over all classes (Szegedy et al. 2015, section 7).
         weights: of each class.
     """
-    there = {} if weights is None else {torch.device("cpu"): torch.tensor(weights)}
+    of_classes = None if weights is None else torch.tensor(weights)
+    on_device: dict[torch.device, torch.Tensor] = {}
 
     def loss(network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = network(inputs).float()
-        if not there:
+        if of_classes is None:
             return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
         # Divided by the pictures and not by their weights, so that a batch of a rare class alone weighs more.
-        if logits.device not in there:
-            there[logits.device] = sent(there[torch.device("cpu")], logits.device)
-        own = there[logits.device]
+        if logits.device not in on_device:  # sent once: nothing may come from elsewhere while a step is recorded
+            on_device[logits.device] = sent(of_classes, logits.device)
+        own = on_device[logits.device]
         summed = F.cross_entropy(logits, targets, own, label_smoothing=label_smoothing, reduction="sum")
         return summed / len(logits), logits
 

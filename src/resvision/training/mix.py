@@ -55,9 +55,8 @@ def disturb(
 
 def _neighbours(rows: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """What each row is mixed with. The views of a picture stand behind each other, and are not mixed."""
-    return torch.cat(
-        [rows[-recipe.repeats :], rows[: -recipe.repeats]]
-    )  # which, other than roll, keeps the memory order
+    last = len(rows) - recipe.repeats % len(rows)
+    return torch.cat([rows[last:], rows[:last]])  # which, other than roll, keeps the memory order on a GPU
 
 
 def _erased(inputs: torch.Tensor, probability: float, random: np.random.Generator) -> torch.Tensor:
