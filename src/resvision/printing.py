@@ -43,6 +43,8 @@ def print_exits(adaptive: dict[str, Any], caption: str | None = None) -> None:
         "MACs (M)",
     ]
     print_table(titles, cells, caption)
+    if adaptive["together"]:
+        print("each exit answers with those before it; in full stands for the network alone, without its exits")
     raced = adaptive["measured"]
     print(
         f"leaving early: accuracy {adaptive['accuracy']:.2%} in {raced['milliseconds']:.2f} ms a picture; in full: "
