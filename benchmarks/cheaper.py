@@ -319,8 +319,7 @@ def timed_here(folder: Path, data: str, max_drop: float) -> Classifier:
 
 def at_the_end(adaptive: AdaptiveSession, squares: torch.Tensor) -> np.ndarray:
     """What is answered of pictures none of which leaves early, (N, K)."""
-    logits = all_exits(adaptive.segments, squares)
-    return joined(logits, adaptive.rule.used)[-1] if adaptive.rule.together else logits[-1]
+    return joined(all_exits(adaptive.segments, squares), adaptive.rule.audible)[-1]
 
 
 def against_twin(bench: Bench, make: Callable[[str, int, Path, Fields], Path]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Committee:
     """The exits that pictures pass, each of which answers with the mean of its logits and those before it.
 
     Args:
-        audible: whether what an exit says is heard by those behind it; of one that may be left out it is not.
+        audible: whether what each exit says counts for those behind it, as `ExitRule.audible` tells.
     """
 
     def __init__(self, audible: Sequence[bool]) -> None:
@@ -121,7 +121,7 @@ class AdaptiveSession:
         rows = np.empty((0,), dtype=np.int64)
         thresholds, seconds = (*self.rule.thresholds, 0.0), self.seconds or self.rule.seconds
         used = self.rule.used if math.isinf(deadline) else (True,) * len(self.segments)
-        committee = Committee(self.rule.used if self.rule.together else (False,) * len(self.segments))
+        committee = Committee(self.rule.audible)
         for index, segment in enumerate(self.segments):
             state, logits = segment(state, answers=used[index])
             if not used[index]:

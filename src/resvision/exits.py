@@ -54,6 +54,11 @@ class ExitRule:
         """Whether pictures can leave at each exit, as they can at the network's end."""
         return (*(threshold <= 1 for threshold in self.thresholds), True)
 
+    @property
+    def audible(self) -> tuple[bool, ...]:
+        """Whether what each exit says counts for the answers of those behind it."""
+        return self.used if self.together else (False,) * len(self.used)
+
 
 def with_exits_and_gates(spec: ResNetSpec, recipe: Recipe) -> ResNetSpec:
     """The network with the early exits and gates that a recipe asks for.

@@ -321,7 +321,7 @@ def evaluate(
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
     times = _one_at_a_time(adaptive.segments, adaptive.whole, sample)
-    said = joined(logits, rule.used) if rule.together else logits
+    said = joined(logits, rule.audible)
     judged = Judged.of(said, labels, rule.temperatures, times)
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(said, rule.temperatures, strict=True)])
