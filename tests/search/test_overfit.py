@@ -21,8 +21,7 @@ from resvision.data.pictures import ArrayPictures, DataSet, Split
 from resvision.errors import DataError, DivergedError, InputError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
-from resvision.search import compare, copies, curve, findings, judge, noise, overfit, plan, remedies, trials
-from resvision.search.clock import Clock
+from resvision.search import clock, compare, copies, curve, findings, judge, noise, overfit, plan, remedies, trials
 from resvision.search.trials import Arm, Trials
 from resvision.training.ledger import Ledger
 
@@ -492,8 +491,8 @@ def test_time_that_is_left_makes_the_best_arms_surer(tmp_path: Path, monkeypatch
 
     def judged(seconds: float) -> judge.Judge:
         rows = [ledger.once(f"baseline {seed}", lambda: made.judge(trials.BASELINE, seed)) for seed in range(3)]  # noqa: B023
-        clock, sizes = Clock(seconds, ledger), judge.Sizes(training=1.0, test=1.0)
-        found = judge.Judge(made, rows, ledger, said.append, clock, sizes, "")
+        spare, sizes = clock.Clock(seconds, ledger), judge.Sizes(training=1.0, test=1.0)
+        found = judge.Judge(made, rows, ledger, said.append, spare, sizes, "")
         assert found.tries(arm, 3)
         return found
 
@@ -543,12 +542,13 @@ def test_each_turn_has_fewer_arms_and_the_best_are_left(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(made, "judge", scripted)
     monkeypatch.setattr(judge, "MOST_TURNS", 6)
+    monkeypatch.setattr(clock, "now", lambda: 0.0)  # a scripted arm takes no time, however busy the machine
     ledger = Ledger(tmp_path / "finished.jsonl", {})
 
     def tried(seconds: float, arms: list[Arm]) -> dict[str, int]:
-        clock, sizes = Clock(seconds, ledger), judge.Sizes(training=1.0, test=1.0)
+        spare, sizes = clock.Clock(seconds, ledger), judge.Sizes(training=1.0, test=1.0)
         baseline = [ledger.once(f"baseline {seed}", lambda: made.judge(trials.BASELINE, seed)) for seed in range(3)]  # noqa: B023
-        found = judge.Judge(made, baseline, ledger, lambda text: None, clock, sizes, "")
+        found = judge.Judge(made, baseline, ledger, lambda text: None, spare, sizes, "")
         assert all(found.tries(arm, 3) for arm in arms)
         found.repeat(arms)
         return {arm.name: len(found.rows[arm.name]) // 3 for arm in arms}
@@ -559,7 +559,7 @@ def test_each_turn_has_fewer_arms_and_the_best_are_left(tmp_path: Path, monkeypa
     assert tried(0.0, arms) == {"8": 6, "7": 6, "6": 4, "5": 3, "4": 2, "3": 2, "2": 1, "1": 1}
     for key in [key for key in ledger.done if int(key.split()[-1]) >= 3]:
         del ledger.done[key]
-    left = judge.MOST_TESTS * 1.0 + 3 * (1 + 2) + 0.5  # for two arms and the baseline, at the end of each turn
+    left = judge.MOST_TESTS * 1.0 + 3 * (1 + 2)  # for two arms and the baseline, at the end of each turn
     assert tried(left + len(ledger.done), arms) == {name: 6 if name in "87" else 1 for name in "51827364"}
 
 
@@ -580,7 +580,7 @@ def test_gaps_are_compared_on_the_same_pictures() -> None:
         row["accuracy"] = accuracy
     ledger = Ledger(Path("unused"), {}, "an examination")
     ledger.once = lambda key, work: baseline[int(key.split()[-1])]  # type: ignore[method-assign]
-    found = judge.Judge(made, baseline, ledger, lambda text: None, Clock(1e6, ledger), judge.Sizes(1.0, 1.0), "")
+    found = judge.Judge(made, baseline, ledger, lambda text: None, clock.Clock(1e6, ledger), judge.Sizes(1.0, 1.0), "")
     stronger = remedies.stronger_augmentation(made.recipe)
     assert stronger is not None
     assert found.tries(stronger.arm, 2)
