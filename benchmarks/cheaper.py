@@ -39,8 +39,9 @@ from resvision import deployed
 from resvision.adaptive import AdaptiveSession, all_exits, joined, torch_segments
 from resvision.classifier import Classifier, Predictor
 from resvision.data import sources
-from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.loader import EvaluationBatches
 from resvision.data.pictures import FilePictures, Split
+from resvision.data.workers import default_workers
 from resvision.efficiency.ladder import Parts, paired_drop
 from resvision.errors import ExportError, ResvisionError
 from resvision.evaluation.exits import tune

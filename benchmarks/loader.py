@@ -34,8 +34,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from resvision.data import sources
 from resvision.data.images import to_input
-from resvision.data.loader import BadPictures, TrainingBatches, screen
+from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import FilePictures, Split
+from resvision.data.readable import BadPictures, screen
 from resvision.measure import now
 from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Recipe

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from resvision import zoo
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.measure import now, peak_memory_bytes
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess

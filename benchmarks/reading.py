@@ -21,8 +21,11 @@ from typing import Any
 
 from resvision import recipes, zoo
 from resvision.data import sources
-from resvision.data.loader import Batch, TrainingBatches, default_workers, screen
+from resvision.data.loader import TrainingBatches
+from resvision.data.readable import screen
+from resvision.data.reading import Batch
 from resvision.data.statistics import facts
+from resvision.data.workers import default_workers
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess

@@ -21,8 +21,9 @@ import numpy as np
 from resvision import inputs
 from resvision.adaptive import all_exits
 from resvision.classifier import Classifier
-from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.loader import EvaluationBatches
 from resvision.data.sources import DEFAULT_COLUMNS
+from resvision.data.workers import default_workers
 from resvision.evaluation.evaluate import collect
 from resvision.evaluation.exits import Judged, Times, choose, temperature
 from resvision.progress import ConsoleReporter

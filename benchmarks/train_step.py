@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from resvision import zoo
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.exporting.peers import timm_network, torchvision_network
 from resvision.measure import now
 from resvision.models import ResNet

@@ -22,7 +22,7 @@ from resvision.adaptive import AdaptiveSession, all_exits, joined, segment_secon
 from resvision.classifier import Classifier
 from resvision.cli import main
 from resvision.cost import cost, exit_macs, segment_macs
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.data.sources import load, prepare
 from resvision.errors import ClassifierError, InputError, RecipeError, SpecError
 from resvision.evaluation import exits

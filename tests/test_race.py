@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.evaluation.race import RACED, SAMPLE_BYTES, TURN, race, sampled
 
 

@@ -19,8 +19,10 @@ from resvision.data import cache as caches
 from resvision.data.augment import order
 from resvision.data.cache import SUFFIX, PictureCache, cache_folder, open_cache, shrunk
 from resvision.data.images import scaled
-from resvision.data.loader import Batch, TrainingBatches, screen, smallest_side
+from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import ArrayPictures, File, FilePictures, Split
+from resvision.data.readable import screen
+from resvision.data.reading import Batch, smallest_side
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import os
 import shutil
+import signal
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from resvision.data import loader
 from resvision.data.augment import augment, order, presented, shift_and_flip, view_keys
 from resvision.data.images import square
-from resvision.data.loader import (
-    BadPictures,
-    Batch,
-    EvaluationBatches,
-    TrainingBatches,
-    at_once,
-    cut,
-    default_workers,
-    screen,
-)
+from resvision.data.loader import EvaluationBatches, TrainingBatches, at_once, cut
 from resvision.data.pictures import ArrayPictures, File, FilePictures, Split
+from resvision.data.readable import BadPictures, screen
+from resvision.data.reading import Batch
+from resvision.data.workers import _processes, default_workers
 from resvision.errors import DataError, RecipeError
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
@@ -491,8 +486,11 @@ def test_beside_a_gpu_workers_are_forked_from_a_server(monkeypatch: pytest.Monke
     batches = training(split, recipe(batch_size=2, crop_scale=0.5, workers=2))
     with monkeypatch.context() as there:
         there.setattr(torch.cuda, "is_available", lambda: True)
-        context = loader._processes()
+        context = _processes()
     assert context.get_start_method() == "forkserver"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGTERM)  # as goes to all processes of a group; it still starts workers
     monkeypatch.setattr(batches.pipeline.loader, "multiprocessing_context", context)
     assert_same_batches([*batches.epoch(0)], expected)
 

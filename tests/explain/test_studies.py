@@ -16,8 +16,9 @@ from PIL import Image
 from resvision import api
 from resvision.cli import main
 from resvision.data import sources
-from resvision.data.loader import Batch, TrainingBatches
+from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import DataSet
+from resvision.data.reading import Batch
 from resvision.errors import InputError, Interrupted, RecipeError, RunError
 from resvision.explain import degradation, gradients, landscape, paths
 from resvision.explain.bench import Bench, Options, apart

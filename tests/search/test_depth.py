@@ -27,6 +27,7 @@ from resvision.recipes import for_batch
 from resvision.search import costs, depth
 from resvision.search.candidates import PHOTO_MODELS, Candidate, enumerate_all
 from resvision.search.costs import Costs, Limits
+from resvision.search.halving import Entrant, first_rung
 from resvision.training.ledger import Ledger
 
 # ---- candidates ----
@@ -126,8 +127,8 @@ def test_limits() -> None:
         Limits(latency_ms=-1)
 
 
-def entrant(size: int, pace: float, pictures: float = 1e5) -> depth.Entrant:
-    return depth.Entrant(
+def entrant(size: int, pace: float, pictures: float = 1e5) -> Entrant:
+    return Entrant(
         candidate=Candidate(model="resnet8_cifar", spec=(), width=1, size=size),
         recipe=RECIPE,
         costs=Costs(params=1, macs=1, memory_gb=1, answer_gb=1, latency_ms=1, picture_seconds=pace),
@@ -139,24 +140,24 @@ def test_with_minutes_a_slower_network_sees_fewer_pictures() -> None:
     candidate = Candidate(model="resnet8_cifar", spec=(), width=1, size=32)
     recipe = replace(RECIPE, epochs=None, minutes=2.0)
     slow, fast = (
-        depth._entrant(candidate, recipe, replace(entrant(32, 1.0).costs, picture_seconds=pace), 1000)
+        Entrant.of(candidate, recipe, replace(entrant(32, 1.0).costs, picture_seconds=pace), 1000)
         for pace in (0.1, 0.01)
     )
     assert (slow.pictures, fast.pictures) == (1050, 10500)  # of 1,200 and 12,000: a run keeps an eighth back
     assert slow.seconds == fast.seconds == 105
-    assert depth._entrant(candidate, RECIPE, slow.costs, 1000).pictures == 1000
+    assert Entrant.of(candidate, RECIPE, slow.costs, 1000).pictures == 1000
 
 
 def test_little_time_trains_some_of_the_candidates_evenly(tmp_path: Path) -> None:
     entrants = [entrant(size, 1e-4 * size) for size in range(20, 0, -1)]
-    assert depth._first(entrants, 1e6, Ledger(tmp_path / "a", {})) == list(range(20))
-    some = depth._first(entrants, 60, Ledger(tmp_path / "b", {}))
+    assert first_rung(entrants, 1e6, Ledger(tmp_path / "a", {})) == list(range(20))
+    some = first_rung(entrants, 60, Ledger(tmp_path / "b", {}))
     assert 3 < len(some) < 12
     assert some[-1] == 19
     assert max(np.diff(some)) <= 2 * min(np.diff(some))
-    assert depth._first(entrants, -5, Ledger(tmp_path / "c", {})) == [17, 18, 19]
+    assert first_rung(entrants, -5, Ledger(tmp_path / "c", {})) == [17, 18, 19]
     dear = [entrant(99, 1.0), *entrants]
-    assert 0 not in depth._first(dear, 600, Ledger(tmp_path / "d", {}))
+    assert 0 not in first_rung(dear, 600, Ledger(tmp_path / "d", {}))
 
 
 def test_rates_follow_the_batch_of_a_short_training() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from resvision.recipe import Recipe
-from resvision.search import depth
 from resvision.search.candidates import Candidate
 from resvision.search.clock import Clock
 from resvision.search.costs import Costs
 from resvision.search.forecast import Forecast, Point, chances, frontier, interval, near, similarity
+from resvision.search.halving import FIRST, JUDGING, USED, Entrant, Halving, rung_sizes
 from resvision.training.ledger import Ledger
 
 CLASSES = 10
@@ -156,7 +156,7 @@ class Synthetic:
             "pictures": round(pictures),
             "steps": 1,
             "seed": seed,
-            "seconds": depth.JUDGING * pictures * PACE,
+            "seconds": JUDGING * pictures * PACE,
         }
 
 
@@ -176,11 +176,11 @@ DEEP = "resnet110_cifar at 1 px"  # all so unlike that nothing is learnt of one 
 
 def halved(
     curves: dict[str, tuple[float, float]], seed: int, folder: Path, budget: float = 3.0
-) -> tuple[Synthetic, depth.Halving]:
+) -> tuple[Synthetic, Halving]:
     recipe = Recipe(model="resnet8_cifar", size=32, epochs=1)
     costs = Costs(params=1, macs=1, memory_gb=1, answer_gb=1, latency_ms=1, picture_seconds=PACE)
     entrants = [
-        depth.Entrant(
+        Entrant(
             candidate=Candidate(model=name.split(" ")[0], spec=(), width=1, size=int(name.split(" ")[2])),
             recipe=recipe,
             costs=costs,
@@ -189,7 +189,7 @@ def halved(
         for name in curves
     ]
     ledger = Ledger(folder / f"{seed}.jsonl", {})
-    halving = depth.Halving(entrants, None, CLASSES, ledger, lambda text: None, Told(budget * PICTURES * PACE, ledger))
+    halving = Halving(entrants, None, CLASSES, ledger, lambda text: None, Told(budget * PICTURES * PACE, ledger))
     proxies = Synthetic(curves, seed)
     halving.run(proxies, list(range(len(entrants))))  # type: ignore[arg-type]
     return proxies, halving
@@ -208,7 +208,7 @@ def test_halving_keeps_a_known_best_that_starts_slowly(tmp_path: Path) -> None:
         means = halving.forecast().accuracies().mean(axis=0)
         right += halving.entrants[int(means.argmax())].name == DEEP
         spent = sum(part for _, part in proxies.asked)
-        assert spent * depth.JUDGING == pytest.approx(3.0 * depth.USED, rel=0.1)  # full trainings
+        assert spent * JUDGING == pytest.approx(3.0 * USED, rel=0.1)  # full trainings
     assert kept >= 5
     assert right >= 5
 
@@ -229,11 +229,11 @@ def test_halving_trains_longer_on_each_rung_and_with_other_seeds(tmp_path: Path)
     assert lengths == sorted(lengths)
     best = [row for row in halving.rows if row["index"] == 0]
     assert [row["seed"] for row in best] == list(range(len(best)))
-    assert best[1]["part"] == pytest.approx(best[0]["part"] / depth.FIRST, rel=0.01)
+    assert best[1]["part"] == pytest.approx(best[0]["part"] / FIRST, rel=0.01)
 
 
 def test_how_many_each_rung_trains() -> None:
-    assert depth.rung_sizes(24) == [24, 12, 6, 3]
-    assert depth.rung_sizes(9) == [9, 5, 3]
-    assert depth.rung_sizes(3) == [3, 3]
-    assert depth.rung_sizes(1) == [1, 1]
+    assert rung_sizes(24) == [24, 12, 6, 3]
+    assert rung_sizes(9) == [9, 5, 3]
+    assert rung_sizes(3) == [3, 3]
+    assert rung_sizes(1) == [1, 1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resvision import zoo
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe

@@ -101,8 +101,9 @@ def test_a_loss_that_is_no_number_names_its_step(loss: float) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator to wait for")
 def test_a_step_never_waits_for_an_accelerator() -> None:
-    from resvision.data.loader import BadPictures, TrainingBatches
+    from resvision.data.loader import TrainingBatches
     from resvision.data.pictures import ArrayPictures, Split
+    from resvision.data.readable import BadPictures
     from resvision.models import ResNet
     from resvision.preprocess import Preprocess
     from resvision.recipe import Recipe

@@ -12,7 +12,9 @@ from test_loop import stripes
 
 from resvision import zoo
 from resvision.data import sources
-from resvision.data.loader import Batch, TrainingBatches, screen
+from resvision.data.loader import TrainingBatches
+from resvision.data.readable import screen
+from resvision.data.reading import Batch
 from resvision.errors import DivergedError
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess

@@ -23,8 +23,8 @@ import resvision
 from resvision import api, inputs, recipes, zoo
 from resvision.classifier import Classifier
 from resvision.data import sources
-from resvision.data.loader import Batch
 from resvision.data.pictures import DataSet, Split
+from resvision.data.reading import Batch
 from resvision.errors import (
     DataError,
     DivergedError,

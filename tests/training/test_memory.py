@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from resvision import zoo
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.errors import RecipeError
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess

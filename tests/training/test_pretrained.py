@@ -21,7 +21,7 @@ from test_loop import FIXED, StopAt, same, stripes, weights
 from resvision import api, zoo
 from resvision.classifier import Classifier
 from resvision.cli import main
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.errors import ClassifierError, InputError, Interrupted, MissingExtraError, RecipeError
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess

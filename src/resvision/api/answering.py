@@ -15,8 +15,10 @@ from resvision.adaptive import AdaptiveSession, torch_segments
 from resvision.classifier import Classifier, Picture, Prediction, Predictor, is_one
 from resvision.cost import exit_macs
 from resvision.data import sources
-from resvision.data.loader import CHUNK, Batch, EvaluationBatches, at_once, default_workers, whole_batches
+from resvision.data.loader import CHUNK, EvaluationBatches, at_once, whole_batches
 from resvision.data.pictures import divide, listed
+from resvision.data.reading import Batch
+from resvision.data.workers import default_workers
 from resvision.errors import ClassifierError, InputError, StorageError
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.evaluation import exits, gates

@@ -16,8 +16,8 @@ from resvision.api.experiments import folder_for, stopping
 from resvision.classifier import Classifier
 from resvision.cost import cost
 from resvision.data import sources
-from resvision.data.loader import check_readable
 from resvision.data.pictures import fingerprint, listed
+from resvision.data.readable import check_readable
 from resvision.efficiency import compress as compression
 from resvision.efficiency.ladder import Goal, Parts
 from resvision.errors import ClassifierError, DataError, InputError

@@ -10,8 +10,10 @@ import numpy as np
 
 from resvision import recipes
 from resvision.classifier import Classifier
-from resvision.data.loader import TrainingBatches, default_workers, screen
+from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import Split
+from resvision.data.readable import screen
+from resvision.data.workers import default_workers
 from resvision.errors import RecipeError
 from resvision.files import parse
 from resvision.measure import now

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from resvision import exporting
 from resvision.classifier import Classifier
 from resvision.data.images import blank, to_input
-from resvision.data.loader import BadPictures, EvaluationBatches, at_once, default_workers
+from resvision.data.loader import EvaluationBatches, at_once
 from resvision.data.pictures import Split, balanced, divide
+from resvision.data.readable import BadPictures
+from resvision.data.workers import default_workers
 from resvision.deployed import open_file
 from resvision.errors import ExportError, InputError, RecipeError
 from resvision.evaluation.calibration import temperature

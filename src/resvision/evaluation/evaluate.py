@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.errors import DivergedError
 from resvision.evaluation import metrics
 from resvision.measure import now

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from resvision.adaptive import AdaptiveSession, Segment, all_exits, joined, segment_seconds
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.errors import InputError
 from resvision.evaluation.calibration import temperature
 from resvision.evaluation.evaluate import Evaluation, collect, figures

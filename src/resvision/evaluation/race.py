@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.measure import interleaved
 
 RACED, RACE_SECONDS = 300, 6.0  # pictures at most, and about so long

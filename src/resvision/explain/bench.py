@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from resvision import zoo
-from resvision.data.loader import Batch, EvaluationBatches, TrainingBatches, screen
+from resvision.data.loader import EvaluationBatches, TrainingBatches
 from resvision.data.pictures import DataSet, balanced
+from resvision.data.readable import screen
+from resvision.data.reading import Batch
 from resvision.data.sources import prepare
 from resvision.data.statistics import facts, normalised
 from resvision.errors import DivergedError, RecipeError

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.explain.bench import Bench, diverged, diverged_said, seeds_said
 from resvision.models import ResNet
 from resvision.progress import Note

@@ -15,8 +15,9 @@ import torch
 from resvision import measure
 from resvision.classifier import Classifier, Predictor
 from resvision.data.images import blank
-from resvision.data.loader import EvaluationBatches, default_workers
+from resvision.data.loader import EvaluationBatches
 from resvision.data.pictures import Split
+from resvision.data.workers import default_workers
 from resvision.deployed import in_run, open_file
 from resvision.errors import ExportError, InputError
 from resvision.evaluation import evaluate

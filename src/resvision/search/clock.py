@@ -11,13 +11,12 @@ class Clock:
 
     Args:
         seconds: in all.
-        ledger: of the experiment; what its plans hold as "seconds" is not counted.
+        ledger: of the experiment.
     """
 
     def __init__(self, seconds: float, ledger: Ledger) -> None:
         self.seconds = seconds
-        earlier = sum(float(value["seconds"]) for key, value in ledger.done.items() if not key.startswith("plan"))
-        self.start = now() - earlier
+        self.start = now() - sum(ledger.seconds.values())
 
     def left(self) -> float:
         """In seconds."""

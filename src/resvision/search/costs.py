@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from resvision.cost import cost
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.errors import InputError
-from resvision.measure import now, seconds
+from resvision.measure import seconds
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
@@ -92,7 +92,7 @@ class Costs:
 
 
 def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Limits, allowed: float) -> dict[str, Any]:
-    """Measures a network; for the ledger: the fields of `Costs`, and the seconds that it took.
+    """Measures a network; for the ledger: the fields of `Costs` that are known.
 
     Args:
         spec: of the network.
@@ -101,7 +101,6 @@ def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Li
         limits: what is beyond them is not measured further.
         allowed: seconds that it should take.
     """
-    begin = now()
     counted = cost(spec, preprocess.size)
     most = min(MOST_SECONDS, allowed / MEASUREMENTS)
     torch.manual_seed(0)
@@ -121,7 +120,7 @@ def measure(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess, limits: Li
             "picture_seconds": step / recipe.batch_size,
             "least_minutes": LEAST_STEPS * step / 60,
         }
-    return {**values, "seconds": now() - begin}
+    return values
 
 
 def picture_seconds(spec: ResNetSpec, recipe: Recipe, preprocess: Preprocess) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,24 @@ def fit(
     rising = lines[:, 1].clip(max=0)
     lines -= np.stack([rising * middle, rising], axis=1)
     return PowerLaw(floor=floor, intercept=float(lines[0, 0]), exponent=float(lines[0, 1]), draws=lines[1:])
+
+
+def recorded(law: PowerLaw | None, pictures: int) -> dict[str, Any]:
+    """The law for JSON, as of that many training pictures, with points of its curve."""
+    if law is None:
+        return {"exponent": None}
+    gain, low, high = law.gain(pictures)
+    return {
+        "exponent": law.exponent,
+        "intercept": law.intercept,
+        "floor": law.floor,
+        "gain": gain,
+        "gain_interval": [low, high],
+        "line": [
+            [float(n), law.error(n), *law.interval(n)]
+            for n in np.geomspace(max(2, pictures / 64), 2 * pictures, 40).tolist()
+        ],
+    }
 
 
 def _middle(values: FloatArray) -> tuple[float, float]:

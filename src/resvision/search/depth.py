@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,66 +25,24 @@ from resvision.search import plan
 from resvision.search.candidates import Candidate
 from resvision.search.clock import Clock
 from resvision.search.costs import Costs, Limits
-from resvision.search.forecast import Forecast, Point, chances, frontier, interval, near, similarity
+from resvision.search.forecast import Forecast, chances, frontier, interval, near
+from resvision.search.halving import Entrant, Halving, first_rung
 from resvision.search.proxies import LEAST_PICTURES, Proxies
 from resvision.search.trials import evenly, read
 from resvision.training import engine as engines
 from resvision.training import losses
 from resvision.training.ledger import Ledger
-from resvision.training.length import RESERVE
 
 HELD = 0.15  # part of the pool that judges ...
 MOST_HELD = 2000  # ... unless that is more pictures than a comparison needs
 POOL_BYTES = 2e9  # that the pool may take, and of what is at hand at most a quarter
 READING, MEASURING = 0.1, 0.15  # parts of the time that reading the pool and measuring the costs may take
 PROBED = 24  # pictures that are read to tell how long that takes
-HALVED = 2  # of so many candidates one stays
-FIRST = 1 / 4  # how long the first training is, against the second: far enough apart that the curve's slope shows
-DEAREST = 1 / 4  # part of the first rung's time that one candidate may take
-FINALISTS = 3  # candidates that are not halved any more
-USED = 0.95  # part of the time that is planned
-JUDGING = 1.15  # what building and judging a network add to its training, as a factor
 OVERRUN = 1.1  # from which part of its minutes on a search says that it took longer
 AS_GOOD = 0.01  # of accuracy, within which a candidate is as good as the best
 LINE = 24  # places along a learning curve for the plot
 
 RecipeOf = Callable[[Candidate], Recipe]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entrant:
-    """A candidate that holds the limits.
-
-    Args:
-        candidate: network and size.
-        recipe: of its full training.
-        costs: as measured.
-        pictures: presentations of its full training.
-    """
-
-    candidate: Candidate
-    recipe: Recipe
-    costs: Costs
-    pictures: float
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return self.candidate.name
-
-    @property
-    def seconds(self) -> float:
-        """Of its full training, reading and evaluation not included."""
-        assert self.costs.picture_seconds is not None
-        return self.pictures * self.costs.picture_seconds
-
-    def needs(self, part: float) -> float:
-        """Seconds that a proxy of that part of the full training takes."""
-        return JUDGING * self.seconds * self.allowed(part)
-
-    def allowed(self, part: float) -> float:
-        """The part that is trained: not fewer pictures than tell something, nor more than in full."""
-        return min(1.0, max(part, LEAST_PICTURES / self.pictures))
 
 
 def run(
@@ -163,10 +119,10 @@ def run(
     if not within:
         raise InputError(measured.nearest([(candidate.name, costs) for candidate, costs in found], limits))
     note(f"{len(within)} of {len(found)} candidates are within the limits")
-    entrants = [_entrant(candidate, recipes[candidate.name], costs, len(train)) for candidate, costs in within]
+    entrants = [Entrant.of(candidate, recipes[candidate.name], costs, len(train)) for candidate, costs in within]
 
     # ---- successive halving ----
-    first = _first(entrants, clock.left(), ledger)
+    first = first_rung(entrants, clock.left(), ledger)
     if len(first) < len(entrants):
         note(f"{len(first)} of them are trained at first, evenly by what they cost: more --minutes train more")
     axis = _axis(limits)
@@ -231,165 +187,6 @@ def _precision(candidates: Sequence[Candidate], recipes: dict[str, Recipe], clas
     chosen, _ = engines.choose(network, trial, losses.build(trial, [1] * classes), preprocess, lambda seconds: 0.0)
     assert chosen.precision is not None
     return chosen.precision
-
-
-def _entrant(candidate: Candidate, recipe: Recipe, costs: Costs, available: int) -> Entrant:
-    assert costs.picture_seconds is not None
-    if recipe.minutes is not None:
-        pictures = (1 - RESERVE) * 60 * recipe.minutes / costs.picture_seconds
-    else:
-        pictures = plan.epochs_asked(recipe, available) * available
-    return Entrant(candidate=candidate, recipe=recipe, costs=costs, pictures=pictures)
-
-
-def _first(entrants: list[Entrant], seconds: float, ledger: Ledger) -> list[int]:
-    """As many candidates as can be trained long enough to tell something, evenly by the time of their training."""
-
-    def least(entrant: Entrant) -> float:
-        part = LEAST_PICTURES / entrant.pictures
-        return entrant.needs(part) + entrant.needs(part / FIRST)
-
-    def share(count: int) -> float:
-        return USED * seconds / len(rung_sizes(count))
-
-    by_cost = sorted(entrants, key=lambda entrant: entrant.costs.picture_seconds or 0.0)
-    cheap = [entrant for entrant in by_cost if least(entrant) <= DEAREST * share(len(by_cost))]
-    cheap = cheap if len(cheap) > FINALISTS else by_cost[:FINALISTS]
-
-    def some(count: int) -> list[Entrant]:
-        return [cheap[place] for place in np.linspace(0, len(cheap) - 1, count).round().astype(int)]
-
-    def names() -> list[str]:
-        fewest = min(FINALISTS, len(cheap))
-        counts = range(len(cheap), fewest, -1)
-        count = next((n for n in counts if sum(map(least, some(n))) <= share(n)), fewest)
-        return [entrant.name for entrant in some(count)]
-
-    chosen = ledger.once("plan candidates", names)
-    return [index for index, entrant in enumerate(entrants) if entrant.name in chosen]
-
-
-def rung_sizes(count: int) -> list[int]:
-    """How many candidates each rung trains: halved until few are left, but two rungs at least."""
-    sizes = [count]
-    while sizes[-1] > FINALISTS:
-        sizes.append(max(FINALISTS, math.ceil(sizes[-1] / HALVED)))
-    return sizes if len(sizes) > 1 else [count, count]
-
-
-# ---- successive halving ----
-
-
-class Halving:
-    """Trains many candidates briefly, fewer of them longer, and so on until few are left.
-
-    (Jamieson & Talwalkar 2016; but each rung trains those that are likeliest the best at full length, instead of those
-    that are ahead so far. One that was passed over comes in again where its neighbours do well.) The first rung
-    trains each at two lengths, so that a slow starter's own slope speaks for it.
-
-    Args:
-        entrants: all that are within the limits.
-        prices: of each, where the frontier is looked for; None where only the best counts.
-        classes: of the set.
-        ledger: of what is done.
-        note: told about the progress.
-        clock: the time that is left.
-    """
-
-    def __init__(
-        self,
-        entrants: list[Entrant],
-        prices: list[float] | None,
-        classes: int,
-        ledger: Ledger,
-        note: Note,
-        clock: Clock,
-    ) -> None:
-        self.entrants, self.prices, self.classes = entrants, prices, classes
-        self.ledger, self.note, self.clock = ledger, note, clock
-        self.rows: list[dict[str, Any]] = []
-        self.rungs: list[dict[str, Any]] = []
-        self.slower = 1.0  # how many times longer trainings take than was measured
-
-    def run(self, proxies: Proxies, first: list[int]) -> None:
-        """All rungs, as far as the time goes; but those of the first are trained once, however long that takes."""
-        sizes = rung_sizes(len(first))
-        done = 0.0
-        for number, size in enumerate(sizes):
-            alive = self._likeliest(size) if number else first
-            lengths = (FIRST, 1.0) if number == 0 else (1.0,)
-            share = USED * self.clock.left() / (len(sizes) - number) / sum(lengths)
-            part = self.ledger.once(f"plan rung {number}", lambda: self._part(alive, share))  # noqa: B023
-            if part < done:
-                return  # there is no time for longer trainings, and shorter ones are done
-            done = part
-            self.note(f"rung {number + 1} of {len(sizes)}: {self._rung(alive, part)['says']}")
-            earlier = len(self.rows)
-            for length in lengths:
-                for index in alive:
-                    self._train(proxies, index, length * part, always=number == 0 and length == FIRST)
-            if done_here := [index for index in alive if index in {row["index"] for row in self.rows[earlier:]}]:
-                self.rungs.append(self._rung(done_here, part))
-            self.slower = statistics.median(row["seconds"] / row["planned"] for row in self.rows)
-
-    @property
-    def trained(self) -> list[int]:
-        """The candidates of which there is a training."""
-        return sorted({row["index"] for row in self.rows})
-
-    def forecast(self) -> Forecast:
-        """Of all candidates, from all trainings that are done."""
-        points = [
-            Point(candidate=row["index"], part=row["part"], accuracy=row["accuracy"], judged=row["judged"])
-            for row in self.rows
-        ]
-        features = np.array([entrant.candidate.features for entrant in self.entrants])
-        return Forecast(points, similarity(features), self.classes)
-
-    def _likeliest(self, size: int) -> list[int]:
-        """Those that are likeliest the best, or on the frontier, at full length."""
-        accuracies = self.forecast().accuracies()
-        likely = chances(accuracies, self.prices).round(3)
-        # Where several are as good as certainly not the best the expected accuracy decides.
-        order = sorted(range(len(likely)), key=lambda index: (-likely[index], -accuracies[:, index].mean()))
-        return sorted(order[:size])
-
-    def _part(self, alive: list[int], seconds: float) -> float:
-        """The part of the full training that all can be trained for in that time, by bisection."""
-        low, high = 0.0, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            fits = self.slower * sum(self.entrants[i].needs(middle) for i in alive) <= seconds
-            low, high = (middle, high) if fits else (low, middle)
-        return high
-
-    def _rung(self, alive: list[int], part: float) -> dict[str, Any]:
-        """A rung for numbers.json."""
-        parts = [self.entrants[index].allowed(part) for index in alive]
-        said = dict.fromkeys(f"{end:.1%}" for end in (min(parts), max(parts)))
-        return {
-            "candidates": [self.entrants[index].name for index in alive],
-            "parts": parts,
-            "says": f"{len(alive)} candidates for {' to '.join(said)} of a full training",
-        }
-
-    def _train(self, proxies: Proxies, index: int, part: float, *, always: bool) -> None:
-        entrant = self.entrants[index]
-        part = entrant.allowed(part)
-        # Another training is another seed, also of the same candidate and length.
-        seed = sum(row["index"] == index for row in self.rows)
-        key = f"{entrant.name}, training {seed}"
-        if not always and key not in self.ledger.done and self.clock.left() <= 0:
-            return
-        row = self.ledger.once(
-            key, lambda: proxies.train(entrant.candidate, entrant.recipe, part * entrant.pictures, seed)
-        )
-        part = min(1.0, row["pictures"] / entrant.pictures)
-        self.rows.append({**row, "index": index, "part": part, "planned": entrant.needs(part)})
-        self.note(
-            f"{entrant.name}: {row['accuracy']:.1%} after {row['pictures']:,} pictures, {part:.1%} of the full "
-            f"training ({row['seconds']:.0f} s)"
-        )
 
 
 # ---- records ----

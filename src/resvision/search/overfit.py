@@ -5,28 +5,25 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from resvision import zoo
-from resvision.data.loader import check_readable
 from resvision.data.pictures import DataSet, FilePictures, Indices, Split
+from resvision.data.readable import check_readable
 from resvision.data.sources import prepare
-from resvision.errors import DataError, DivergedError, RecipeError
-from resvision.evaluation.metrics import wilson_interval
+from resvision.errors import DataError, RecipeError
 from resvision.progress import Note
 from resvision.recipe import Recipe
-from resvision.search import copies, curve, findings, noise, plan, remedies
+from resvision.search import copies, curve, findings, noise, plan, remedies, untouched
+from resvision.search.bench import Bench
 from resvision.search.clock import Clock
-from resvision.search.compare import compare, variance_of_trainings
-from resvision.search.judge import MOST_TESTS, PARTS, Judge, Sizes, say
+from resvision.search.judge import PARTS, Judge, Sizes, say
 from resvision.search.remedies import Remedy
-from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits, evenly, read, unpacked
-from resvision.training.figures import DIVERGED_ADVICE
+from resvision.search.trials import BASELINE, FOLDS, Arm, evenly, read
 from resvision.training.ledger import Ledger
 
 CURVE_SEEDS = 2
@@ -61,112 +58,41 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         raise RecipeError(f"minutes={recipe.minutes:g} of the recipe do not say how many epochs these are: give epochs")
     clock = Clock(60 * minutes, ledger)
 
-    # ---- pictures ----
-    dataset = prepare(dataset)
-    train = dataset.splits["train"]
-    report = "test" if "test" in dataset.splits else "val"
-    untouched = dataset.splits[report]
-    check_readable(untouched)  # an accuracy must not leave out what is hard to read
-    counts = np.bincount(train.labels, minlength=len(dataset.classes))
-    if counts.min() < LEAST_CLASS:
-        name = dataset.classes[int(counts.argmin())]
-        raise DataError(
-            f"{dataset.name}: the class {name} has {counts.min()} training pictures; at least {LEAST_CLASS} are needed"
-        )
-
-    # ---- copies ----
-    found = ledger.once("copies", lambda: copies.find(dataset, report, COPIES_PART * clock.left()))
-    note(findings.copies(found, report).says)
-
-    # ---- plan, and once more if the first training shows that it is far off ----
+    # ---- pictures, plan, and the baseline ----
+    seen = _look_through(prepare(dataset), ledger, clock, note)
+    train, report, classes = seen.train, seen.report, seen.dataset.classes
     asked = plan.epochs_asked(recipe, len(train))
-    groups = np.arange(len(train))
-    for members in found["groups"]:
-        groups[members] = members[0]
-
-    def planned_anew(measured: plan.Plan | None = None) -> dict[str, Any]:
-        if clock.left() <= 0:
-            enough = math.ceil(3 * (clock.seconds - clock.left()) / 60)
-            raise RecipeError(
-                f"minutes={minutes:g}: went by before there was anything to plan with; give at least {enough}"
-            )
-        made = plan.make(train, recipe, len(dataset.classes), len(untouched), clock.left(), measured)
-        return asdict(made)
-
-    planned, prefix = plan.restored(ledger.once("plan", planned_anew)), ""
-    note(planned.describe(recipe, len(train), asked))
-    bench = _Bench(train, groups, recipe, planned, dataset.classes)
-    first = ledger.once(f"{BASELINE.name} 0", lambda: bench.baseline(0))
-    took = first["seconds"] / WATCHED / planned.seconds
-    if took > OFF:  # unless only something else kept the machine busy for a moment
-        took = ledger.once("plan pace", lambda: plan.pace(planned, train, recipe, len(dataset.classes)) / planned.pace)
-    whole = planned.pictures == len(train) and planned.epochs == asked  # then there is nothing to make larger
-    if took > OFF or (took < 1 / OFF and not whole):
-        measured = replace(planned, pace=planned.pace * took)
-        planned, prefix = plan.restored(ledger.once("plan 2", lambda: planned_anew(measured))), "2: "
-        note(f"training takes {took:.2f} times as long as planned, so anew:")
-        note(planned.describe(recipe, len(train), asked))
-        bench = _Bench(train, groups, recipe, planned, dataset.classes)
-    trials, trial, chosen, pool = bench.trials, bench.recipe, bench.chosen, bench.trials.pool
-    tested = evenly(untouched.labels, planned.tested)
+    bench, prefix = _plan(seen, recipe, asked, ledger, clock, note)
+    planned, trial = bench.planned, bench.recipe
+    tested = evenly(seen.untouched.labels, planned.tested)
     assert trial.channels is not None
-    part, _ = read(untouched.take(tested), plan.side(trial), trial.channels, max_bad=0.0)
+    part, _ = read(seen.untouched.take(tested), plan.side(trial), trial.channels, max_bad=0.0)
+    baseline = _baseline(bench, ledger, prefix, note)
+    judge = Judge(bench.trials, baseline, ledger, note, clock, _sizes(baseline), prefix)
 
-    # ---- the baseline ----
-    baseline = []
-    for number in range(FOLDS):
-        key = f"{prefix}{BASELINE.name} {number}"
-        baseline.append(ledger.once(key, lambda: bench.baseline(number)))  # noqa: B023
-        note(say(BASELINE.name, number, baseline[-1]))
-    seconds = statistics.median(row["seconds"] for row in baseline) / WATCHED
-    sizes = Sizes(training=seconds, test=2 * seconds * (FOLDS / (FOLDS - 1) + 0.3))
+    # ---- the causes that the baseline and the learning curve show ----
     gap = findings.gap(baseline)
     note(findings.say_gap(gap))
-    judge = Judge(trials, baseline, ledger, note, clock, sizes, prefix)
-
-    # ---- wrong labels ----
-    where, probabilities, given = _out_of_fold(baseline, trials, chosen, train, len(dataset.classes))
+    where, probabilities, given = bench.out_of_fold(baseline)
     labels = noise.estimate(probabilities, given)
     accused = findings.labels(labels, len(given))
     note(accused.says)
-    wrong = where[labels.suspects].tolist() if accused.found == "yes" else []
-
-    # ---- too few pictures ----
     law, points = _learning_curve(judge, labels.rate if accused.found == "yes" else 0.0)
-    sparse = findings.few(law, len(train), int(len(pool) * (FOLDS - 1) / FOLDS))
+    sparse = findings.few(law, len(train), int(len(bench.trials.pool) * (FOLDS - 1) / FOLDS))
     note(sparse.says)
-
-    # ---- augmentation and depth ----
-    # A stand-in's depth says nothing of how deep the network that it stands for should be.
-    shallow = None if planned.stands_in(recipe) else plan.shallower(planned.model, planned.spec)
-    arms: dict[str, Remedy] = {}
-    stronger = remedies.stronger_augmentation(trial)
-    if stronger is not None and judge.tries(stronger.arm, planned.seeds):
-        arms[stronger.name] = stronger
-    if shallow is not None:
-        fields = dict(zip(("model", "spec"), shallow, strict=True))
-        arm = Arm(name="shallower", fields=fields)
-        if judge.tries(arm, planned.seeds):
-            arms[arm.name] = Remedy(arm=arm, options=fields)
-
-    # ---- remedies, those first that the causes suggest ----
     turning = findings.turning([row["points"] for row in baseline])
-    predicted = np.concatenate([row["predicted"] for row in baseline])
-    truth = np.concatenate([pool.labels[trials.judging(number)] for number in range(FOLDS)])
-    uneven = findings.imbalance(counts.tolist(), truth, predicted, dataset.classes)
-    known = [findings.copies(found, report), accused, sparse, uneven]
+    known = [findings.copies(seen.copies, report), accused, sparse, _imbalance(seen, bench, baseline)]
+
+    # ---- remedies, which show the others ----
+    stronger = remedies.stronger_augmentation(trial)
 
     def causes() -> list[findings.Finding]:
         return findings.ranked([*known, *_by_trials(judge, recipe, planned, asked, stronger, gap["gap"], turning)])
 
-    on_disk = all(_on_disk(split) for split in dataset.splits.values())
-    covered = bench.whole and on_disk  # else a run could not leave the same pictures out
-    position = {int(index): place for place, index in enumerate(chosen)}
-    suspects = [position[index] for index in wrong if index in position] if covered else []
-    redundant = [position[index] for index in found["redundant_train"] if index in position] if covered else []
-    can_drop = zoo.variant(recipe.model, recipe.spec).can_drop_branches
-    possible = remedies.all_of(trial, planned.epochs, asked, can_drop=can_drop, suspects=suspects, copies=redundant)
-    for remedy in remedies.in_order([finding.cause for finding in causes() if finding.found != "no"], possible):
+    wrong = where[labels.suspects].tolist() if accused.found == "yes" else []
+    arms = _first_arms(judge, recipe, planned, stronger)
+    suggesting = [finding.cause for finding in causes() if finding.found != "no"]
+    for remedy in remedies.in_order(suggesting, _possible(seen, bench, recipe, asked, wrong)):
         if remedy.name not in arms and judge.tries(remedy.arm, planned.seeds):
             arms[remedy.name] = remedy
     for name in judge.best(list(arms), PROMISING) if planned.seeds < FOLDS else []:
@@ -175,39 +101,24 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     judge.repeat([remedy.arm for remedy in arms.values()])
 
     # ---- the recommendation, checked once ----
-    differences, believed = judge.differences(), judge.believed()
-    best = max(
-        (name for name in arms if believed[name].mean > 0 and believed[name].sure >= findings.LIKELY),
-        key=lambda name: believed[name].mean,
-        default=None,
-    )
-    winner = arms[best] if best is not None else None
+    winner = _best(judge, arms)
     note(f"recommended: {winner.name if winner else 'stay with the baseline'}; now the untouched part is looked at")
-    clean = ~np.isin(tested, [pair[0] for pair in found["leaks"]])
-    checked = _check(judge, winner, part, clean)
-    left_out = {
-        "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
-        "copies": sorted(found["redundant_train"]) if winner and "copies" in winner.name else [],
-        "leaks": sorted(found["leaked_train"]),
-    }
-    left = np.delete(train.labels, sorted({index for indices in left_out.values() for index in indices}))
-    keeps_classes = bool(np.bincount(left, minlength=len(dataset.classes)).min() > 0)
-    if not keeps_classes:
-        note(
-            f"all training pictures of a class have a copy in {report}, so that nothing can be left out: mend the data"
-        )
-        left_out = {reason: [] for reason in left_out}
-
+    clean = ~np.isin(tested, [pair[0] for pair in seen.copies["leaks"]])
+    checked = untouched.check(judge, winner, part, clean)
+    left_out = _left_out(seen, winner, wrong)
+    if left_out is None:
+        note(f"all training pictures of a class have a copy in {report}: nothing can be left out, mend the data")
+    differences = judge.differences()
     return {
         "plan": asdict(planned) | {"epochs_asked": asked, "folds": FOLDS, "available": len(train)},
-        "pictures": {"train": len(train), "pool": len(pool), report: len(untouched)},
+        "pictures": {"train": len(train), "pool": len(bench.trials.pool), report: len(seen.untouched)},
         "report": report,
-        "copies": {key: value for key, value in found.items() if key not in BY_INDEX},
+        "copies": {key: value for key, value in seen.copies.items() if key not in BY_INDEX},
         "gap": gap,
         "course": [row["points"] for row in baseline],
         "turning": turning,
-        "labels": _labels_recorded(labels, accused, where, given, train, dataset.classes),
-        "curve": {"points": points, **_law_recorded(law, len(train))},
+        "labels": _labels_recorded(labels, accused, where, given, train, classes),
+        "curve": {"points": points, **curve.recorded(law, len(train))},
         "findings": [finding.to_dict() for finding in causes()],
         "remedies": [
             {**judge.row(name), "options": arms[name].options if name in arms else None}
@@ -216,81 +127,116 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
         "recommended": {
             "name": winner.name if winner else None,
             "options": winner.options if winner else {},
-            "cleaned": on_disk and keeps_classes and (bool(winner and winner.cleaned) or bool(found["leaks"])),
+            "cleaned": seen.on_disk
+            and left_out is not None
+            and bool((winner and winner.cleaned) or seen.copies["leaks"]),
         },
         "check": checked,
-        "left_out": left_out,
+        "left_out": left_out or {"suspects": [], "copies": [], "leaks": []},
         "seconds": clock.seconds - clock.left(),
     }
 
 
-# ---- trials ----
+# ---- pictures ----
 
 
-class _Bench:
-    """The pool in memory by a plan, the trials on it, and the training pictures beyond it.
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is examined: a set, which of its splits is reported, and the copies in it, as `copies.find` tells them."""
 
-    Args:
-        train: the training split.
-        groups: (N,) equal for copies.
-        recipe: that is examined.
-        planned: how large the trials are.
-        classes: names of the set's.
+    dataset: DataSet
+    report: str
+    copies: dict[str, Any]
 
-    Raises:
-        DataError: a class has so many copies that not every part of the pool would have pictures of it.
-    """
+    @property
+    def train(self) -> Split:
+        return self.dataset.splits["train"]
 
-    def __init__(
-        self, train: Split, groups: Indices, recipe: Recipe, planned: plan.Plan, classes: Sequence[str]
-    ) -> None:
-        trial = plan.proxy(recipe, planned.model, planned.size, planned.spec)
-        self.recipe = replace(trial, precision=planned.precision, steps=planned.steps)
-        self.train = train
-        chosen = evenly(train.labels, planned.pictures)
-        pool, readable = self._read(chosen, self.recipe.max_bad)
-        self.chosen = chosen[readable]
-        self.whole = len(chosen) == len(train)
-        for label, name in enumerate(classes):
-            different = len(np.unique(groups[self.chosen][pool.labels == label]))
-            if different < FOLDS:
-                raise DataError(
-                    f"class {name}: all but {different} of its {int((pool.labels == label).sum())} training pictures "
-                    f"are copies of another one; at least {FOLDS} different ones are needed"
-                )
-        preprocess = plan.preprocess_of(pool, self.recipe)
-        self.trials = Trials(pool, groups[self.chosen], self.recipe, preprocess, len(classes))
-        others = np.setdiff1d(np.arange(len(train)), chosen)
-        self.others = others[evenly(train.labels[others], planned.examined, 0)] if len(others) else others
+    @property
+    def untouched(self) -> Split:
+        return self.dataset.splits[self.report]
 
-    def baseline(self, number: int) -> dict[str, Any]:
-        """The baseline's trial on one fold, which also examines the labels of a part of the other pictures."""
-        mine = self.others[number::FOLDS]
-        further, readable = self._read(mine, 1.0)
-        row = self.trials.judge(BASELINE, number, watched=True, further=further if len(further) else None)
-        if row.get("diverged"):
-            raise DivergedError(f"the baseline's loss is not a finite number: {DIVERGED_ADVICE}")
-        return row | {"further_index": mine[readable].tolist()}
+    @property
+    def groups(self) -> Indices:
+        """(N,) of the training pictures: equal for copies."""
+        groups = np.arange(len(self.train))
+        for members in self.copies["groups"]:
+            groups[members] = members[0]
+        return groups
 
-    def _read(self, which: Indices, max_bad: float) -> tuple[Split, Indices]:
-        assert self.recipe.channels is not None
-        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels, max_bad)
+    @property
+    def on_disk(self) -> bool:
+        """Whether every picture is a file, which a manifest can name."""
+        return all(
+            isinstance(split.pictures, FilePictures) and all(file.path is not None for file in split.pictures.files)
+            for split in self.dataset.splits.values()
+        )
 
 
-def _out_of_fold(
-    baseline: list[dict[str, Any]], trials: Trials, chosen: Indices, train: Split, classes: int
-) -> tuple[Indices, npt.NDArray[np.float64], Indices]:
-    """Probabilities by networks that have not seen the pictures: (index in train (N,), (N, K), labels (N,))."""
-    where, rows = [], []
-    for number, row in enumerate(baseline):
-        mine = chosen[trials.judging(number)]
-        where.append(mine)
-        rows.append(unpacked(row["best"], len(mine), classes))
-        if row.get("further"):
-            where.append(np.array(row["further_index"], dtype=np.int64))
-            rows.append(unpacked(row["further"], -1, classes))
-    index = np.concatenate(where)
-    return index, np.concatenate(rows), train.labels[index]
+def _look_through(dataset: DataSet, ledger: Ledger, clock: Clock, note: Note) -> _Seen:
+    """Checks that a set can be examined, and finds its copies."""
+    train = dataset.splits["train"]
+    report = "test" if "test" in dataset.splits else "val"
+    check_readable(dataset.splits[report])  # an accuracy must not leave out what is hard to read
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    if counts.min() < LEAST_CLASS:
+        name = dataset.classes[int(counts.argmin())]
+        raise DataError(
+            f"{dataset.name}: the class {name} has {counts.min()} training pictures; at least {LEAST_CLASS} are needed"
+        )
+    found = ledger.once("copies", lambda: copies.find(dataset, report, COPIES_PART * clock.left()))
+    note(findings.copies(found, report).says)
+    return _Seen(dataset=dataset, report=report, copies=found)
+
+
+# ---- plan and baseline ----
+
+
+def _plan(seen: _Seen, recipe: Recipe, asked: float, ledger: Ledger, clock: Clock, note: Note) -> tuple[Bench, str]:
+    """The bench by a plan, made anew if the first training shows that it is far off, and what its keys begin with."""
+    train, classes = seen.train, seen.dataset.classes
+
+    def made(measured: plan.Plan | None = None) -> dict[str, Any]:
+        if clock.left() <= 0:
+            enough = math.ceil(3 * (clock.seconds - clock.left()) / 60)
+            given = f"minutes={clock.seconds / 60:g}"
+            raise RecipeError(f"{given}: went by before there was anything to plan with; give at least {enough}")
+        return asdict(plan.make(train, recipe, len(classes), len(seen.untouched), clock.left(), measured))
+
+    def bench_by(planned: plan.Plan) -> Bench:
+        note(planned.describe(recipe, len(train), asked))
+        return Bench(train, seen.groups, recipe, planned, classes)
+
+    planned = plan.restored(ledger.once("plan", made))
+    bench = bench_by(planned)
+    first = ledger.once(f"{BASELINE.name} 0", lambda: bench.baseline(0))
+    took = first["seconds"] / WATCHED / planned.seconds
+    if took > OFF:  # unless only something else kept the machine busy for a moment
+        took = ledger.once("plan pace", lambda: plan.pace(planned, train, recipe, len(classes)) / planned.pace)
+    whole = planned.pictures == len(train) and planned.epochs == asked  # then there is nothing to make larger
+    if took <= OFF and (took >= 1 / OFF or whole):
+        return bench, ""
+    measured = replace(planned, pace=planned.pace * took)
+    anew = plan.restored(ledger.once("plan 2", lambda: made(measured)))
+    note(f"training takes {took:.2f} times as long as planned, so anew:")
+    return bench_by(anew), "2: "
+
+
+def _baseline(bench: Bench, ledger: Ledger, prefix: str, note: Note) -> list[dict[str, Any]]:
+    """The baseline's trial on each fold."""
+    rows = []
+    for number in range(FOLDS):
+        rows.append(ledger.once(f"{prefix}{BASELINE.name} {number}", lambda: bench.baseline(number)))  # noqa: B023
+        note(say(BASELINE.name, number, rows[-1]))
+    return rows
+
+
+def _sizes(baseline: Sequence[dict[str, Any]]) -> Sizes:
+    seconds = statistics.median(row["seconds"] for row in baseline) / WATCHED
+    return Sizes(training=seconds, test=2 * seconds * (FOLDS / (FOLDS - 1) + 0.3))
+
+
+# ---- causes ----
 
 
 def _learning_curve(judge: Judge, floor: float) -> tuple[curve.PowerLaw | None, list[dict[str, Any]]]:
@@ -307,6 +253,14 @@ def _learning_curve(judge: Judge, floor: float) -> tuple[curve.PowerLaw | None, 
         return None, points
     errors, deviations = zip(*(curve.smoothed(point["error"], point["of"]) for point in points), strict=True)
     return curve.fit([point["pictures"] for point in points], errors, deviations, min(floor, 0.9 * min(errors))), points
+
+
+def _imbalance(seen: _Seen, bench: Bench, baseline: Sequence[dict[str, Any]]) -> findings.Finding:
+    """Whether rare classes are recognised less often, by the trials of the baseline."""
+    counts = np.bincount(seen.train.labels, minlength=len(seen.dataset.classes))
+    predicted = np.concatenate([row["predicted"] for row in baseline])
+    truth = np.concatenate([bench.trials.pool.labels[bench.trials.judging(number)] for number in range(FOLDS)])
+    return findings.imbalance(counts.tolist(), truth, predicted, seen.dataset.classes)
 
 
 def _by_trials(
@@ -338,6 +292,50 @@ def _by_trials(
     ]
 
 
+# ---- remedies ----
+
+
+def _first_arms(judge: Judge, recipe: Recipe, planned: plan.Plan, stronger: Remedy | None) -> dict[str, Remedy]:
+    """The arms that also tell causes: stronger augmentation, and a shallower network."""
+    arms: dict[str, Remedy] = {}
+    if stronger is not None and judge.tries(stronger.arm, planned.seeds):
+        arms[stronger.name] = stronger
+    # A stand-in's depth says nothing of how deep the network that it stands for should be.
+    shallow = None if planned.stands_in(recipe) else plan.shallower(planned.model, planned.spec)
+    if shallow is not None:
+        fields = dict(zip(("model", "spec"), shallow, strict=True))
+        arm = Arm(name="shallower", fields=fields)
+        if judge.tries(arm, planned.seeds):
+            arms[arm.name] = Remedy(arm=arm, options=fields)
+    return arms
+
+
+def _possible(seen: _Seen, bench: Bench, recipe: Recipe, asked: float, wrong: Sequence[int]) -> dict[str, Remedy]:
+    """All remedies that this set and network allow.
+
+    Args:
+        seen: the set.
+        bench: of the trials.
+        recipe: that is examined.
+        asked: epochs of it.
+        wrong: training pictures whose labels are suspected.
+    """
+    covered = bench.whole and seen.on_disk  # else a run could not leave the same pictures out
+    position = {int(index): place for place, index in enumerate(bench.chosen)}
+
+    def places(indices: Sequence[int]) -> list[int]:
+        return [position[index] for index in indices if index in position] if covered else []
+
+    return remedies.all_of(
+        bench.recipe,
+        bench.planned.epochs,
+        asked,
+        can_drop=zoo.variant(recipe.model, recipe.spec).can_drop_branches,
+        suspects=places(wrong),
+        copies=places(seen.copies["redundant_train"]),
+    )
+
+
 def _two_together(judge: Judge, trial: Recipe, arms: dict[str, Remedy]) -> None:
     """Tries the best two remedies that go together at once, where both are likely to help."""
     differences = judge.differences()
@@ -351,43 +349,22 @@ def _two_together(judge: Judge, trial: Recipe, arms: dict[str, Remedy]) -> None:
             return
 
 
-# ---- the untouched part ----
+def _best(judge: Judge, arms: dict[str, Remedy]) -> Remedy | None:
+    """The remedy with the greatest difference after shrinking, if it is likely to be better than the baseline."""
+    believed = judge.believed()
+    likely = [name for name in arms if believed[name].mean > 0 and believed[name].sure >= findings.LIKELY]
+    return arms[max(likely, key=lambda name: believed[name].mean)] if likely else None
 
 
-def _check(judge: Judge, winner: Remedy | None, part: Split, clean: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Looks at the untouched part once: the baseline with and without leaked pictures, and the recommendation."""
-    arms = [BASELINE] if winner is None else [BASELINE, winner.arm]
-    rows: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
-    seeds = 0
-    for seed in range(MOST_TESTS):
-        keys = [f"{judge.prefix}untouched: {arm.name} {seed}" for arm in arms]
-        if seed and not set(keys) <= set(judge.ledger.done) and judge.clock.left() < judge.sizes.test:
-            break
-        for arm, key in zip(arms, keys, strict=True):
-            tested = judge.ledger.once(key, lambda: judge.trials.test(arm, part, seed))  # noqa: B023
-            rows[arm.name].append(tested)
-        seeds += 1
-    right = {name: np.stack([bits(row["right"]) for row in own]) for name, own in rows.items()}
-    result: dict[str, Any] = {
-        "pictures": len(part),
-        "leaked": int((~clean).sum()),
-        "with_leaked": float(right[BASELINE.name].mean()),
-        "seeds": seeds,
-        "train_accuracy": statistics.fmean(row["train_accuracy"] for row in rows[BASELINE.name]),
+def _left_out(seen: _Seen, winner: Remedy | None, wrong: Sequence[int]) -> dict[str, list[int]] | None:
+    """The training pictures that the recommended run leaves out, by reason; None where a class would lose all."""
+    left_out = {
+        "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
+        "copies": sorted(seen.copies["redundant_train"]) if winner and "copies" in winner.name else [],
+        "leaks": sorted(seen.copies["leaked_train"]),
     }
-    if not clean.any():
-        return result | {"accuracy": None}
-    for name, values in right.items():
-        own = values[:, clean]
-        place = "baseline" if name == BASELINE.name else "recommended"
-        low, high = wilson_interval(round(float(own.mean()) * own.shape[1]), own.shape[1])
-        result[place] = {"accuracy": float(own.mean()), "interval": [low, high], "seeds": own.mean(axis=1).tolist()}
-    if winner is not None:
-        differences = [a[clean] - b[clean] for a, b in zip(right[winner.name], right[BASELINE.name], strict=True)]
-        variance, freedom = variance_of_trainings([judge.by_picture(name) for name in judge.rows if name not in PARTS])
-        difference = compare(differences, variance, freedom, judged=[np.arange(int(clean.sum()))] * len(differences))
-        result |= {"difference": difference.mean, "error": difference.error, "sure": difference.sure}
-    return result
+    left = np.delete(seen.train.labels, sorted({index for indices in left_out.values() for index in indices}))
+    return left_out if np.bincount(left, minlength=len(seen.dataset.classes)).min() > 0 else None
 
 
 # ---- records ----
@@ -421,27 +398,6 @@ def _labels_recorded(
         "suspects": rows[:LISTED] if accused.found == "yes" else [],
         "suspected": len(rows) if accused.found == "yes" else 0,
     }
-
-
-def _law_recorded(law: curve.PowerLaw | None, pictures: int) -> dict[str, Any]:
-    if law is None:
-        return {"exponent": None}
-    gain, low, high = law.gain(pictures)
-    return {
-        "exponent": law.exponent,
-        "intercept": law.intercept,
-        "floor": law.floor,
-        "gain": gain,
-        "gain_interval": [low, high],
-        "line": [
-            [float(n), law.error(n), *law.interval(n)]
-            for n in np.geomspace(max(2, pictures / 64), 2 * pictures, 40).tolist()
-        ],
-    }
-
-
-def _on_disk(split: Split) -> bool:
-    return isinstance(split.pictures, FilePictures) and all(file.path is not None for file in split.pictures.files)
 
 
 # ---- words ----

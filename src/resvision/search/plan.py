@@ -12,8 +12,9 @@ import torch
 
 from resvision import zoo
 from resvision.cost import cost
-from resvision.data.loader import BadPictures, TrainingBatches
+from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import ArrayPictures, Split
+from resvision.data.readable import BadPictures
 from resvision.data.statistics import normalised
 from resvision.errors import DataError, ResvisionError
 from resvision.measure import now

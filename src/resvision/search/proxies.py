@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches
+from resvision.data.loader import EvaluationBatches, TrainingBatches
 from resvision.data.pictures import ArrayPictures, Split
+from resvision.data.readable import BadPictures
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess

@@ -14,8 +14,9 @@ import torch
 
 from resvision import zoo
 from resvision.data.images import UInt8Array, square
-from resvision.data.loader import BadPictures, EvaluationBatches, TrainingBatches
+from resvision.data.loader import EvaluationBatches, TrainingBatches
 from resvision.data.pictures import ArrayPictures, Indices, Split
+from resvision.data.readable import BadPictures
 from resvision.errors import PictureError
 from resvision.evaluation.metrics import log_softmax, negative_log_likelihood
 from resvision.measure import now

@@ -15,7 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from resvision.data.images import to_input
-from resvision.data.loader import Batch
+from resvision.data.reading import Batch
 from resvision.data.transfer import sent
 from resvision.measure import seconds
 from resvision.models import ResNet

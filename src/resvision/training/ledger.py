@@ -9,6 +9,7 @@ from typing import Any
 
 from resvision.errors import RunError
 from resvision.files import storage, write_text
+from resvision.measure import now
 
 LEDGER_FILE = "finished.jsonl"  # in the folder of an experiment
 
@@ -25,6 +26,7 @@ class Ledger:
     def __init__(self, path: Path, settings: dict[str, Any], kind: str = "a study") -> None:
         self.path = path
         self.done: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}  # that each took
         settings = json.loads(json.dumps(settings))
         if path.exists():
             with storage(path):
@@ -34,13 +36,16 @@ class Ledger:
                 changed = [key for key in keys if recorded.get(key) != settings.get(key)]
                 raise RunError(f"{path.parent}: holds {kind} with another {', '.join(changed)}: give another --out")
             self.done = {row["key"]: row["value"] for row in rows}
+            self.seconds = {row["key"]: row.get("seconds", 0.0) for row in rows}
         self.settings = settings
 
     def once(self, key: str, work: Callable[[], Any]) -> Any:
         """The value of `work`, computed now or found in the file."""
         if key not in self.done:
+            begin = now()
             self.done[key] = work()
-            rows = [{"key": key, "value": value} for key, value in self.done.items()]
+            self.seconds[key] = now() - begin
+            rows = [{"key": key, "value": value, "seconds": self.seconds[key]} for key, value in self.done.items()]
             lines = [json.dumps(line, allow_nan=False) for line in [self.settings, *rows]]
             write_text(self.path, "\n".join(lines) + "\n")
         return self.done[key]

@@ -7,18 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from resvision.data.loader import (
-    BadPictures,
-    EvaluationBatches,
-    TrainingBatches,
-    check_readable,
-    default_workers,
-    screen,
-    stays_in_memory,
-    unreadable,
-)
+from resvision.data.loader import EvaluationBatches, TrainingBatches, stays_in_memory
 from resvision.data.pictures import DataSet, Split, listed
+from resvision.data.readable import BadPictures, check_readable, screen, unreadable
 from resvision.data.statistics import normalised
+from resvision.data.workers import default_workers
 from resvision.errors import DataError
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
