@@ -21,7 +21,20 @@ from resvision.data.pictures import ArrayPictures, DataSet, Split
 from resvision.errors import DataError, DivergedError, InputError, Interrupted, RecipeError, RunError
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
-from resvision.search import clock, compare, copies, curve, findings, judge, noise, overfit, plan, remedies, trials, untouched
+from resvision.search import (
+    clock,
+    compare,
+    copies,
+    curve,
+    findings,
+    judge,
+    noise,
+    overfit,
+    plan,
+    remedies,
+    trials,
+    untouched,
+)
 from resvision.search.trials import Arm, Trials
 from resvision.training import ledger as ledgers
 from resvision.training.ledger import Ledger
