@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,10 +263,12 @@ def test_a_signal_lets_an_experiment_tidy_up(
         [*map(str, command)], stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}
     ) as running:
         assert running.stderr is not None
-        for line in running.stderr:
-            if "openvino" in line:  # the first ladder has begun to write its exports
-                running.send_signal(number)
-                break
+        deadline = time.monotonic() + 120
+        while not any(names for _, _, names in os.walk(scratch)):  # the first ladder begins to write its exports
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        running.send_signal(number)
         rest = running.stderr.read()
         assert running.wait(timeout=60) == status
     assert rest.splitlines()[-1] == f"resvision: stopped; the same command with --out {shlex.quote(str(out))} goes on"

@@ -5,6 +5,9 @@ import io
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -488,11 +491,49 @@ def test_beside_a_gpu_workers_are_forked_from_a_server(monkeypatch: pytest.Monke
         there.setattr(torch.cuda, "is_available", lambda: True)
         context = _processes()
     assert context.get_start_method() == "forkserver"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     os.kill(server, signal.SIGTERM)  # as goes to all processes of a group; it still starts workers
     monkeypatch.setattr(batches.pipeline.loader, "multiprocessing_context", context)
     assert_same_batches([*batches.epoch(0)], expected)
+
+
+READS = """
+import multiprocessing, time
+import torch
+from multiprocessing import forkserver
+from resvision.data.loader import EvaluationBatches
+from resvision.data.sources import load
+from resvision.preprocess import Preprocess
+
+if __name__ == "__main__":
+    torch.cuda.is_available = lambda: True
+    batches = iter(EvaluationBatches(load("digits").splits["all"], Preprocess.plain(8, 1), workers=2))
+    next(batches)
+    workers = [child.pid for child in multiprocessing.active_children()]
+    print(forkserver._forkserver._forkserver_pid, *workers, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_and_their_server_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    with subprocess.Popen([sys.executable, tmp_path / "reads.py"], stdout=subprocess.PIPE, text=True) as main:
+        assert main.stdout is not None
+        others = [Path("/proc") / number / "stat" for number in main.stdout.readline().split()]
+        assert len(others) == 3
+        main.kill()
+
+    def alive(stat: Path) -> bool:
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    deadline = time.monotonic() + 20
+    while any(map(alive, others)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, others))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -53,8 +53,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at here is far from even, so that a short race tells it."""
-    monkeypatch.setattr(ladder, "ROUND_SECONDS", 3.0)
-    monkeypatch.setattr(ladder, "RACE_SECONDS", 0.3)
+    monkeypatch.setattr(ladder, "ROUND_SECONDS", 1.0)
+    monkeypatch.setattr(ladder, "RACE_SECONDS", 0.2)
     monkeypatch.setattr("resvision.exporting.export.CALIBRATION_PICTURES", 60)
 
 

@@ -35,6 +35,7 @@ from resvision.search import (
     trials,
     untouched,
 )
+from resvision.search.bench import Bench
 from resvision.search.trials import Arm, Trials
 from resvision.training import ledger as ledgers
 from resvision.training.ledger import Ledger
@@ -667,6 +668,56 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 PATIENT: dict[str, Any] = {"recipe": "plain", "model": "resnet8_cifar", "epochs": 12}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pace", "fields", "anew"),
+    [
+        (10.0, 3e-4, {}, 3.0),  # too long, and not for a moment only
+        (10.0, 1e-4, {}, None),
+        (0.1, None, {}, 0.1),  # too short, and there are more pictures or epochs
+        (0.1, None, {"pictures": 300}, None),
+        (1.2, None, {}, None),
+    ],
+)
+def test_a_plan_that_is_far_off_is_made_anew(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    pace: float | None,
+    fields: dict[str, Any],
+    anew: float | None,
+) -> None:
+    made: list[plan.Plan | None] = []
+
+    def make(*given: Any) -> plan.Plan:
+        made.append(given[5])
+        return a_plan(**({"pictures": 120} | fields)) if given[5] is None else a_plan(pictures=90)
+
+    array, labels = digits(0)
+    data = sources.from_arrays((array[:300], labels[:300]), (array[300:400], labels[300:400]), list("0123456789"))
+    recipe = Recipe(model="resnet8_cifar", size=8, channels=1, epochs=12)
+    monkeypatch.setattr(plan, "make", make)
+    monkeypatch.setattr(plan, "pace", lambda *_: pace)
+    monkeypatch.setattr(Bench, "baseline", lambda self, number: {"seconds": seconds * overfit.WATCHED})
+
+    def planned() -> tuple[Bench, str]:
+        ledger = Ledger(tmp_path / "finished.jsonl", {})
+        spare = clock.Clock(60, ledger)
+        seen = overfit._look_through(data, ledger, spare, lambda text: None)
+        return overfit._plan(seen, recipe, 12.0, ledger, spare, lambda text: None)
+
+    for _ in range(2):  # the second time by what the ledger holds
+        found, prefix = planned()
+        if anew is None:
+            assert (prefix, found.planned) == ("", a_plan(**({"pictures": 120} | fields)))
+            assert made == [None]
+            continue
+        assert (prefix, found.planned) == ("2: ", a_plan(pictures=90))
+        assert len(found.trials.pool) == pytest.approx(90, abs=5)  # as many of each class
+        [_, measured] = made
+        assert measured is not None
+        assert measured.pace == pytest.approx(1e-4 * anew)
 
 
 def test_an_examination_names_planted_noise_and_goes_on_after_a_stop(

@@ -9,7 +9,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 PREFETCH = 4  # batches that each worker is asked for ahead
 GRACE_SECONDS = 60
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def leave_signals(worker: int) -> None:
@@ -35,8 +38,18 @@ def leave_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     graceful = hasattr(signal, "alarm")
     signal.signal(signal.SIGTERM, (lambda *_: signal.alarm(GRACE_SECONDS)) if graceful else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # as the server left them
     if hasattr(os, "nice"):
         os.nice(10)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(main: BaseProcess | None) -> None:
+    """Ends this process when the main one is gone, killed perhaps; PyTorch looks at the server alone, which waits."""
+    if main is not None:
+        connection.wait([main.sentinel])
+        os._exit(1)
 
 
 def default_workers() -> int:
@@ -125,23 +138,23 @@ def _processes() -> BaseContext:
 
     There they are forked from a server that has imported this module and nothing else has happened in: where each
     imports it for itself, 14 of them take half a minute. It must outlive a SIGTERM that goes to the whole group, since
-    the main process may need workers for what it still does then; it ends with that.
+    the main process may need workers for what it still does then; it ends with that and its workers.
     """
     ways = multiprocessing.get_all_start_methods()
     if "fork" in ways and not torch.cuda.is_available():
         return multiprocessing.get_context("fork")
     if "forkserver" not in ways:
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver  # which is not everywhere
+    from multiprocessing import forkserver, resource_tracker  # which are not everywhere
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    if threading.current_thread() is threading.main_thread():  # no other may say what is done with signals
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a server that starts now will do, too
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    resource_tracker.ensure_running()  # which lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a server that starts now keeps them blocked
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

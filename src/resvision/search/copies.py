@@ -25,7 +25,6 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
         seconds: that reading the pictures may take; where they do not suffice an even part is looked at, in which
             train has at least half of the places, or all of its pictures.
     """
-    begin = now()
     names = list(dataset.splits)
     some = dataset.splits["train"]
     total = sum(len(split) for split in dataset.splits.values())
@@ -63,7 +62,6 @@ def find(dataset: DataSet, report: str, seconds: float) -> dict[str, Any]:
         return f"{names[of[place]]}: {dataset.splits[names[of[place]]].pictures.name(int(at[place]))}"
 
     return {
-        "seconds": now() - begin,
         "complete": all(part == 1 for part in share.values()),
         "pictures": {name: int((of == place).sum()) for place, name in enumerate(names)},
         "pairs": len(found.pairs),

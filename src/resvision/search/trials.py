@@ -226,7 +226,6 @@ class Trials:
 
     def test(self, arm: Arm, split: Split, seed: int) -> dict[str, Any]:
         """Trains an arm on the whole pool, as many times over as in `judge`, and looks at another split once."""
-        begin = now()
         train = self.trained_on(arm, np.arange(len(self.pool)), seed)
         steps = max(1, round(arm.length * (self.recipe.steps or 1) * FOLDS / (FOLDS - 1)))
         for _, network in self._train(arm, train, seed, steps):
@@ -243,7 +242,6 @@ class Trials:
             "train_loss": seen[0],
             "train_accuracy": seen[1],
             "right": _bits(predicted == split.labels),
-            "seconds": now() - begin,
         }
 
     def trained_on(self, arm: Arm, indices: Indices, seed: int) -> Split:
