@@ -254,8 +254,8 @@ def _seconds_a_picture(
                     engine.step(batch, optimizer)
                 engine.step(batch, optimizer).loss.item()
 
-            # The first round warms up: kernels are chosen, and a network is compiled or recorded.
-            [time] = seconds(step, repeats=1, warmup=3 if trial == 0 else 1)
+            # The first round warms up: kernels are chosen, and a network is compiled. Graphs are recorded in each.
+            [time] = seconds(step, repeats=1, warmup=3 if trial == 0 or recipe.cuda_graph else 1)
             if on_gpu and (steps := min(TRIAL_STEPS, int(TRIAL_SECONDS / time))) > 1:
                 [time] = seconds(partial(step, steps), repeats=1, warmup=0)
                 time /= steps

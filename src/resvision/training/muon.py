@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from resvision.training.captured import record
+from resvision.training.captured import Recorder
 
 # Jordan et al. 2024 ("Muon: an optimizer for hidden layers"): a polynomial of odd degree that, applied a few times,
 # moves all singular values close to 1. Its slope at zero is made large on purpose, so that small ones grow fast.
@@ -44,6 +44,7 @@ class Muon(Optimizer):
     ) -> None:
         self.dtype = dtype
         self.cuda_graph = cuda_graph
+        self.recorder = Recorder()
         self.recordings: dict[tuple[int, ...], tuple[list[Tensor], torch.cuda.CUDAGraph, list[Tensor]]] = {}
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "matrix": False})
 
@@ -88,7 +89,7 @@ class Muon(Optimizer):
         key = tuple(map(id, parameters))  # those that learn now
         if key not in self.recordings:
             places = [kernel.clone() for kernel in kernels]
-            self.recordings[key] = (places, *record(lambda: directions(places, self.dtype)))
+            self.recordings[key] = (places, *self.recorder.record(lambda: directions(places, self.dtype)))
         places, graph, updates = self.recordings[key]
         torch._foreach_copy_(places, kernels)
         graph.replay()
