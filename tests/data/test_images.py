@@ -299,6 +299,26 @@ def test_a_negative_is_turned_over(kind: type, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(pixels(data), np.stack([255 - levels] * 3, axis=2))
 
 
+def tiff(bits: int, samples: bytes, width: int) -> bytes:
+    """One row of grey samples, as no library here writes them."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: 1, 279: len(samples)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4  # where the samples begin
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0) + samples
+
+
+def test_12_bits_of_a_tiff_are_scaled() -> None:
+    data = tiff(12, bytes.fromhex("000800fff010"), 4)  # 0, 2048, 4095 and 16
+    assert read_header(data, "a picture") == (4, 1, True)
+    assert pixels(data, GREY).tolist() == [[0, 128, 255, 1]]
+
+
+def test_the_transparent_value_of_16_bits_is_background() -> None:
+    values = np.array([[0, 25700, 65535, 25701]], dtype=np.uint16)
+    data = encode(Image.fromarray(values), "PNG", transparency=25700)
+    assert pixels(data, GREY).tolist() == [[0, 255, 255, 100]]
+
+
 def test_16_bits_in_each_channel() -> None:
     levels = [0, 1, 100, 200, 254, 255]
     data = png(2, 1, 16, 2, [struct.pack(">6H", *(257 * level for level in levels))])
@@ -306,7 +326,11 @@ def test_16_bits_in_each_channel() -> None:
 
 
 def test_32_bit_samples_are_refused() -> None:
-    for values in (np.array([[0, 70000]], dtype=np.int32), np.array([[0.0, 1.0]], dtype=np.float32)):
+    for values in (
+        np.array([[0, 70000]], dtype=np.int32),
+        np.array([[0, 200]], dtype=np.int32),  # of which nobody knows what is white
+        np.array([[0.0, 1.0]], dtype=np.float32),
+    ):
         data = encode(Image.fromarray(values), "TIFF")
         with pytest.raises(PictureError, match=r"^deep\.tif: 32-bit samples have no known range"):
             decode(data, "deep.tif", COLOUR)

@@ -35,7 +35,7 @@ MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded (30
 MAX_BYTES = 1 << 30  # a larger file is no picture
 PIECE_BYTES = 1 << 20
 EXIF_ORIENTATION = 0x0112
-PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 0x0102, 0x0106, 0  # of TIFF
 PPM_BINARY = (b"P4", b"P5", b"P6")
 # What Pillow raises, by format.
 UNDECODABLE = (
@@ -237,27 +237,31 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def flatten(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:
-    """Any mode as "L" or "RGB": 16 bits scaled to 8, transparent parts filled with the background.
+    """Any mode as "L" or "RGB": 12 and 16 bits scaled to 8, transparent parts filled with the background.
 
     Raises:
         PictureError: the samples are 32 bits wide.
     """
     mode = "L" if preprocess.channels == 1 else "RGB"
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = _to_8_bits(np.asarray(picture), name)
+        tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+        values, transparent = np.asarray(picture), picture.info.get("transparency")
+        levels = _to_8_bits(values, tags.get(BITS_PER_SAMPLE, (16,))[0], name)
         # Pillow turns negatives of 8 bits over, and not those of 16.
-        negative = isinstance(picture, TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
-        picture = Image.fromarray(255 - values if negative else values)
+        picture = Image.fromarray(255 - levels if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else levels)
+        if transparent is not None:  # one of the 65,536 values
+            picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         background = Image.new("RGBA", picture.size, preprocess.background)
         picture = Image.alpha_composite(background, picture.convert("RGBA"))
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _to_8_bits(values: npt.NDArray[np.generic], name: str) -> UInt8Array:
-    if values.dtype.kind == "f" or (values.size and (values.min() < 0 or values.max() > 65535)):
+def _to_8_bits(values: npt.NDArray[np.generic], bits: int, name: str) -> UInt8Array:
+    """Samples of 12 or 16 bits; what says nothing of its bits and has larger ones has 32."""
+    if values.dtype.kind == "f" or bits > 16 or (values.size and (values.min() < 0 or values.max() > 65535)):
         raise PictureError(name, "32-bit samples have no known range: store the picture with 8 or 16 bits")
-    return np.rint(values.astype(np.float32) / 257).astype(np.uint8)  # 65535 = 257 x 255
+    return np.rint(values.astype(np.float32) / (((1 << bits) - 1) / 255)).astype(np.uint8)
 
 
 def whole(picture: Image.Image, preprocess: Preprocess) -> UInt8Array:
