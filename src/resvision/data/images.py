@@ -261,7 +261,7 @@ def _to_8_bits(values: npt.NDArray[np.generic], bits: int, name: str) -> UInt8Ar
     """Samples of 12 or 16 bits; what says nothing of its bits and has larger ones has 32."""
     if values.dtype.kind == "f" or bits > 16 or (values.size and (values.min() < 0 or values.max() > 65535)):
         raise PictureError(name, "32-bit samples have no known range: store the picture with 8 or 16 bits")
-    return np.rint(values.astype(np.float32) / (((1 << bits) - 1) / 255)).astype(np.uint8)
+    return np.rint(values.astype(np.float32) * 255 / ((1 << bits) - 1)).astype(np.uint8)
 
 
 def whole(picture: Image.Image, preprocess: Preprocess) -> UInt8Array:
