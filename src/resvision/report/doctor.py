@@ -56,7 +56,8 @@ def _course(axes: Axes, numbers: Numbers) -> None:
         axes.fill_between(where, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
     axes.axvline(numbers["turning"]["best"], color=GREY, ls=":", label="least held-out loss")
     axes.set(title="loss along the baseline's training", xlabel="part of the training", ylabel="loss (nats)")
-    axes.set_ylim(bottom=0)
+    later = [point[key] for run in runs for point in run[1:] for key in ("train_loss", "loss")]
+    axes.set_ylim(0, 1.2 * max(later, default=1.0))  # a training that begins wildly would make the rest a line
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
@@ -76,7 +77,7 @@ def _gap(axes: Axes, numbers: Numbers) -> None:
     names, values, colours = zip(*bars, strict=True)
     drawn = axes.bar(names, values, color=colours)
     axes.bar_label(drawn, [f"{value:.1%}" for value in values], fontsize=9)
-    axes.set(title=f"accuracy of the baseline: a gap of {100 * found['gap']:.1f} points", ylim=(0, 1.08))
+    axes.set(title=f"accuracy: the baseline's gap is {100 * found['gap']:.1f} points", ylim=(0, 1.08))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(alpha=0.3, axis="y")
 
@@ -84,6 +85,7 @@ def _gap(axes: Axes, numbers: Numbers) -> None:
 def _curve(axes: Axes, numbers: Numbers) -> None:
     """Held-out error by the number of training pictures, with the power law to twice as many."""
     curve = numbers["curve"]
+    axes.set_xscale("log")
     if curve["points"]:
         axes.plot(
             [point["pictures"] for point in curve["points"]],
@@ -94,13 +96,20 @@ def _curve(axes: Axes, numbers: Numbers) -> None:
         )
     title = "learning curve"
     if curve["exponent"] is not None:
-        n, middle, low, high = zip(*curve["line"], strict=True)
+        trained = {point["part"]: point["pictures"] for point in curve["points"]}
+        fewest, all_of_them = min(trained.values()), numbers["pictures"]["train"]
+        n, *errors = zip(*(row for row in curve["line"] if row[0] >= fewest / 2), strict=True)
+        middle, low, high = np.minimum(errors, 1)  # more than all pictures cannot be wrong
         axes.plot(n, middle, color=GREY, label=f"power law, n^-{curve['exponent']:.2f}")
         axes.fill_between(n, low, high, color=GREY, alpha=0.2, label="95%")
-        axes.axvline(numbers["pictures"]["train"], color=GREY, ls=":", label="all training pictures")
+        axes.axvline(all_of_them, color=GREY, ls=":", label="all training pictures")
         title += f": {100 * curve['gain']:+.1f} points with twice the pictures"
+        marks = [*trained.values(), *(count for count in (all_of_them, 2 * all_of_them) if count <= 1.01 * n[-1])]
+        axes.set_xticks(marks, [f"{mark:,}" for mark in marks])
+        axes.minorticks_off()
         axes.legend(fontsize=9)
-    axes.set(title=title, xlabel="training pictures", ylabel="held-out error", xscale="log")
+    axes.set(title=title, xlabel="training pictures", ylabel="held-out error")
+    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.grid(alpha=0.3, which="both")
 
@@ -117,8 +126,8 @@ def _remedies(axes: Axes, numbers: Numbers) -> None:
     axes.axvline(0, color=GREY, lw=1)
     axes.set_yticks(range(len(rows)), [f"{row['name']} ({row['sure']:.0%})" for row in rows])
     axes.set(
-        title="remedies: held-out accuracy against the baseline (how sure it is better)",
-        xlabel="points, with twice the standard error; bars are seeds",
+        title="remedies against the baseline (how sure each is better)",
+        xlabel="points of held-out accuracy, with twice the standard error; bars are seeds",
     )
     axes.grid(alpha=0.3, axis="x")
 
