@@ -109,7 +109,7 @@ def copies(found: dict[str, Any], report: str) -> Finding:
             who = f"{copied:,} of {looked_at:,} {name} pictures, which may choose the epoch,"
             parts.append(f"{who} have a copy in train")
     if found["contradictions"]:
-        parts.append(f"{found['contradictions']:,} groups of copies have different labels")
+        parts.append(f"groups of copies with different labels: {found['contradictions']:,}")
     beside = max((copied / looked_at for copied, looked_at in found["beside"].values()), default=0.0)
     serious = leaked >= LEAKED or redundant >= REDUNDANT or beside >= LEAKED
     some = found["leaked"] or found["redundant"]

@@ -409,8 +409,8 @@ def describe(numbers: dict[str, Any]) -> list[str]:
     check, report = numbers["check"], numbers["report"]
     if check["leaked"] and check.get("baseline"):
         lines.append(
-            f"The baseline's accuracy on {report} is {check['with_leaked']:.1%} with the {check['leaked']:,} pictures "
-            f"that have a copy in train, and {check['baseline']['accuracy']:.1%} without them."
+            f"The baseline's accuracy on {report} is {check['with_leaked']:.1%} with the pictures that have a copy in "
+            f"train ({check['leaked']:,}), and {check['baseline']['accuracy']:.1%} without them."
         )
     if numbers["recommended"]["cleaned"] and numbers["copies"]["leaked"]:
         lines.append(f"The command below leaves out the training pictures that have a copy in {report} (cleaned.csv).")
