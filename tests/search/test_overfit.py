@@ -31,6 +31,7 @@ from resvision.search import (
     noise,
     overfit,
     plan,
+    pool,
     remedies,
     trials,
     untouched,
@@ -173,7 +174,7 @@ def test_copies_stay_in_one_fold_and_classes_are_spread() -> None:
     labels = np.arange(90) % 3
     groups = np.arange(90)
     groups[[3, 6, 9]] = 3
-    fold = trials.folds(labels, groups)
+    fold = pool.folds(labels, groups)
     assert len(set(fold[[3, 6, 9]].tolist())) == 1
     counts = np.array([[((fold == f) & (labels == c)).sum() for c in range(3)] for f in range(3)])
     assert counts.min() >= 8
@@ -437,9 +438,9 @@ def test_halving_keeps_what_else_the_spec_says() -> None:
 
 def test_a_part_keeps_the_proportions_of_the_classes() -> None:
     labels = np.array([0] * 800 + [1] * 160 + [2] * 7)
-    chosen = trials.evenly(labels, 120)
+    chosen = pool.evenly(labels, 120)
     assert np.bincount(labels[chosen]).tolist() == [99, 20, 6]
-    assert len(trials.evenly(labels, 5000)) == 967
+    assert len(pool.evenly(labels, 5000)) == 967
 
 
 def test_a_plan_fits_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +467,7 @@ def test_a_large_picture_is_examined_by_a_small_one() -> None:
     assert choices[-1] == ("resnet8_cifar", 32, ())
     trial = plan.proxy(recipe, "resnet20_cifar", 64, ())
     assert (trial.size, trial.crop_scale, trial.patience, trial.epochs) == (64, 0.35, None, None)
-    assert plan.side(trial) == 96
+    assert pool.kept_side(trial) == 96
 
 
 # ---- trials ----
@@ -484,9 +485,9 @@ def digits(count: int, wrong: float = 0.0) -> tuple[Any, Any]:
 
 def bench(count: int = 120) -> Trials:
     array, labels = digits(count)
-    pool = Split(ArrayPictures(array[:count], "digits"), labels[:count])
+    some = Split(ArrayPictures(array[:count], "digits"), labels[:count])
     recipe = replace(BASE, model="resnet8_cifar", channels_last=True, compile=False, memory="full")
-    return Trials(pool, np.arange(count), recipe, plan.preprocess_of(pool, recipe), 10)
+    return Trials(some, np.arange(count), recipe, pool.preprocess_of(some, recipe), 10)
 
 
 def test_a_trial_repeats_and_judges_on_its_own_fold() -> None:
@@ -739,7 +740,7 @@ def test_an_examination_names_planted_noise_and_goes_on_after_a_stop(
     monkeypatch.setattr(
         Trials,
         "judge",
-        lambda self, arm, seed, **k: trained.extend([arm.name] * (seed < trials.FOLDS)) or judge(self, arm, seed, **k),
+        lambda self, arm, seed, **k: trained.extend([arm.name] * (seed < pool.FOLDS)) or judge(self, arm, seed, **k),
     )
     found, folder = resvision.overfit(**data, **PATIENT, out=tmp_path / "a", reporter=Notes())
     assert folder == tmp_path / "a"

@@ -13,7 +13,8 @@ from resvision.data.pictures import Indices, Split
 from resvision.errors import DataError, DivergedError
 from resvision.recipe import Recipe
 from resvision.search import plan
-from resvision.search.trials import BASELINE, FOLDS, Trials, evenly, read, unpacked
+from resvision.search.pool import FOLDS, evenly, kept_side, preprocess_of, read
+from resvision.search.trials import BASELINE, Trials, unpacked
 from resvision.training.figures import DIVERGED_ADVICE
 
 
@@ -49,7 +50,7 @@ class Bench:
                     f"class {name}: all but {different} of its {int((pool.labels == label).sum())} training pictures "
                     f"are copies of another one; at least {FOLDS} different ones are needed"
                 )
-        preprocess = plan.preprocess_of(pool, self.recipe)
+        preprocess = preprocess_of(pool, self.recipe)
         self.trials = Trials(pool, groups[self.chosen], self.recipe, preprocess, len(classes))
         others = np.setdiff1d(np.arange(len(train)), chosen)
         self.others = others[evenly(train.labels[others], planned.examined, 0)] if len(others) else others
@@ -85,4 +86,4 @@ class Bench:
 
     def _read(self, which: Indices, max_bad: float) -> tuple[Split, Indices]:
         assert self.recipe.channels is not None
-        return read(self.train.take(which), plan.side(self.recipe), self.recipe.channels, max_bad)
+        return read(self.train.take(which), kept_side(self.recipe), self.recipe.channels, max_bad)

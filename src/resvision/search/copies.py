@@ -10,7 +10,7 @@ import numpy.typing as npt
 from resvision.data import audit
 from resvision.data.pictures import DataSet, Indices
 from resvision.measure import now
-from resvision.search.trials import evenly
+from resvision.search.pool import evenly
 
 LEAST_LOOKED_AT, MOST_LOOKED_AT = 2000, 150_000  # pictures that are compared with each other
 LISTED = 1000  # pairs that the numbers name

@@ -27,8 +27,8 @@ from resvision.search.clock import Clock
 from resvision.search.costs import Costs, Limits
 from resvision.search.forecast import Forecast, chances, frontier, interval, near
 from resvision.search.halving import Entrant, Halving, first_rung
+from resvision.search.pool import evenly, kept_side, preprocess_of, read
 from resvision.search.proxies import LEAST_PICTURES, Proxies
-from resvision.search.trials import evenly, read
 from resvision.training import engine as engines
 from resvision.training import losses
 from resvision.training.ledger import Ledger
@@ -78,7 +78,7 @@ def run(
 
     # ---- pictures: the reported split chooses nothing ----
     train = prepare(dataset).splits["train"]
-    side = min(plan.side(largest), max(largest.size, facts(dataset).side))
+    side = min(kept_side(largest), max(largest.size, facts(dataset).side))
     count = ledger.once("plan pool", lambda: _pool_size(train, largest, side, READING * clock.left()))
     assert largest.channels is not None
     counts = np.bincount(train.labels, minlength=len(dataset.classes))
@@ -95,7 +95,7 @@ def run(
             f"{dataset.name}: a class has fewer than two different training pictures that can be read; one must judge"
         ) from None
     held = held.take(evenly(held.labels, MOST_HELD, 1))
-    preprocess = plan.preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))
+    preprocess = preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))
     note(
         f"{len(fitted):,} of {len(train):,} training pictures train the proxies and {len(held):,} judge them, "
         f"at {side} px"

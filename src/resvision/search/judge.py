@@ -15,7 +15,8 @@ from resvision.progress import Note
 from resvision.search import findings
 from resvision.search.clock import Clock
 from resvision.search.compare import Difference, compare, shrunk, variance_of_trainings
-from resvision.search.trials import BASELINE, FOLDS, Arm, Trials, bits
+from resvision.search.pool import FOLDS
+from resvision.search.trials import BASELINE, Arm, Trials, bits
 from resvision.training.ledger import Ledger
 
 PARTS = {"a quarter": 0.25, "half": 0.5}  # of the training pictures, for the learning curve

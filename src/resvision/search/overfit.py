@@ -22,8 +22,9 @@ from resvision.search import copies, curve, findings, noise, plan, remedies, unt
 from resvision.search.bench import Bench
 from resvision.search.clock import Clock
 from resvision.search.judge import PARTS, Judge, Sizes, say
+from resvision.search.pool import FOLDS, evenly, kept_side, read
 from resvision.search.remedies import Remedy
-from resvision.search.trials import BASELINE, FOLDS, Arm, evenly, read
+from resvision.search.trials import BASELINE, Arm
 from resvision.training.ledger import Ledger
 
 CURVE_SEEDS = 2
@@ -66,7 +67,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
     planned, trial = bench.planned, bench.recipe
     tested = evenly(seen.untouched.labels, planned.tested)
     assert trial.channels is not None
-    part, _ = read(seen.untouched.take(tested), plan.side(trial), trial.channels, max_bad=0.0)
+    part, _ = read(seen.untouched.take(tested), kept_side(trial), trial.channels, max_bad=0.0)
     baseline = _baseline(bench, ledger, prefix, note)
     judge = Judge(bench.trials, baseline, ledger, note, clock, _sizes(baseline), prefix)
 

@@ -15,14 +15,12 @@ from resvision.cost import cost
 from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import ArrayPictures, Split
 from resvision.data.readable import BadPictures
-from resvision.data.statistics import normalised
 from resvision.errors import DataError, ResvisionError
 from resvision.measure import now
 from resvision.models import ResNet
-from resvision.preprocess import Preprocess
 from resvision.recipe import SMALL_PICTURE, Precision, Recipe
 from resvision.runtime import device
-from resvision.search.trials import ENLARGED, FOLDS, evenly, read
+from resvision.search.pool import FOLDS, evenly, kept_side, preprocess_of, read
 from resvision.training import engine as engines
 from resvision.training import losses
 from resvision.training.steps import train_steps
@@ -216,18 +214,6 @@ def proxy(recipe: Recipe, model: str, size: int, spec: tuple[str, ...]) -> Recip
     )
 
 
-def side(recipe: Recipe) -> int:
-    """Height and width at which pictures are kept for a trial, in pixels."""
-    cropped = recipe.crop_scale < 1 or recipe.crop < 1
-    return round(recipe.size * ENLARGED) if cropped else recipe.size
-
-
-def preprocess_of(split: Split, recipe: Recipe) -> Preprocess:
-    """Normalised by the values of a split."""
-    assert recipe.channels is not None
-    return normalised(split, Preprocess.plain(recipe.size, recipe.channels, recipe.crop))
-
-
 def shallower(name: str, spec: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]] | None:
     """A network of the same family with about half of the layers or fewer, or with fewer at all, if there is one.
 
@@ -292,7 +278,7 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
     which = evenly(split.labels, PROBED)
     assert trial.channels is not None
     start = now()
-    sample, _ = read(split.take(which), side(trial), trial.channels, 1.0)
+    sample, _ = read(split.take(which), kept_side(trial), trial.channels, 1.0)
     reading = (now() - start) / len(which)
     if not len(sample):
         raise DataError(f"none of {len(which)} training pictures, evenly spread, can be read: mend or remove them")

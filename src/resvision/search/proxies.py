@@ -19,7 +19,8 @@ from resvision.recipes import for_batch
 from resvision.runtime import TorchSession, device
 from resvision.search import plan
 from resvision.search.candidates import Candidate
-from resvision.search.trials import evenly, log_probabilities, loss_and_accuracy
+from resvision.search.pool import evenly
+from resvision.search.trials import log_probabilities, loss_and_accuracy
 from resvision.training import losses
 from resvision.training.steps import train_steps
 
