@@ -47,6 +47,7 @@ class Reader:
         self.cache = cache
 
     def read(self, key: Key) -> Batch:
+        """The squares that a key asks for; pictures that cannot be read are left out of them, and named."""
         preprocess = self.preprocess if key.size is None else replace(self.preprocess, size=key.size)
         pictures, readable, bad = [], [], []
         for place, index in enumerate(key.chosen.samples.tolist()):

@@ -42,14 +42,15 @@ def leave_signals(worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # as the server left them
     if hasattr(os, "nice"):
         os.nice(10)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    main = multiprocessing.parent_process()
+    if main is not None and main.pid != os.getppid():  # PyTorch looks at the server alone, which waits for its workers
+        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
 
 
-def _end_with(main: BaseProcess | None) -> None:
-    """Ends this process when the main one is gone, killed perhaps; PyTorch looks at the server alone, which waits."""
-    if main is not None:
-        connection.wait([main.sentinel])
-        os._exit(1)
+def _end_with(main: BaseProcess) -> None:
+    """Ends this process when the main one is gone, killed perhaps."""
+    connection.wait([main.sentinel])
+    os._exit(1)
 
 
 def default_workers() -> int:

@@ -83,7 +83,7 @@ class Captured:
         self.recordings: dict[tuple[object, ...], Recording] = {}
 
     def __call__(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs, targets and labels to the mean loss and the number of right answers."""
+        """Inputs (N, C, S, S), targets (N, ...) and labels (N,) to the mean loss and the number of right answers (scalars)."""
         learns = tuple(parameter.requires_grad for parameter in self.parameters)
         key = (*((tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch), learns)
         if key not in self.met:  # one that is short of a picture may never come again
@@ -140,7 +140,7 @@ class Captured:
         torch.cuda.empty_cache()
 
     def _remembered(self) -> Callable[[], None]:
-        """Puts back what passes move: norms' statistics, what is random, and gradients, which are forgotten."""
+        """What puts back all that passes move: norms' statistics and what is random; gradients are forgotten."""
         state, buffers = torch.cuda.get_rng_state(), [buffer.clone() for buffer in self.network.buffers()]
 
         def put_back() -> None:
