@@ -83,7 +83,7 @@ class Captured:
         self.recordings: dict[tuple[object, ...], Recording] = {}
 
     def __call__(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs (N, C, S, S), targets (N, ...) and labels (N,) to the mean loss and the number of right answers (scalars)."""
+        """Inputs (N, C, S, S), targets (N, ...) and labels (N,) to mean loss and number of right answers, scalars."""
         learns = tuple(parameter.requires_grad for parameter in self.parameters)
         key = (*((tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch), learns)
         if key not in self.met:  # one that is short of a picture may never come again
