@@ -173,6 +173,7 @@ def test_a_folder_stands_for_its_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     for given in (folder, str(folder), [folder], iter([folder])):
         assert list(api.predict(made, given)) == pytest.approx(expected)
+    assert made.predict(str(folder)) == made.predict(iter([folder])) == expected
     mixed = list(api.predict(made, [files[2], folder, squares[0]]))
     assert [p.path for p in mixed] == [str(files[2]), *map(str, files), "picture 4"]
 
@@ -183,6 +184,8 @@ def test_a_folder_without_pictures_is_a_mistake(names: list[str], tmp_path: Path
         (tmp_path / name).write_text("no picture")
     with pytest.raises(InputError, match=f"^{tmp_path}: holds no pictures$"):
         api.predict(classifier(), tmp_path)
+    with pytest.raises(InputError, match=f"^{tmp_path}: holds no pictures$"):
+        classifier().predict(tmp_path)
 
 
 # ---- folders that are not what they say ----

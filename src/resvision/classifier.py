@@ -23,6 +23,7 @@ from safetensors.torch import save as save_weights
 from resvision.adaptive import AdaptiveSession, torch_segments
 from resvision.cost import exit_macs
 from resvision.data import images
+from resvision.data.sources import pictures_below
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule
@@ -117,7 +118,8 @@ class Predictor:
 
         Args:
             pictures: a path, a PIL image, a uint8 array (H, W) or (H, W, C), a uint8 tensor (C, H, W), or any iterable
-                of these; an array (N, H, W, C) or a tensor (N, C, H, W) is a batch.
+                of these; a folder stands for all pictures below it, in sorted order; an array (N, H, W, C) or a tensor
+                (N, C, H, W) is a batch.
             top: how many classes to name.
             deadline_ms: milliseconds for the network's work on a picture, of a network with early exits: the best
                 answer that there is within them. The work up to the first exit is always done.
@@ -127,6 +129,7 @@ class Predictor:
 
         Raises:
             PictureError: a picture cannot be read. `predictions` records the error and goes on.
+            DataError: a folder holds no pictures.
             ClassifierError: there is a deadline, but no early exits.
         """
         results = list(self.predictions(pictures, top=top, deadline_ms=deadline_ms))
@@ -378,8 +381,21 @@ def _fill(network: ResNet, weights: bytes, path: Path) -> None:
 def _named(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
     """Pictures with the name that messages give them: the path, or the place in the list."""
     many: Iterable[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item,assignment]
-    for place, picture in enumerate(many):
+    for place, picture in enumerate(below(many)):
         yield printable(str(picture)) if isinstance(picture, (str, Path)) else f"picture {place}", picture
+
+
+def below(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """Pictures, with those below it in the place of a folder.
+
+    Raises:
+        DataError: a folder holds no pictures.
+    """
+    for picture in pictures:
+        if isinstance(picture, (str, Path)) and (folder := Path(picture).expanduser()).is_dir():
+            yield from pictures_below(folder)
+        else:
+            yield picture
 
 
 def is_one(pictures: Picture | Iterable[Picture]) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from resvision import deployed, inputs
 from resvision.adaptive import AdaptiveSession, torch_segments
-from resvision.classifier import Classifier, Picture, Prediction, Predictor, is_one
+from resvision.classifier import Classifier, Picture, Prediction, Predictor, below, is_one
 from resvision.cost import exit_macs
 from resvision.data import sources
 from resvision.data.loader import CHUNK, EvaluationBatches, at_once, whole_batches
@@ -180,7 +180,7 @@ def predict(
 
     Args:
         classifier: a Classifier, the folder of one, or an exported .onnx or .xml file.
-        pictures: as in `Predictor.predict`; a folder stands for all pictures below it, in sorted order.
+        pictures: as in `Predictor.predict`.
         top: how many classes to name.
         deadline_ms: as in `Predictor.predict`.
         runtime: of a folder: "torch", "onnx", "openvino" or "auto", as in `deployed.load`.
@@ -192,23 +192,12 @@ def predict(
     if isinstance(pictures, (str, Path)):
         pictures = [pictures]
     if isinstance(pictures, (list, tuple)):
-        pictures = list(_below(pictures))
-    elif isinstance(pictures, Iterator):
-        pictures = _below(pictures)
+        pictures = list(below(pictures))
     many = len(pictures) if isinstance(pictures, Sized) else CHUNK
     batch_size = 1 if deadline_ms is not None or is_one(pictures) else max(1, min(CHUNK, many))
     opened = _opened(classifier, runtime, batch_size, reporter)
     batch_size = min(batch_size, at_once(opened.preprocess))
     return opened.predictions(pictures, top=top, batch_size=batch_size, deadline_ms=deadline_ms)
-
-
-def _below(pictures: Iterable[Picture]) -> Iterator[Picture]:
-    """Pictures, with those below it in the place of a folder."""
-    for picture in pictures:
-        if isinstance(picture, (str, Path)) and (folder := Path(picture).expanduser()).is_dir():
-            yield from sources.picture_paths([folder])
-        else:
-            yield picture
 
 
 def _plot(folder: Path, leaving: dict[str, Any], title: str, reporter: Reporter) -> None:

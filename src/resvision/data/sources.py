@@ -182,20 +182,16 @@ def prepare(dataset: DataSet) -> DataSet:
     )
 
 
-def picture_paths(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given, and for a folder the pictures below it in sorted order.
+def pictures_below(folder: Path) -> list[Path]:
+    """The pictures in a folder and in all that it holds, in sorted order.
 
     Raises:
-        DataError: a folder holds no pictures.
+        DataError: there are none.
     """
-    for path in paths:
-        if path.is_dir():
-            below = [file.path for _, file in _walk(path)[0] if file.path is not None and _may_be_picture(file)]
-            if not below:
-                raise DataError(f"{path}: holds no pictures")
-            yield from below
-        else:
-            yield path
+    below = [file.path for _, file in _walk(folder)[0] if file.path is not None and _may_be_picture(file)]
+    if not below:
+        raise DataError(f"{folder}: holds no pictures")
+    return below
 
 
 # ---- folders and archives: relative paths and files, wherever they come from ----
