@@ -207,6 +207,12 @@ def test_no_folder(tmp_path: Path) -> None:
         Classifier.load(tmp_path / "nowhere")
 
 
+def test_a_header_that_is_nested_without_end(folder: Path) -> None:
+    (folder / "model.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"model\.json: not JSON \(maximum recursion depth"):
+        Classifier.load(folder)
+
+
 def test_changed_weights(folder: Path) -> None:
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())

@@ -23,6 +23,7 @@ from safetensors.torch import save as save_weights
 from resvision.adaptive import AdaptiveSession, torch_segments
 from resvision.cost import exit_macs
 from resvision.data import images
+from resvision.data.loader import CHUNK, at_once
 from resvision.data.sources import pictures_below
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
@@ -143,10 +144,23 @@ class Predictor:
         pictures: Picture | Iterable[Picture],
         *,
         top: int = 5,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         deadline_ms: float | None = None,
     ) -> Iterator[Prediction]:
-        """Like `predict`, batch by batch; a picture that cannot be read gives a prediction with its error."""
+        """Like `predict`, batch by batch; a picture that cannot be read gives a prediction with its error.
+
+        Args:
+            pictures: as in `predict`.
+            top: likewise.
+            batch_size: pictures at once; None takes 64, and of large ones fewer.
+            deadline_ms: as in `predict`.
+
+        Raises:
+            InputError: `top` or the deadline is out of range.
+            ClassifierError: there is a deadline, but no early exits.
+        """
+        if batch_size is None:
+            batch_size = min(CHUNK, at_once(self.preprocess))
         if top < 1:
             raise InputError(f"top={top} must be at least 1")
         if deadline_ms is not None:

@@ -257,7 +257,7 @@ def _document(path: Path, session: FileSession) -> Document:
         raise ClassifierError(f"{path}: has no document of resvision; only what `resvision export` wrote can be used")
     try:
         value = json.loads(session.document)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ClassifierError(f"{path}: its document is not JSON ({error})") from error
     return parse_version(Document, value, str(path), FORMAT, VERSION)
 

@@ -108,7 +108,7 @@ def read_json(path: Path) -> Any:
         data = path.read_bytes()
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
 
 

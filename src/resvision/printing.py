@@ -61,7 +61,8 @@ def print_table(titles: list[str], rows: list[list[Any]], caption: str | None = 
 
     table = Table(*titles, title=caption, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(titles))
     for row, column in enumerate(table.columns):
-        if rows and all(str(cells[row])[:1].isdigit() for cells in rows):
+        told = [cell for cells in rows if (cell := str(cells[row]).lstrip("+-"))]  # what is empty or "-" is no text
+        if told and all(cell[0].isdigit() for cell in told):
             column.justify = "right"
     for cells in rows:
         table.add_row(*map(str, cells))

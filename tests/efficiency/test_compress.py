@@ -68,6 +68,8 @@ def test_the_drop_is_paired() -> None:
     differences = np.array([1] * 4 + [-1] + [0] * 95)
     assert error == pytest.approx(100 * differences.std(ddof=1) / 10)
     assert paired_drop(before, before) == (0.0, 0.0)
+    thousand = np.arange(1000)
+    assert paired_drop(thousand >= 0, thousand >= 7)[0] == 0.7  # and so it keeps to --max-drop 0.7
 
 
 def test_the_original_teaches() -> None:

@@ -583,10 +583,27 @@ def test_each_turn_has_fewer_arms_and_the_best_are_left(tmp_path: Path, monkeypa
 def test_a_watched_trial_keeps_probabilities_of_pictures_that_it_has_not_seen() -> None:
     made = bench()
     row = made.judge(trials.BASELINE, 0, watched=True, further=made.pool.take(np.arange(7)))
-    held = trials.unpacked(row["best"], row["judged"], 10)
+    held = trials.unpacked(row["log_p"], row["judged"], 10)
     assert held.sum(axis=1) == pytest.approx(1, abs=0.01)
-    assert trials.unpacked(row["further"], -1, 10).shape == (7, 10)
+    assert trials.unpacked(row["further_log_p"], -1, 10).shape == (7, 10)
     assert [point["step"] for point in row["points"]] == [1, 2, 3, 4]  # of eight looks at four steps four are left
+
+
+def test_sure_predictions_are_told_apart_in_the_ledger() -> None:
+    probabilities = np.array([0.5, 0.999, 0.99999, 0.999999, 1.0, 0.0])
+    with np.errstate(divide="ignore"):
+        kept = trials.unpacked(trials._packed(np.log(probabilities)), -1)
+    assert kept == pytest.approx(probabilities, abs=2e-4)
+    assert 1 - kept[2:4] == pytest.approx(1 - probabilities[2:4], rel=0.05)
+
+
+def test_the_order_of_a_folder_does_not_decide_which_labels_are_accused() -> None:
+    labels = np.repeat(np.arange(10), 200)
+    truth = labels.copy()
+    truth[1600:1720] = (truth[1600:1720] + 1) % 10  # wrong labels in one of the last classes, 6% of all pictures
+    for order in (np.arange(2000), np.arange(2000)[::-1]):
+        found = noise.estimate(np.eye(10)[truth][order], labels[order])  # all equally sure
+        assert found.interval[0] < 0.06 < found.interval[1]
 
 
 def test_gaps_are_compared_on_the_same_pictures() -> None:

@@ -279,7 +279,8 @@ def paired_drop(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> 
     """
     difference = before.astype(np.float64) - after
     error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return 100 * float(difference.mean()), 100 * float(error)
+    # Summed up and divided once, so that a loss of exactly the limit is not rounded to above it.
+    return float(100 * difference.sum() / len(difference)), 100 * float(error)
 
 
 def _right(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

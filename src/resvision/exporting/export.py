@@ -299,12 +299,13 @@ def quiet() -> Iterator[None]:
     """
     before = os.environ.get("CI")
     os.environ["CI"] = "true"
-    logging.disable(logging.WARNING)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
         if before is None:
             del os.environ["CI"]
         else:

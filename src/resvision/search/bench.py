@@ -77,10 +77,10 @@ class Bench:
         for number, row in enumerate(baseline):
             mine = self.chosen[self.trials.judging(number)]
             where.append(mine)
-            rows.append(unpacked(row["best"], len(mine), self.trials.classes))
-            if row.get("further"):
+            rows.append(unpacked(row["log_p"], len(mine), self.trials.classes))
+            if row.get("further_log_p"):
                 where.append(np.array(row["further_index"], dtype=np.int64))
-                rows.append(unpacked(row["further"], -1, self.trials.classes))
+                rows.append(unpacked(row["further_log_p"], -1, self.trials.classes))
         index = np.concatenate(where)
         return index, np.concatenate(rows), self.train.labels[index]
 

@@ -77,7 +77,9 @@ def estimate(probabilities: FloatArray, labels: IntArray) -> Noise:
     joint = shares * given[:, None] / count
     joint_rate = max(0.0, float(1 - np.trace(joint)))
 
-    surer = np.argsort(-probabilities.max(axis=1), kind="stable")
+    # Equals in an order that tells nothing: as they come, the first classes of a folder would be taken for the surest.
+    shuffled = np.random.default_rng(0).permutation(count)
+    surer = shuffled[np.argsort(-probabilities.max(axis=1)[shuffled], kind="stable")]
     sure = surer[: max(LEAST_SUREST, round(SUREST * count))]
     other = probabilities.argmax(axis=1) != labels
     wrong = int(other[sure].sum())

@@ -111,7 +111,7 @@ class Trials:
             points[-1]["accuracy"] = found[1]
             predicted = log_p.argmax(axis=1)
             if watched and found[0] < best:
-                best, kept = found[0], {"best": _packed(np.exp(log_p))}
+                best, kept = found[0], {"log_p": _packed(log_p)}
                 if further is not None:
                     weights = {key: value.clone() for key, value in network.state_dict().items()}
         diverged = not points or points[-1]["step"] < steps
@@ -134,7 +134,7 @@ class Trials:
             assert further is not None
             network.load_state_dict(weights)
             others = EvaluationBatches(further, self.preprocess, 0)
-            kept["further"] = _packed(np.exp(self._log_probabilities(network, others)))
+            kept["further_log_p"] = _packed(self._log_probabilities(network, others))
         return {
             **points[-1],
             "trained": len(train),
@@ -216,13 +216,18 @@ def loss_and_accuracy(log_p: FloatArray, labels: Indices) -> tuple[float, float]
 
 
 def _packed(values: FloatArray) -> str:
-    """Values as text for a line of the ledger, in half precision."""
-    return base64.b64encode(np.nan_to_num(values).astype(np.float16).tobytes()).decode()
+    """Log-probabilities as text for a line of the ledger, in half precision.
+
+    Which tells 0.99999 from 1 by their logarithms, where it would round both probabilities to 1.
+    """
+    least = float(np.finfo(np.float16).min)
+    kept = np.nan_to_num(values, nan=least, neginf=least).clip(least, 0)
+    return base64.b64encode(kept.astype(np.float16).tobytes()).decode()
 
 
 def unpacked(text: str, *shape: int) -> FloatArray:
-    """What `_packed` packed."""
-    return np.frombuffer(base64.b64decode(text), dtype=np.float16).astype(np.float64).reshape(shape)
+    """The probabilities whose logarithms `_packed` packed."""
+    return np.exp(np.frombuffer(base64.b64decode(text), dtype=np.float16).astype(np.float64)).reshape(shape)
 
 
 def _bits(values: npt.NDArray[np.bool_]) -> str:
