@@ -213,6 +213,13 @@ def test_a_header_that_is_nested_without_end(folder: Path) -> None:
         Classifier.load(folder)
 
 
+def test_no_field_of_the_outermost_is_meant_by_a_nested_one(folder: Path) -> None:
+    preprocess = json.loads((folder / "model.json").read_text())["preprocess"]
+    change(folder, preprocess=preprocess | {"antialias": True})
+    with pytest.raises(InputError, match=r"there is no field 'preprocess\.antialias'$"):
+        Classifier.load(folder)
+
+
 def test_changed_weights(folder: Path) -> None:
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())

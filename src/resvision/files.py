@@ -217,7 +217,8 @@ def fault(error: ValidationError, *within: str, known: Collection[str] = ()) -> 
     if kind == "missing":
         return f"{field} is missing{more}"
     if kind == "unexpected_keyword_argument":
-        return f"there is no field {field!r}{nearest(field, known)}{more}"
+        meant = nearest(field, known) if len(place) == 1 else ""  # `known` are the fields of the outermost
+        return f"there is no field {field!r}{meant}{more}"
     told = " or ".join(e["msg"].removeprefix("Input should be " if index else "") for index, e in enumerate(alike))
     shown = f"={reprlib.repr(value)}" if place else ""
     return f"{field}{shown}: {told}{_as_number(value, {e['type'] for e in alike})}{more}"

@@ -993,6 +993,23 @@ def test_pictures_that_cannot_be_read_are_named_before_a_plan_is_made(tmp_path: 
         plan.make(split, recipe, 2, 100, 60.0)
 
 
+def test_a_network_that_is_not_finite_at_its_first_steps_has_no_pace(tmp_path: Path) -> None:
+    split = sources.prepare(sources.load("digits")).splits["train"]
+    endless = ("depths=[120,120,120]", "widths=[1,1,1]", "norm=none", "init=he")
+    recipe = Recipe(
+        model="resnet8_cifar",
+        spec=endless,
+        size=8,
+        channels=1,
+        epochs=10,
+        batch_size=32,
+        precision="fp32",
+        compile=False,
+    )
+    with pytest.raises(DivergedError, match="resnet8_cifar: its loss is not a finite number at the start"):
+        plan.make(split, recipe, 10, 300, 300.0)
+
+
 def test_minutes_of_a_recorded_recipe_are_no_length(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="minutes=30 of the recipe do not say how many epochs these are"):
         resvision.overfit("digits", recipe=Recipe(model="resnet8_cifar", size=8, minutes=30.0), out=tmp_path / "a")

@@ -15,7 +15,7 @@ from resvision.cost import cost
 from resvision.data.loader import TrainingBatches
 from resvision.data.pictures import ArrayPictures, Split
 from resvision.data.readable import BadPictures
-from resvision.errors import DataError, ResvisionError
+from resvision.errors import DataError, DivergedError, ResvisionError
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.recipe import SMALL_PICTURE, Precision, Recipe
@@ -23,6 +23,7 @@ from resvision.runtime import device
 from resvision.search.pool import FOLDS, evenly, kept_side, preprocess_of, read
 from resvision.training import engine as engines
 from resvision.training import losses
+from resvision.training.figures import DIVERGED_ADVICE
 from resvision.training.steps import train_steps
 
 SMALLER_SIZES = (64, 48, 32)  # px that stand in for larger pictures
@@ -303,6 +304,8 @@ def _pace(choice: Choice, split: Split, recipe: Recipe, classes: int, allowed: f
             start = now()
         elif step > PROBE_WARMUP and now() - start >= allowed:
             break
+    if step <= PROBE_WARMUP:
+        raise DivergedError(f"{model}: its loss is not a finite number at the start: {DIVERGED_ADVICE}")
     return trial.precision, (now() - start) / ((step - PROBE_WARMUP) * batches.batch_size), reading
 
 
