@@ -50,6 +50,8 @@ def test_a_peer_of_the_same_name_and_size() -> None:
     assert found["torchvision eager"](torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 1000)
     assert not said
     assert peers.peer(colourful(), said.append) == {}
+    for words in ({"model": "mine"}, {"recipe": ["resnet18"]}, {"recipe": "paper"}):
+        assert peers.peer(dataclasses.replace(made, provenance=words), said.append) == {}
     # One that was pruned is compared with the whole one, and one of other layers with as many parameters likewise.
     smaller = prune.without_block(network, 1)
     pruned = dataclasses.replace(made, network=smaller)

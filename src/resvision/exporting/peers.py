@@ -16,6 +16,7 @@ import torch
 from resvision import zoo
 from resvision.classifier import Classifier
 from resvision.cost import cost
+from resvision.errors import SpecError
 from resvision.exporting.export import quiet
 from resvision.progress import Note
 from resvision.runtime import Session, device
@@ -42,10 +43,13 @@ class PeerSession:
 def peer(classifier: Classifier, note: Note) -> dict[str, Session]:
     """The peer, where one is installed and has the network that this one is, or was made smaller from."""
     provenance, spec = classifier.provenance, classifier.network.spec
-    name = provenance.get("model") or provenance.get("recipe", {}).get("model")
-    if name is None:
+    recipe = provenance.get("recipe")
+    name = str(provenance.get("model") or (recipe.get("model") if isinstance(recipe, dict) else None))
+    try:
+        named = zoo.get(name)
+    except SpecError:  # provenance may be anybody's words
         return {}
-    whole = dataclasses.replace(zoo.get(name), num_classes=spec.num_classes, in_channels=spec.in_channels)
+    whole = dataclasses.replace(named, num_classes=spec.num_classes, in_channels=spec.in_channels)
     size = cost(whole, classifier.preprocess.size).params
     for package, build in (("torchvision", torchvision_network), ("timm", timm_network)):
         with quiet():
