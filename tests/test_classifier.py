@@ -92,6 +92,52 @@ def test_grey_batches() -> None:
     assert len(made.predict(np.zeros((5, 9, 9), dtype=np.uint8))) == 5
     assert len(made.predict(np.zeros((9, 9), dtype=np.uint8))) == 1
     assert len(made.predict(np.zeros((9, 9, 3), dtype=np.uint8))) == 1
+    assert len(made.predict(np.zeros((3, 9, 9), dtype=np.uint8))) == 3
+    for several in (1, 2, 3, 5):  # a tensor's channels come first, however many pictures there are
+        assert len(made.predict(torch.zeros(several, 1, 9, 9, dtype=torch.uint8))) == several
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            np.zeros((3, 9, 9), dtype=np.uint8),
+            r"array of shape \(3, 9, 9\) may be a picture with its channels first",
+        ),
+        (torch.zeros(9, 9, 3, dtype=torch.uint8), r"has shape \(9, 9, 3\): give a tensor \(H, W\) or \(C, H, W\)"),
+        (torch.zeros(20, 9, 9, dtype=torch.uint8), r"has shape \(20, 9, 9\): give a tensor"),
+        (np.zeros((2, 9, 9, 2), dtype=np.uint8), r"has shape \(9, 9, 2\): give an array"),
+        (np.uint8(3), "uint8 is no picture"),
+        (None, "NoneType is no picture"),
+        (3, "int is no picture"),
+        (b"content", "bytes is no picture"),
+        (io.BytesIO(b"content"), "BytesIO is no picture"),
+        ({"a.png": 1}, "dict is no picture"),
+        ("", "an empty text was given for a path"),
+        ([""], "an empty text was given for a path"),
+        ([None], "is a NoneType: give a path"),
+        (Image.new("RGB", (0, 5)), "has no pixels"),
+    ],
+)
+def test_what_are_no_pictures_is_said(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        classifier().predict(given)
+
+
+@pytest.mark.parametrize("options", [{"top": 2.5}, {"top": None}, {"top": "3"}, {"deadline_ms": "5"}])
+def test_options_of_another_type(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(options))}={next(iter(options.values()))!r} must be a"):
+        classifier().predict(pictures(1), **options)
+
+
+def test_logits_are_only_of_squares() -> None:
+    made = classifier()
+    squares = np.zeros((2, made.preprocess.size, made.preprocess.size, 3), dtype=np.uint8)
+    squares.flags.writeable = False
+    assert made.logits(squares).shape == (2, 3)
+    for wrong in (squares.astype(np.float32), squares[0], squares[:, 1:], squares[..., :1], torch.zeros(2, 3, 8, 8)):
+        with pytest.raises(InputError, match=r"give uint8 of shape \(N, \d+, \d+, 3\)"):
+            made.logits(wrong)
 
 
 def test_top_k() -> None:
@@ -205,6 +251,14 @@ def folder(tmp_path: Path) -> Path:
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ClassifierError, match=r"model\.json is missing"):
         Classifier.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="an empty text was given for a path"):
+        Classifier.load("")
+
+
+def test_a_run_that_has_not_ended_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ClassifierError, match=f"the run has not ended: resvision train --resume {tmp_path}"):
+        Classifier.load(tmp_path)
 
 
 def test_a_header_that_is_nested_without_end(folder: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +31,7 @@ from resvision.data.sources import pictures_below
 from resvision.errors import ClassifierError, InputError, PictureError
 from resvision.evaluation.metrics import log_softmax
 from resvision.exits import ExitRule
-from resvision.files import parse_version, printable, read_json, replacing, storage, to_json, write_text
+from resvision.files import parse_version, path_of, printable, read_json, replacing, storage, to_json, write_text
 from resvision.measure import now
 from resvision.models import ResNet
 from resvision.preprocess import Preprocess
@@ -40,7 +43,7 @@ VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 HEADER_FILE = "model.json"
 
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8] | torch.Tensor
+Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +122,8 @@ class Predictor:
 
         Args:
             pictures: a path, a PIL image, a uint8 array (H, W) or (H, W, C), a uint8 tensor (C, H, W), or any iterable
-                of these; a folder stands for all pictures below it, in sorted order; an array (N, H, W, C) or a tensor
-                (N, C, H, W) is a batch.
+                of these; a folder stands for all pictures below it, in sorted order; an array (N, H, W, C), a tensor
+                (N, C, H, W), or an array (N, H, W) of grey pictures is a batch.
             top: how many classes to name.
             deadline_ms: milliseconds for the network's work on a picture, of a network with early exits: the best
                 answer that there is within them. The work up to the first exit is always done.
@@ -130,6 +133,7 @@ class Predictor:
 
         Raises:
             PictureError: a picture cannot be read. `predictions` records the error and goes on.
+            InputError: what is given are no pictures, or an option is out of range.
             DataError: a folder holds no pictures.
             ClassifierError: there is a deadline, but no early exits.
         """
@@ -156,22 +160,22 @@ class Predictor:
             deadline_ms: as in `predict`.
 
         Raises:
-            InputError: `top` or the deadline is out of range.
+            InputError: what is given are no pictures, or `top` or the deadline is out of range.
             ClassifierError: there is a deadline, but no early exits.
         """
         if batch_size is None:
             batch_size = min(CHUNK, at_once(self.preprocess))
-        if top < 1:
-            raise InputError(f"top={top} must be at least 1")
+        if not isinstance(top, int | np.integer) or top < 1:
+            raise InputError(f"top={top!r} must be a whole number of at least 1")
         if deadline_ms is not None:
-            if not deadline_ms > 0:
-                raise InputError(f"deadline_ms={deadline_ms} must be above 0")
+            if not isinstance(deadline_ms, int | float | np.number) or not deadline_ms > 0:
+                raise InputError(f"deadline_ms={deadline_ms!r} must be a number above 0")
             if self.adaptive is None:
                 raise ClassifierError("a deadline needs a network with early exits: train one with --exits auto")
             batch_size = 1  # a deadline is that of one picture
         if self.whole:
             batch_size = 1  # photographs in full size, which go through one by one
-        named = _named(pictures)
+        named = _named(pictures, self.preprocess)
         while chunk := list(islice(named, batch_size)):
             pixels, places, results = [], [], []
             for place, (name, picture) in enumerate(chunk):
@@ -208,8 +212,22 @@ class Predictor:
         """uint8 squares (N, S, S, C), as `Preprocess` describes them, to float32 logits (N, K).
 
         Where the predictor is `whole`, it takes a picture (1, H, W, C) of any size.
+
+        Raises:
+            InputError: another type or shape.
         """
-        return self.session(torch.as_tensor(squares))
+        if isinstance(squares, np.ndarray):
+            squares = torch.as_tensor(np.require(squares, requirements="W"))  # which PyTorch asks for
+        size, channels = self.preprocess.size, self.preprocess.channels
+        wanted: tuple[int | str, ...] = (1, "H", "W", channels) if self.whole else ("N", size, size, channels)
+        if (
+            squares.dtype != torch.uint8
+            or squares.ndim != 4
+            or any(isinstance(w, int) and w != s for w, s in zip(wanted, squares.shape, strict=True))
+        ):
+            shape = ", ".join(map(str, wanted))
+            raise InputError(f"squares of {squares.dtype}, {tuple(squares.shape)}: give uint8 of shape ({shape})")
+        return self.session(squares)
 
     def _pixels(self, name: str, picture: Picture) -> images.UInt8Array:
         """What the session takes of a picture (H, W, C)."""
@@ -217,8 +235,8 @@ class Predictor:
         return images.whole(upright, self.preprocess) if self.whole else images.square(upright, self.preprocess)
 
     def _upright(self, name: str, picture: Picture) -> Image.Image:
-        if isinstance(picture, (str, Path)):
-            return images.decode(images.read_file(Path(picture).expanduser(), name), name, self.preprocess)
+        if isinstance(picture, (str, os.PathLike)):
+            return images.decode(images.read_file(path_of(picture), name), name, self.preprocess)
         if not isinstance(picture, Image.Image):
             if not isinstance(picture, (np.ndarray, torch.Tensor)):
                 raise PictureError(
@@ -279,7 +297,7 @@ class Classifier(Predictor):
         Raises:
             StorageError: the folder cannot be written.
         """
-        folder = Path(folder).expanduser()
+        folder = path_of(folder)
         weights = self.weights()
         header = Header(
             format=FORMAT,
@@ -305,11 +323,14 @@ class Classifier(Predictor):
         Raises:
             ClassifierError: the folder holds none, or its weights are not those that its header describes.
         """
-        folder = Path(folder).expanduser()
+        folder = path_of(folder)
         path = folder / HEADER_FILE
         if not path.is_file():
+            begun = (folder / "checkpoints").is_dir()
+            advice = f"the run has not ended: resvision train --resume {shlex.quote(str(folder))}"
             raise ClassifierError(
-                f"{folder}: there is no classifier here ({HEADER_FILE} is missing); give a run folder"
+                f"{folder}: there is no classifier here ({HEADER_FILE} is missing); "
+                + (advice if begun else "give a run folder")
             )
         header = parse_version(Header, read_json(path), str(path), FORMAT, VERSION)
         check_parts(header.spec, header.preprocess, header.classes, header.temperature, header.exits)
@@ -392,11 +413,22 @@ def _fill(network: ResNet, weights: bytes, path: Path) -> None:
     network.load_state_dict(state)
 
 
-def _named(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
-    """Pictures with the name that messages give them: the path, or the place in the list."""
+def _named(pictures: Picture | Iterable[Picture], preprocess: Preprocess) -> Iterator[tuple[str, Picture]]:
+    """Pictures with the name that messages give them: the path, or the place in the list.
+
+    Raises:
+        InputError: what is given are no pictures, or an array of which it is not plain what it holds.
+    """
     many: Iterable[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item,assignment]
+    if not isinstance(many, Iterable) or isinstance(many, bytes | bytearray | io.IOBase | Mapping):
+        raise InputError(f"{type(many).__name__} is no picture: give paths, PIL images, arrays or tensors")
+    if isinstance(many, np.ndarray) and many.ndim == 3 and many.shape[0] in (3, 4) and preprocess.channels != 1:
+        raise InputError(
+            f"an array of shape {many.shape} may be a picture with its channels first, or {many.shape[0]} grey ones: "
+            "give (H, W, C), or (N, H, W, 1)"
+        )
     for place, picture in enumerate(below(many)):
-        yield printable(str(picture)) if isinstance(picture, (str, Path)) else f"picture {place}", picture
+        yield printable(str(picture)) if isinstance(picture, (str, os.PathLike)) else f"picture {place}", picture
 
 
 def below(pictures: Iterable[Picture]) -> Iterator[Picture]:
@@ -406,7 +438,7 @@ def below(pictures: Iterable[Picture]) -> Iterator[Picture]:
         DataError: a folder holds no pictures.
     """
     for picture in pictures:
-        if isinstance(picture, (str, Path)) and (folder := Path(picture).expanduser()).is_dir():
+        if isinstance(picture, (str, os.PathLike)) and (folder := path_of(picture)).is_dir():
             yield from pictures_below(folder)
         else:
             yield picture
@@ -414,13 +446,9 @@ def below(pictures: Iterable[Picture]) -> Iterator[Picture]:
 
 def is_one(pictures: Picture | Iterable[Picture]) -> bool:
     """Whether this is a picture, rather than several."""
-    return isinstance(pictures, (str, Path, Image.Image)) or (
-        isinstance(pictures, np.ndarray | torch.Tensor)
-        and (pictures.ndim == 2 or (pictures.ndim == 3 and not _is_grey_batch(pictures)))
+    if isinstance(pictures, np.ndarray):
+        is_grey_batch = pictures.ndim == 3 and pictures.shape[2] not in (1, 3, 4)
+        return pictures.ndim <= 3 and not is_grey_batch
+    return isinstance(pictures, (str, os.PathLike, Image.Image)) or (
+        isinstance(pictures, torch.Tensor) and pictures.ndim <= 3
     )
-
-
-def _is_grey_batch(pictures: npt.NDArray[np.uint8] | torch.Tensor) -> bool:
-    """Whether three dimensions are (N, H, W), a batch of grey pictures, rather than one picture with channels."""
-    channels = pictures.shape[-1] if isinstance(pictures, np.ndarray) else pictures.shape[0]
-    return channels not in (1, 3, 4)

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
     """The value of an option: cyclopts' own, which would round 128.7, of lists of numbers with commas between them."""
+    if any(not token.value for token in tokens):
+        what = tokens[0].keyword or "an argument"
+        raise InputError(f"{what} is empty: perhaps a variable of the shell is not set; the current folder is .")
     kinds = (kind, *get_args(kind))
     if tuple[int, ...] in kinds or tuple[float, ...] in kinds:
         tokens = [token.evolve(value=part) for token in tokens for part in token.value.split(",")]

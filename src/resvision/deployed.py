@@ -24,7 +24,7 @@ from resvision.data.images import blank
 from resvision.data.loader import at_once
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
-from resvision.files import alone, parse_version, read_json, storage, write_json
+from resvision.files import alone, parse_version, path_of, read_json, storage, write_json
 from resvision.preprocess import Preprocess
 from resvision.progress import Note
 from resvision.runtime import LOGITS, NEXT, PROBABILITIES, OnnxSession, OpenVinoSession
@@ -64,6 +64,7 @@ class Document:
         exits: when pictures leave a network with early exits, of which every segment is a file of its own.
         segment: which of them this is, counted from 1.
         files: of all segments, shallow to deep.
+        divided_at: of training data that came undivided, as in `DataSet`.
     """
 
     format: str = FORMAT
@@ -79,6 +80,7 @@ class Document:
     exits: ExitRule | None = None
     segment: int | None = None
     files: tuple[str, ...] = ()
+    divided_at: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def input(self) -> str:
@@ -104,6 +106,7 @@ class Document:
             weights=hashlib.sha256(classifier.weights()).hexdigest(),
             metrics=classifier.metrics,
             exits=classifier.exits,
+            divided_at=classifier.provenance.get("divided_at", {}),
         )
 
     def to_json(self) -> str:
@@ -161,7 +164,7 @@ def load(
         ClassifierError: there is nothing of that kind, or it is not what it says.
         MissingExtraError: the runtime is not installed.
     """
-    path = Path(path).expanduser()
+    path = path_of(path)
     if path.is_file():
         if runtime is not None:
             raise InputError(f"{path}: an exported file has its own runtime: leave out --runtime {runtime}")
@@ -241,7 +244,11 @@ def open_file(path: Path) -> Predictor:
         classes=document.classes,
         temperature=document.temperature,
         whole=document.contract == "B",
-        provenance={"weights": document.weights, "precision": document.precision},
+        provenance={
+            "weights": document.weights,
+            "precision": document.precision,
+            "divided_at": document.divided_at,
+        },
         metrics=document.metrics,
     )
 

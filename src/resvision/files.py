@@ -26,6 +26,17 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def path_of(given: str | os.PathLike[str]) -> Path:
+    """A path as a person gives it, in which ~ is the home.
+
+    Raises:
+        InputError: it is empty, which would mean the current folder.
+    """
+    if given == "":
+        raise InputError("an empty text was given for a path: perhaps a variable is not set; the current folder is .")
+    return Path(given).expanduser()
+
+
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
     """Turns what the operating system says of `path` (disk full, no permission) into a StorageError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from resvision.data import sources
 from resvision.data.pictures import DataSet, Split, listed
 from resvision.data.statistics import facts
 from resvision.errors import DataError, InputError, RecipeError, RunError
+from resvision.files import path_of
 from resvision.preprocess import Preprocess
 from resvision.progress import Reporter
 from resvision.recipe import ADAPTIVE, LENGTHS, Recipe, make, typed
@@ -73,6 +75,18 @@ def recorded_data(run: RunFolder) -> tuple[str, sources.Columns]:
     if not source:
         raise RunError(f"{run.path}: was trained on arrays in memory; give the same arrays again")
     return source["data"], sources.Columns(**source["columns"])
+
+
+def divided_as(provenance: Mapping[str, Any], dataset: DataSet) -> DataSet:
+    """The data set, to be divided where it was when a classifier was trained, as far as the classifier records it.
+
+    Without that a set that has grown would validate by pictures that trained.
+    """
+    recorded = provenance.get("divided_at")
+    if not isinstance(recorded, dict):  # provenance may be anybody's words
+        return dataset
+    hashes = {name: last for name, last in recorded.items() if re.fullmatch("[0-9a-f]{16}", str(last))}
+    return dataclasses.replace(dataset, divided_at=hashes)
 
 
 def choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:
@@ -150,7 +164,7 @@ def measured_split(
             raise InputError(f"split={split!r}: arrays have no splits; leave it out")
         arrays = sources.array_split(data, classifier.classes, "arrays")
         return Measured(source="arrays", name="all", split=arrays)
-    dataset = dataset_of(data, None, None, columns, reporter)
+    dataset = divided_as(classifier.provenance, dataset_of(data, None, None, columns, reporter))
     if split is None and first in dataset.splits:
         split = first
     name, chosen = choose_split(dataset, split)
@@ -253,11 +267,11 @@ def _recorded(base: Recipe | str | Path, fields: dict[str, Any]) -> dict[str, An
     Raises:
         InputError: there is no such file, or it is no recipe.
     """
-    if isinstance(base, str) and not Path(base).exists() and Path(base).name == base and not Path(base).suffix:
+    if isinstance(base, str) and base and Path(base).name == base and not (Path(base).exists() or Path(base).suffix):
         named = ", ".join(recipes.NAMES)
         raise RecipeError(f"there is no recipe {base!r}: there are {named}, or give a run or its recipe.yaml")
     if not isinstance(base, Recipe):
-        path = Path(base)
+        path = path_of(base)
         base = read_recipe(RunFolder(path).recipe_file if path.is_dir() else path)
     recorded = dataclasses.asdict(base)
     # Epochs are counted anew, which gives the same steps on the same pictures. Minutes were measured: a repetition

@@ -346,6 +346,15 @@ def test_an_archive_is_the_folder(
         assert names(packed.splits[split_name]) == expected
 
 
+@pytest.mark.parametrize("layout", [PLAIN, SPLIT], ids=["plain", "split"])
+def test_a_folder_around_the_class_folders_is_entered(
+    tmp_path: Path, write_pictures: WritePictures, layout: tuple[str, ...]
+) -> None:
+    write_pictures(tmp_path / "unpacked/pets/version-2", layout)
+    (tmp_path / "unpacked/LICENCE").write_text("free")
+    assert_same_content(load(tmp_path / "unpacked"), load(tmp_path / "unpacked/pets/version-2"))
+
+
 @pytest.mark.parametrize("name", ["pets.tar", "pets.tar.xz", "pets.zip"])
 def test_an_archive_takes_no_more_memory_than_its_pictures(
     tmp_path: Path, write_pictures: WritePictures, monkeypatch: pytest.MonkeyPatch, name: str
@@ -675,7 +684,7 @@ def test_numbers_as_labels_are_ordered_by_value(manifest: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_and_any_line_end(manifest: Callable[..., Path], encoding: str, newline: str) -> None:
     path = manifest("path,label", "files/1.png,Käse", "files/2.png,猫", encoding=encoding, newline=newline)
     dataset = load(path)
@@ -688,6 +697,24 @@ def test_quoted_cells_and_tabs(manifest: Callable[..., Path]) -> None:
     assert quoted.classes == ("cat, black", 'the "dog"')
     tabbed = load(manifest("path\tlabel", "files/1.png\tcat, black", "files/2.png\tdog", name="list.tsv"))
     assert tabbed.classes == ("cat, black", "dog")
+    for separator in (";", "\t"):  # as some spreadsheets write .csv
+        rows = [row.replace("|", separator) for row in ("path|label", "files/1.png|cat, black", "files/2.png|dog")]
+        assert load(manifest(*rows)).classes == ("cat, black", "dog")
+
+
+def test_blanks_around_labels_make_no_other_class(manifest: Callable[..., Path]) -> None:
+    spaced = load(manifest("path, label", "files/1.png, cat", "files/2.png,cat ", "files/3.png,dog"))
+    assert spaced.classes == ("cat", "dog")
+    assert spaced.splits["all"].labels.tolist() == [0, 0, 1]
+    with pytest.raises(DataError, match="line 2: the column label is empty"):
+        load(manifest("path,label", "files/1.png,  "))
+
+
+def test_what_is_no_text(manifest: Callable[..., Path]) -> None:
+    path = manifest("path,label", "files/1.png,cat", encoding="utf-16")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"list\.csv: not text \(.*truncated data.*\); save it as UTF-8"):
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -876,11 +903,43 @@ def test_as_many_labels_as_pictures() -> None:
         from_arrays((noise(2, 5, 5), [0, 1]), validation=(noise(2, 5, 5), [0, 1, 1]))
 
 
-@pytest.mark.parametrize("label", [2, -1, "emu", 0.5])
+@pytest.mark.parametrize("label", [2, -1, "emu"])
 def test_labels_outside_of_the_classes(label: object) -> None:
     message = f"^train: labels that no class has: {label}; the classes are cat, dog$"
     with pytest.raises(DataError, match=message):
         from_arrays((noise(3, 5, 5), np.array(["cat", "dog", label], dtype=object)), classes=["cat", "dog"])
+
+
+@pytest.mark.parametrize("label", [None, "", 0.5, float("nan"), b"cat"])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_labels_that_are_none(label: object, as_array: bool) -> None:
+    labels = ["cat", "dog", label]
+    with pytest.raises(
+        DataError, match=rf"^train: picture 2 has the label {label!r}: give class names or whole numbers$"
+    ):
+        from_arrays((noise(3, 5, 5), np.array(labels, dtype=object) if as_array else labels))
+    if isinstance(label, float):
+        with pytest.raises(DataError, match=f"picture 1 has the label {label!r}"):
+            from_arrays((noise(3, 5, 5), np.array([0.0, label, 1.0])))
+
+
+def test_whole_numbers_may_be_of_a_column_with_gaps() -> None:
+    assert from_arrays((noise(3, 5, 5), np.array([0.0, 2.0, 10.0]))).classes == ("0", "2", "10")
+
+
+def test_integers_that_may_be_names_or_places_are_refused() -> None:
+    with pytest.raises(
+        DataError, match="labels such as 1 may be names or places of the classes 2, 1, 0: give names as"
+    ):
+        from_arrays((noise(3, 5, 5), [1, 0, 2]), classes=["2", "1", "0"])
+    as_text = from_arrays((noise(3, 5, 5), ["1", "0", "2"]), classes=["2", "1", "0"])
+    assert as_text.splits["train"].labels.tolist() == [1, 2, 0]
+    assert array_split((noise(2, 5, 5), [30, 10]), ["30", "20", "10"], "x").labels.tolist() == [0, 2]  # no places
+
+
+def test_classes_are_a_list() -> None:
+    with pytest.raises(DataError, match="classes='xyz': give a list of names"):
+        from_arrays((noise(3, 5, 5), [0, 1, 2]), classes="xyz")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])

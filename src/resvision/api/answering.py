@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
@@ -23,6 +24,7 @@ from resvision.errors import ClassifierError, InputError, StorageError
 from resvision.evaluation import evaluate as evaluate_session
 from resvision.evaluation import exits, gates
 from resvision.evaluation.race import sampled
+from resvision.files import path_of
 from resvision.inputs import Data
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
@@ -69,7 +71,7 @@ def evaluate(
         batches = EvaluationBatches(measured.split, chosen.preprocess, default_workers())
     if chosen.adaptive is not None:
         evaluation, leaving = exits.evaluate(chosen.adaptive, batches, chosen.classes)
-        if not isinstance(classifier, Predictor) and (folder := Path(classifier).expanduser()).is_dir():
+        if not isinstance(classifier, Predictor) and (folder := path_of(classifier)).is_dir():
             _plot(folder, leaving, f"{source}, {name}", reporter)
         return {"data": source, "split": name, **evaluation.to_dict(), "adaptive": leaving}
     gated = chosen.network if isinstance(chosen, Classifier) and chosen.network.spec.gates else None
@@ -119,7 +121,7 @@ def tune_exits(
         InputError: the limit cannot be kept to, or the data cannot be used.
     """
     reporter = reporter or Reporter()
-    folder = None if isinstance(classifier, Classifier) else Path(classifier).expanduser()
+    folder = None if isinstance(classifier, Classifier) else path_of(classifier)
     loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     if not loaded.network.spec.exits:
         own = "RUN" if folder is None else shlex.quote(str(folder))
@@ -189,7 +191,7 @@ def predict(
     Raises:
         InputError: a folder holds no pictures, or there is no such classifier or runtime.
     """
-    if isinstance(pictures, (str, Path)):
+    if isinstance(pictures, (str, os.PathLike)):
         pictures = [pictures]
     if isinstance(pictures, (list, tuple)):
         pictures = list(below(pictures))

@@ -21,7 +21,7 @@ from resvision.data.readable import check_readable
 from resvision.efficiency import compress as compression
 from resvision.efficiency.ladder import Goal, Parts
 from resvision.errors import ClassifierError, DataError, InputError
-from resvision.files import write_json
+from resvision.files import path_of, write_json
 from resvision.inputs import Data
 from resvision.measure import timestamp
 from resvision.progress import Reporter
@@ -68,13 +68,14 @@ def export(
     target = Target(format=format, contract=contract, precision=precision)
     run = None
     if not isinstance(classifier, Classifier):
-        run = Path(classifier).expanduser()
+        run = path_of(classifier)
         classifier = Classifier.load(run)
     path = _export_path(run, out, target.name)
     calibration = checked = None
     if data is not None:
         names = None if isinstance(data, (str, Path)) else classifier.classes
-        dataset = sources.prepare(inputs.dataset_of(data, validation, names, columns, reporter or Reporter()))
+        given = inputs.dataset_of(data, validation, names, columns, reporter or Reporter())
+        dataset = sources.prepare(inputs.divided_as(classifier.provenance, given))
         calibration = dataset.splits["train"]
         checked = inputs.with_labels_of(classifier, dataset, inputs.choose_split(dataset, None)[1])
     made = exporting.write(classifier, target, path, calibration=calibration, checked=checked)
@@ -89,7 +90,7 @@ def _export_path(run: Path | None, out: str | Path | None, name: str) -> Path:
         if run is None:
             raise InputError("a classifier in memory has no folder for its exports: give out")
         return run / deployed.FOLDER / name
-    out = Path(out).expanduser()
+    out = path_of(out)
     is_file = out.suffix.lower() in (*SUFFIXES.values(), *OTHER_SUFFIXES) and not out.is_dir()
     return out if is_file else out / name
 
@@ -154,7 +155,7 @@ def compress(
     goal = Goal(speedup=speedup, max_drop=max_drop, minutes=minutes, batch_size=batch_size)
     classes = None if isinstance(data, (str, Path)) else original.classes
     dataset = inputs.dataset_of(data, validation, classes, columns, reporter)
-    prepared = sources.prepare(dataset)
+    prepared = sources.prepare(inputs.divided_as(original.provenance, dataset))
     if missing := [name for name in original.classes if name not in prepared.classes]:
         raise DataError(
             f"{dataset.name}: has no pictures of {listed(missing)}, which {run} knows; what is not seen would be "
@@ -228,7 +229,7 @@ def benchmark(
         InputError: the folder holds no classifier, or the data cannot be used.
     """
     reporter = reporter or Reporter()
-    folder = Path(run).expanduser()
+    folder = path_of(run)
     classifier = Classifier.load(folder)
     measured = None
     if data is not None:

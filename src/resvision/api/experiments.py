@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from resvision.errors import Interrupted, signal_of
-from resvision.files import storage
+from resvision.files import path_of, storage
 from resvision.training import RunFolder
 from resvision.training.ledger import LEDGER_FILE
 
 
 def folder_for(verb: str, out: str | Path | None) -> Path:
     """A new folder, or that of an experiment which was stopped."""
-    if out is not None and (Path(out).expanduser() / LEDGER_FILE).is_file():
-        return Path(out).expanduser()
+    if out is not None and (path_of(out) / LEDGER_FILE).is_file():
+        return path_of(out)
     return RunFolder.create(out, verb).path
 
 
 def recorded_settings(out: str | Path | None) -> dict[str, Any]:
     """The settings of the experiment in a folder; empty if there is none."""
-    if out is None or not (file := Path(out).expanduser() / LEDGER_FILE).is_file():
+    if out is None or not (file := path_of(out) / LEDGER_FILE).is_file():
         return {}
     with storage(file), file.open(encoding="utf-8") as lines:
         settings: dict[str, Any] = json.loads(next(lines))

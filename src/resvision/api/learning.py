@@ -15,6 +15,7 @@ from resvision.data.pictures import DataSet
 from resvision.errors import DataError, Interrupted, RecipeError, RunError, SpecError, StorageError, signal_of
 from resvision.evaluation import Evaluation
 from resvision.exits import with_exits_and_gates
+from resvision.files import path_of
 from resvision.inputs import Data
 from resvision.measure import now
 from resvision.progress import Reporter
@@ -100,6 +101,7 @@ def train(
     else:
         made = inputs.recipe_of(dataset, recipe, fields)
         chosen, weights = made.recipe, made.weights
+        dataset = dataset if weights is None else inputs.divided_as(weights.provenance, dataset)
         for reason in made.reasons:
             reporter.note(reason)
         # Refuses what cannot be, before there is a folder.
@@ -155,7 +157,7 @@ def import_weights(
         InputError: a field does not exist, or its value is out of range.
         MissingExtraError: the file is of Keras, which is not installed.
     """
-    path = Path(file).expanduser()
+    path = path_of(file)
     spec = (spec,) if isinstance(spec, str) else spec  # which is a sequence, too, of letters
     if spec and model is None:
         raise SpecError(f"spec {spec[0]!r} says how a network differs from its name: give the name with --model")

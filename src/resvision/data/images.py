@@ -218,6 +218,8 @@ def _jpeg_pixels(data: bytes, preprocess: Preprocess, min_side: int | None) -> U
 
 def upright(picture: Image.Image, name: str, preprocess: Preprocess) -> Image.Image:
     """Any picture, turned as its EXIF orientation asks, as mode "L" or "RGB". Raises PictureError."""
+    if 0 in picture.size:
+        raise PictureError(name, "has no pixels")
     try:
         picture.load()  # Pillow opens lazily; a PNG's EXIF may stand at its end, and a TIFF is turned in here
         if preprocess.exif and (turn := _TURNS.get(_orientation(picture))) is not None:
@@ -314,12 +316,15 @@ def from_array(array: npt.NDArray[np.generic] | torch.Tensor, name: str) -> Imag
     """
     if array.dtype not in (np.uint8, torch.uint8):
         raise PictureError(name, f"holds {array.dtype}: give uint8 values in 0..255")
+    is_tensor = isinstance(array, torch.Tensor)
+    channels = 1 if array.ndim == 2 else array.shape[0 if is_tensor else -1] if array.ndim == 3 else 0
+    if 0 in array.shape or channels not in (1, 3, 4):
+        wanted = "a tensor (H, W) or (C, H, W)" if is_tensor else "an array (H, W) or (H, W, C)"
+        raise PictureError(name, f"has shape {tuple(array.shape)}: give {wanted}, C in 1, 3, 4")
     if isinstance(array, torch.Tensor):
         array = (array.permute(1, 2, 0) if array.ndim == 3 else array).cpu().numpy()
-    if array.ndim == 3 and array.shape[2] == 1:
+    if array.ndim == 3 and channels == 1:
         array = array[..., 0]
-    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise PictureError(name, f"has shape {tuple(array.shape)}: give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(np.ascontiguousarray(array))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -188,6 +188,8 @@ class DataSet:
         method: where the splits come from, for the record of the run.
         flip: whether a mirrored picture still belongs to its class (a digit does not).
         unused: folders and pictures that lie beside the classes; `method` tells of them.
+        divided_at: by class, the greatest hash of content, as 16 hexadecimal digits, with which a picture of a set that
+            came undivided validates. A run records it, so that what trained it still trains when the set has grown.
     """
 
     name: str
@@ -196,6 +198,7 @@ class DataSet:
     method: str
     flip: bool = True
     unused: tuple[str, ...] = ()
+    divided_at: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -280,11 +283,20 @@ def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
     Raises:
         DataError: a class has too few different pictures to be divided.
     """
+    rest, held, _ = divide_at({}, split, fraction, name)
+    return rest, held
+
+
+def divide_at(
+    known: Mapping[int, int], split: Split, fraction: float, name: str
+) -> tuple[Split, Split, dict[int, int]]:
+    """As `divide`, but classes whose greatest hash that is held back is known are divided there; and all of these."""
     hashes = content_hashes(split.pictures)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     owners = split.labels[first][group]  # a picture that is in several classes is divided with the first of them
     held = np.zeros(len(split), dtype=bool)
-    for label in np.unique(split.labels):
+    greatest: dict[int, int] = {}
+    for label in np.unique(split.labels).tolist():
         members = np.flatnonzero(owners == label)
         distinct, counts = np.unique(hashes[members], return_counts=True)
         if len(distinct) < 2:
@@ -295,6 +307,9 @@ def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:
             )
         wanted = max(1, round(fraction * len(members)))
         cut = int(np.searchsorted(np.cumsum(counts), wanted)) + 1
-        last = distinct[min(cut, len(distinct) - 1) - 1]
-        held[members] = hashes[members] <= last
-    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
+        last = int(distinct[min(cut, len(distinct) - 1) - 1])
+        if int(distinct[0]) <= known.get(label, -1) < int(distinct[-1]):
+            last = known[label]
+        held[members] = hashes[members] <= np.uint64(last)
+        greatest[label] = last
+    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held)), greatest

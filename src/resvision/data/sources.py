@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeGuard
 
@@ -16,9 +17,9 @@ from resvision.data import archives, images
 from resvision.data.builtin import NAMES as BUILTIN_NAMES
 from resvision.data.builtin import load as load_builtin
 from resvision.data.download import Progress
-from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, Labels, Split, divide, listed
+from resvision.data.pictures import ArrayPictures, DataSet, File, FilePictures, Labels, Split, divide_at, listed
 from resvision.errors import DataError, PictureError
-from resvision.files import printable, storage
+from resvision.files import path_of, printable, storage
 
 SPLIT_NAMES = {  # of folders, in small letters, and in manifests
     **dict.fromkeys(("train", "training"), "train"),
@@ -51,7 +52,7 @@ DEFAULT_COLUMNS = Columns()
 
 def place_of(data: str | Path) -> str:
     """A built-in name as it is, and any other as a whole path: by it the same data are known however they are spelt."""
-    return data if is_builtin(data) else str(Path(data).expanduser().resolve())
+    return data if is_builtin(data) else str(path_of(data).resolve())
 
 
 def is_builtin(data: object) -> TypeGuard[str]:
@@ -79,7 +80,7 @@ def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progres
     """
     if is_builtin(data):
         return load_builtin(data, progress)
-    path = Path(data).expanduser()
+    path = path_of(data)
     if not path.exists():
         raise DataError(
             f"there is no folder, file or built-in data set {str(data)!r}; built in are {', '.join(BUILTIN_NAMES)}"
@@ -104,11 +105,13 @@ def from_arrays(train: Arrays, validation: Arrays | None = None, classes: Sequen
         classes: names for integer labels; without them a class is named by its number.
 
     Raises:
-        DataError: a wrong type, shape or length, or a label outside the classes.
+        DataError: a wrong type, shape or length, or a label that is none or outside the classes.
     """
     given = {"train": train} if validation is None else {"train": train, "val": validation}
+    if isinstance(classes, str):
+        raise DataError(f"classes={classes!r}: give a list of names")
     if classes is None:
-        names = {name: {str(v) for v in np.asarray(_pair(pair, name)[1]).reshape(-1)} for name, pair in given.items()}
+        names = {name: set(map(str, _labels(pair, name))) for name, pair in given.items()}
         _same_classes("arrays", names)
         classes = _in_order(names["train"])
     classes = tuple(map(str, classes))
@@ -126,21 +129,29 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
         name: for messages.
 
     Raises:
-        DataError: a wrong type, shape or length, or a label outside the classes.
+        DataError: a wrong type, shape or length, a label that is none or outside the classes, or integers of which it
+            is not plain whether they are names.
     """
-    pictures, labels = _pair(pair, name)
+    values = _labels(pair, name)
     try:
-        array = ArrayPictures(np.asarray(pictures), name)
+        array = ArrayPictures(np.asarray(pair[0]), name)
     except ValueError as error:  # a ragged list
         raise DataError(f"{name}: pictures of different sizes cannot be one array; save them in a folder") from error
-    values = np.asarray(labels).reshape(-1).tolist()
     if len(array) != len(values):
         raise DataError(f"{name}: {len(array)} pictures, but {len(values)} labels")
     if not values:
         raise DataError(f"{name}: holds no pictures")
     by_name = {str(label): i for i, label in enumerate(classes)}
-    are_names = any(isinstance(v, str) for v in values) or all(str(v) in by_name for v in values)
+    numbers = [v for v in values if isinstance(v, int)]
+    has_text = len(numbers) < len(values)
+    are_names = has_text or all(str(v) in by_name for v in values)
     indices = [by_name.get(str(v), v) for v in values] if are_names else values
+    # Numbers that named their classes themselves are in order.
+    if are_names and not has_text and list(by_name) != _in_order(set(by_name)) and max(numbers) < len(classes):
+        raise DataError(
+            f"{name}: labels such as {numbers[0]} may be names or places of the classes {listed(list(by_name))}: "
+            "give names as text"
+        )
     if unknown := {str(i) for i in indices if not (isinstance(i, int) and 0 <= i < len(classes))}:
         strangers = {str(v) for v in values} - by_name.keys()  # which keep the others from being names
         wrong = sorted(strangers if unknown & by_name.keys() else unknown)
@@ -148,14 +159,27 @@ def array_split(pair: Arrays, classes: Sequence[str], name: str) -> Split:
     return Split(array, np.array(indices, dtype=np.int64))
 
 
-def _pair(pair: Arrays, name: str) -> Arrays:
+def _labels(pair: Arrays, name: str) -> list[str | int]:
+    """The labels of arrays, each a text or an integer."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise DataError(f"{name}: give a pair (pictures, labels)")
-    return pair[0], pair[1]
+    given = pair[1]  # of a list NumPy would make texts of all, of what is missing, too
+    labels = np.asarray(given, dtype=object if isinstance(given, list | tuple) else None).reshape(-1).tolist()
+    for place, label in enumerate(labels):
+        label = labels[place] = label.item() if hasattr(label, "item") else label
+        if isinstance(label, float) and label.is_integer():  # what a table makes of a column with gaps
+            labels[place] = int(label)
+        elif not isinstance(label, str | int) or label == "":
+            raise DataError(f"{name}: picture {place} has the label {label!r}: give class names or whole numbers")
+    return labels
 
 
 def prepare(dataset: DataSet) -> DataSet:
-    """The data set with a training split and at least one of "val" and "test": what is missing is divided off."""
+    """The data set with a training split and at least one of "val" and "test": what is missing is divided off.
+
+    Raises:
+        DataError: there is one class, no training split, or a class has too few different pictures to be divided.
+    """
     splits = dict(dataset.splits)
     if len(dataset.classes) < 2:
         raise DataError(
@@ -167,18 +191,17 @@ def prepare(dataset: DataSet) -> DataSet:
     whole = splits.get("train") or splits.get("all")
     if whole is None:
         raise DataError(f"{dataset.name}: there is no train split, only {', '.join(splits)}")
+    known = {i: int(dataset.divided_at[c], 16) for i, c in enumerate(dataset.classes) if c in dataset.divided_at}
     try:
-        train, val = divide(whole, VALIDATION_FRACTION, dataset.name)
+        train, val, greatest = divide_at(known, whole, VALIDATION_FRACTION, dataset.name)
     except DataError as error:
         raise DataError(f"{error} (to evaluate all of them: --split all)") from error
     method = f"{VALIDATION_FRACTION:.0%} of each class for validation, by a hash of each picture's content"
-    return DataSet(
-        name=dataset.name,
-        classes=dataset.classes,
+    return replace(
+        dataset,
         splits={"train": train, "val": val},
         method=_and_unused(method, dataset.unused),
-        flip=dataset.flip,
-        unused=dataset.unused,
+        divided_at={dataset.classes[label]: f"{last:016x}" for label, last in greatest.items()},
     )
 
 
@@ -254,8 +277,13 @@ def _read_archive(path: Path) -> tuple[list[tuple[PurePosixPath, File]], set[Pur
         if total > MAX_ARCHIVE_BYTES:
             raise DataError(f"{path}: holds more than {MAX_ARCHIVE_BYTES >> 30} GB; unpack it and give the folder")
         contents[relative] = data
-    files = [(relative, File(str(relative), data=data)) for relative, data in sorted(contents.items())]
-    # An archive often holds one folder that holds everything, and perhaps a licence beside it.
+    return [(relative, File(str(relative), data=data)) for relative, data in sorted(contents.items())], folders
+
+
+def _unwrapped(
+    files: list[tuple[PurePosixPath, File]], folders: set[PurePosixPath]
+) -> tuple[list[tuple[PurePosixPath, File]], set[PurePosixPath]]:
+    """What archives often hold, unpacked or not: one folder that holds everything, and perhaps a licence beside it."""
     while len(tops := {r.parts[0] for r, _ in files if len(r.parts) > 1}) == 1 and _nested(folders, *tops):
         top = PurePosixPath(*tops)
         files = [(PurePosixPath(*r.parts[1:]) if len(r.parts) > 1 else r, file) for r, file in files]
@@ -271,6 +299,7 @@ def _nested(folders: Iterable[PurePosixPath], top: str) -> bool:
 
 def _from_tree(name: str, files: list[tuple[PurePosixPath, File]], folders: set[PurePosixPath]) -> DataSet:
     """Reads `train|val|test/<class>/...` or `<class>/...` out of relative paths."""
+    files, folders = _unwrapped(files, folders)
     found = [(relative, file) for relative, file in files if _may_be_picture(file)]
     pictures = [(relative, file) for relative, file in found if len(relative.parts) > 1]
     loose = [file.name for relative, file in found if len(relative.parts) == 1]
@@ -352,10 +381,17 @@ def _and_unused(method: str, unused: tuple[str, ...]) -> str:
 
 def _from_manifest(path: Path, columns: Columns) -> DataSet:
     with storage(path):
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names of files are bytes
-    rows = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
+        content = path.read_bytes()
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets write it
+            text = content.decode("utf-16")
+        else:
+            text = content.decode("utf-8-sig", errors="surrogateescape")  # names of files are bytes
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text ({error}); save it as UTF-8") from error
+    header = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return _from_rows(path, rows, columns)
     except csv.Error as error:
@@ -363,7 +399,7 @@ def _from_manifest(path: Path, columns: Columns) -> DataSet:
 
 
 def _from_rows(path: Path, rows: csv.DictReader[str], columns: Columns) -> DataSet:
-    found = list(rows.fieldnames or ())
+    rows.fieldnames = found = [name.strip() for name in rows.fieldnames or ()]
     if not found:
         raise DataError(f"{path}: has no header line; give one with the columns, such as path,label")
     split_column = columns.split or ("split" if "split" in found else None)
@@ -381,7 +417,7 @@ def _from_rows(path: Path, rows: csv.DictReader[str], columns: Columns) -> DataS
         line = rows.line_num
         if any(row.get(None, ())):  # where csv puts what has no column
             raise DataError(f"{path}, line {line}: has more fields than the header; put names with commas in quotes")
-        name, label = row[columns.path], row[columns.label]
+        name, label = row[columns.path], (row[columns.label] or "").strip()  # a blank makes no other class
         if not name or not label:
             raise DataError(f"{path}, line {line}: the column {columns.label if name else columns.path} is empty")
         split = "all" if split_column is None else _split_name(row[split_column], path, line)

@@ -21,7 +21,7 @@ import torch
 from resvision.classifier import Classifier, class_names
 from resvision.data.images import to_input
 from resvision.errors import ClassifierError, InputError
-from resvision.files import parse, replacing, storage
+from resvision.files import parse, path_of, replacing, storage
 from resvision.keras.backend import keras
 from resvision.keras.build import network as build_network
 from resvision.keras.build import probabilities, spec_of
@@ -113,7 +113,7 @@ def save(classifier: Classifier, path: str | Path, *, tolerance: float = TOLERAN
         SpecError: the network has parts that Keras has no layers for.
         InputError: the name is not one of a .keras file, or the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = path_of(path)
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: Keras wants a name that ends in {SUFFIX}")
     if not classifier.network.is_finite():
@@ -224,7 +224,7 @@ def load(path: str | Path) -> Any:
         ClassifierError: it is no such file, or holds other layers or code.
         StorageError: it cannot be read.
     """
-    path = Path(path).expanduser()
+    path = path_of(path)
     with storage(path):
         path.open("rb").close()
     if not zipfile.is_zipfile(path):

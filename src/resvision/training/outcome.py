@@ -74,12 +74,13 @@ def classifier_of(network: ResNet, supply: Supply, recipe: Recipe, name: str, st
         segments, whole = torch_segments(network, supply.preprocess), TorchSession(network, supply.preprocess)
         with _after(step):
             rule = exits.tune(segments, supply.watched, whole, max_drop=recipe.max_drop)
+    divided = {"divided_at": dict(supply.parts.divided_at)} if supply.parts.divided_at else {}
     return Classifier(
         network=network.requires_grad_(),
         preprocess=supply.preprocess,
         classes=supply.parts.classes,
         exits=rule,
-        provenance={"data": name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions()},
+        provenance={"data": name, "recipe": asdict(recipe), "created": timestamp(), "versions": versions(), **divided},
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from resvision import zoo
 from resvision.classifier import Classifier
 from resvision.errors import ClassifierError, DownloadError, InputError, MissingExtraError, RecipeError, SpecError
-from resvision.files import parse, read_json
+from resvision.files import parse, path_of, read_json
 from resvision.models import ResNet, convert
 from resvision.preprocess import Interpolation, Preprocess
 from resvision.spec import ResNetSpec
@@ -32,6 +32,7 @@ class Pretrained:
         preprocess: what the network was trained with; None where only the weights are known.
         classes: the name of each logit; None where they are not known.
         gate_rate: that its gates were trained for; None without gates.
+        provenance: of a classifier.
     """
 
     place: str
@@ -41,6 +42,7 @@ class Pretrained:
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
     gate_rate: float | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def decided(self) -> dict[str, Any]:
         """The fields of a recipe that these weights leave no choice in."""
@@ -79,7 +81,7 @@ def read(place: str, *, model: str | None = None, spec: Sequence[str] = (), chan
     if place.startswith(HUB):
         found = _from_hub(place, model, spec)
     else:
-        path = Path(place).expanduser().resolve()
+        path = path_of(place).resolve()
         if not path.exists():
             raise InputError(f"pretrained={place}: there is no such folder or file (the hub's begin with {HUB})")
         found = _from_folder(path, model, spec) if path.is_dir() else _from_file(path, model, spec)
@@ -105,7 +107,7 @@ def fill(network: ResNet, weights: Pretrained, classes: tuple[str, ...], *, froz
         A line that says what was done.
     """
     new, old = network.spec, weights.spec
-    added = {field: getattr(new, field) for field in ("exits", "exit_width", "exit_depth", "gates")}
+    added = {name: getattr(new, name) for name in ("exits", "exit_width", "exit_depth", "gates")}
     assert replace(old, num_classes=new.num_classes, **added) == new
     same = weights.classes == classes
     if frozen and not same:
@@ -146,6 +148,7 @@ def _from_folder(path: Path, model: str | None, spec: Sequence[str]) -> Pretrain
         preprocess=classifier.preprocess,
         classes=classifier.classes if classifier.provenance.get("named", True) else None,  # numbers are no names
         gate_rate=_recorded_rate(classifier),
+        provenance=classifier.provenance,
     )
 
 
@@ -246,7 +249,7 @@ def _preprocess(place: str, config: dict[str, Any], channels: int) -> Preprocess
     values = config.get("pretrained_cfg", config)  # older files have everything on one level
     if not isinstance(values, dict):
         raise InputError(f"{where}: pretrained_cfg is no object")
-    known = {field.name for field in fields(_Pictures)}
+    known = {one.name for one in fields(_Pictures)}
     pictures = parse(_Pictures, {key: value for key, value in values.items() if key in known}, where)
     given = {
         "size": pictures.input_size[1],

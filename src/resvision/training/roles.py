@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from resvision.classifier import HEADER_FILE
 from resvision.data.pictures import DataSet, Split, divide, fingerprint, names
 from resvision.data.sources import place_of, prepare
 from resvision.errors import DataError, RecipeError
-from resvision.files import read_json
+from resvision.files import path_of, read_json
 from resvision.recipe import Recipe
 from resvision.training.pretrained import HUB
 from resvision.training.run import RunFolder
@@ -39,7 +39,7 @@ class Roles:
         report_name: "test", "val", or "half of" one of them where the other half chooses.
         chooser: pictures that choose the epoch or the exits, or stop the run; None if nothing is chosen.
         chooser_name: "val" or "test", or "held" for a part of the training split.
-        divided: whether the data came without a validation or test split.
+        divided_at: of data that came without a validation or test split, as in `DataSet`.
         method: where the splits come from.
         unused: a split that has no role.
         known: whether the network that the run begins with may have learnt what chooses.
@@ -51,7 +51,7 @@ class Roles:
     report_name: str
     chooser: Split | None
     chooser_name: str
-    divided: bool
+    divided_at: Mapping[str, str]
     method: str
     unused: str = ""
     known: bool = False
@@ -98,7 +98,8 @@ class Roles:
                 self.report_name: len(self.report),
                 "chooser": len(self.chooser or ()),
             },
-            "validation": names(self.report) if self.divided else None,
+            "validation": names(self.report) if self.divided_at else None,
+            "divided_at": dict(self.divided_at),
             "held_back": names(held) if held is not None else None,
         }
 
@@ -122,6 +123,8 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         RecipeError: `holdout` leaves nothing to choose by, or there is a split that chooses in its place.
     """
     given = dataset.splits
+    if record is not None:
+        dataset = replace(dataset, divided_at=record.get("divided_at", {}))
     dataset = prepare(dataset)
     train, val, test = dataset.splits["train"], dataset.splits.get("val"), dataset.splits.get("test")
     report = val if test is None else test
@@ -166,7 +169,7 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         report_name=report_name,
         chooser=chooser,
         chooser_name=chooser_name,
-        divided=dataset.splits is not given,
+        divided_at=dataset.divided_at if dataset.splits is not given else {},
         method=dataset.method,
         unused=unused,
         known=bool(recipe.holdout and has_seen and record is None),
@@ -187,7 +190,7 @@ def _has_seen_train(recipe: Recipe, name: str, held: int) -> bool:
     """
     if recipe.pretrained is None or recipe.pretrained.startswith(HUB):
         return False
-    record = _record_of(Path(recipe.pretrained).expanduser())
+    record = _record_of(path_of(recipe.pretrained))
     recorded = (record.get("source") or {}).get("data") or record.get("name")
     same_data = recorded is not None and (recorded == name or place_of(recorded) == place_of(name))
     if same_data and record.get("held_back") is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resvision.errors import RunError
-from resvision.files import parse, read_json, read_yaml, storage, write_json, write_text, write_yaml
+from resvision.files import parse, path_of, read_json, read_yaml, storage, write_json, write_text, write_yaml
 from resvision.preprocess import Preprocess
 from resvision.recipe import Recipe
 
@@ -34,7 +34,7 @@ class RunFolder:
             StorageError: the folder cannot be made.
         """
         if out is not None:
-            path = Path(out).expanduser()
+            path = path_of(out)
             with storage(path):
                 is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
             if is_taken:
@@ -69,7 +69,7 @@ class RunFolder:
         Raises:
             RunError: there is none.
         """
-        run = cls(Path(path).expanduser())
+        run = cls(path_of(path))
         if not run.recipe_file.is_file():
             raise RunError(f"{run.path}: there is no run to go on with ({run.recipe_file.name} is missing)")
         return run
