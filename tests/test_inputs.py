@@ -1,6 +1,7 @@
 """What verbs make of the data that a person names: a set that grows, arrays, labels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from PIL import Image
 
 import resvision
 from resvision import deployed, inputs
+from resvision.data import sources
 from resvision.data.pictures import names
 from resvision.data.sources import DEFAULT_COLUMNS
+from resvision.errors import RecipeError
 from resvision.progress import Reporter
 from resvision.training.run import RunFolder
 
@@ -72,3 +75,25 @@ def test_a_record_of_anybodys_words_divides_as_usual(grown: tuple[Path, Path, se
     classifier.provenance["divided_at"] = recorded
     measured = inputs.measured_split(classifier, data, None, DEFAULT_COLUMNS, Reporter())
     assert np.bincount(measured.split.labels).tolist() == [24, 24]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"milestones": (0.5,)}, r"milestones=\(0\.5,\) means nothing without schedule=steps: give that too, or leave"),
+        ({"gce_q": 0.5}, "gce_q=0.5 means nothing without loss=gce"),
+        ({"rest_lr": 0.1, "optimizer": "sgd"}, "rest_lr=0.1 means nothing without optimizer=muon"),
+        ({"exit_weight": 0.3}, "exit_weight=0.3 means nothing without exits"),
+        ({"distill": 0.3}, "distill=0.3 means nothing without exits"),
+        ({"max_drop": 0.3}, "max_drop=0.3 means nothing without exits"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(grown: tuple[Path, Path, set[str]], fields: Any, message: str) -> None:
+    dataset = sources.load(grown[0])
+    with pytest.raises(RecipeError, match=message):
+        inputs.recipe_of(dataset, "plain", {"epochs": 1, "size": 8} | fields)
+    wanted = {"schedule": "steps", "loss": "gce", "optimizer": "muon", "exits": "auto", "balance": "none"}
+    both = {"epochs": 1, "size": 8, "model": "resnet14_cifar"} | wanted | fields | {"optimizer": "muon"}
+    made = inputs.recipe_of(dataset, "plain", both).recipe
+    [(name, value), *_] = fields.items()
+    assert getattr(made, name) == value

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import App, CycloptsError, Parameter, Token, UnusedCliTokensError, convert
 
 from resvision import __version__
 from resvision.errors import InputError, ResvisionError, Terminated, signal_of
@@ -142,6 +142,9 @@ Flag = Annotated[bool, Parameter(negative="")]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one verb and leaves with its exit status: 0 done, 2 wrong input, 1 a fault of ours, 130/143 interrupted."""
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever began this program
+        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the program runs
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text, which must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -152,6 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SystemExit:  # with which every verb ends that is done
             sys.stdout.flush()  # what nobody reads must be noticed here, not at exit
             raise
+    except UnusedCliTokensError as error:
+        words = " ".join(map(quoted, error.unused_tokens or ()))
+        _fail(f"what is {words} for? The verb takes fewer arguments (see --help); a name with blanks goes in quotes", 2)
     except CycloptsError as error:
         _fail(" ".join(str(error).split()) + " (see --help)", 2)
     except ResvisionError as error:

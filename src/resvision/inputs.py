@@ -220,6 +220,8 @@ def recipe_of(dataset: DataSet, base: Recipe | str | Path, fields: dict[str, Any
         chosen, base, reasons = choice.recipe, choice.name, choice.reasons
     else:
         chosen, reasons = _repeated(make(_recorded(base, {})), given, fields)
+    for name, wanted in chosen.without_effect(fields).items():
+        raise RecipeError(f"{name}={fields[name]} means nothing without {wanted}: give that too, or leave {name} out")
     if all(getattr(chosen, name) is None for name in LENGTHS):
         raise RecipeError("the recipe does not say how long to train: give epochs, minutes or max_steps")
     if chosen.channels is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
@@ -286,6 +286,7 @@ class Recipe:
         if self.freeze_trunk and not self.has_exits:
             raise RecipeError("freeze_trunk=True leaves nothing that learns but early exits: give --exits too")
         waiting = [field for field in ("patience", "target_accuracy") if getattr(self, field) is not None]
+        waiting += ["keep=best"] * (self.keep == "best")
         if self.freeze_trunk and waiting:
             raise RecipeError(f"freeze_trunk=True leaves the accuracy as it is: leave out {' and '.join(waiting)}")
         if self.freeze_trunk and self.gate_rate is not None:
@@ -315,10 +316,29 @@ class Recipe:
         }
         return tuple(field for field, is_asked in asked.items() if is_asked)
 
+    def without_effect(self, names: Iterable[str]) -> dict[str, str]:
+        """Which of these fields mean nothing in this recipe, and what each of them goes with."""
+        goes_with = {
+            "milestones": (self.schedule == "steps", "schedule=steps"),
+            "gce_q": (self.loss == "gce", "loss=gce"),
+            "rest_lr": (self.optimizer == "muon", "optimizer=muon"),
+            **dict.fromkeys(("exit_weight", "distill", "max_drop"), (self.has_exits, "exits")),
+        }
+        return {name: goes_with[name][1] for name in names if name in goes_with and not goes_with[name][0]}
+
     @property
     def only_shifts(self) -> bool:
         """Whether training pictures are only shifted and mirrored, which is done for whole batches in memory."""
         return self.crop_scale == 1 and not self.trivial_augment and self.first_size is None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best epoch is kept, where there are pictures to tell it by, and not the last one.
+
+        Where the trunk is frozen, what is watched is of a network that does not change, and the exits are best at the
+        end.
+        """
+        return self.keep != "last" and not self.freeze_trunk
 
     @property
     def choices(self) -> tuple[str, ...]:

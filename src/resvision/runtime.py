@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "pillow": PIL.__version__,
+        "simplejpeg": version("simplejpeg"),
     }
 
 

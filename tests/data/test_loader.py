@@ -477,7 +477,12 @@ def test_unreadable_pictures_are_left_out_where_they_are_counted(tmp_path: Path)
 )
 def test_half_of_the_processors_read(monkeypatch: pytest.MonkeyPatch, processors: int | None, workers: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert default_workers() == workers
+    # Those that this process may not use are none of its own.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors or 1)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 256)
     assert default_workers() == workers
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # the processor has nothing else to do then
     assert default_workers() == max(1, min(16, (processors or 1) - 2))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from resvision.errors import RunError
 from resvision.search import clock
 from resvision.training import ledger
 
@@ -28,3 +29,10 @@ def test_what_was_done_before_a_stop_counts(tmp_path: Path, monkeypatch: pytest.
     spare = clock.Clock(60, again)
     assert again.once("a", work) == "done"
     assert spare.left() == 50
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1]\n", "{}\n3\n", '{}\n{"key": 1}\n', "[" * 100_000])
+def test_a_damaged_ledger_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "finished.jsonl").write_text(text)
+    with pytest.raises(RunError, match=r"finished\.jsonl: damaged, so that nothing can go on from it"):
+        ledger.Ledger(tmp_path / "finished.jsonl", {})

@@ -1,5 +1,6 @@
 """The pre-flight: before a run starts it says what a step needs and about how long the run takes."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 from resvision import api
+from resvision.errors import RecipeError
+from resvision.measure import now
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.training import length
@@ -54,3 +57,14 @@ def test_growing_pictures_take_the_time_of_their_area(steps: int, first_size: in
     recipe = Recipe(model="resnet18", size=128, first_size=first_size, steps=steps)
     expected = sum((size / 128) ** 2 for size in sizes) / len(sizes)
     assert length._growth(recipe, steps_an_epoch=10) == pytest.approx(expected)
+
+
+def test_minutes_that_are_too_few_name_enough_of_them() -> None:
+    pace = length.Pace(step=1.0, last_evaluation=4.9)
+    recipe = Recipe(model="resnet8_cifar", size=8, minutes=0.01)
+    with pytest.raises(RecipeError, match="give at least") as refused:
+        length.steps(recipe, None, pace, now())  # type: ignore[arg-type]
+    found = re.search(r"at least ([\d.]+)", str(refused.value))
+    assert found is not None
+    enough = dataclasses.replace(recipe, minutes=float(found[1]))
+    assert length.steps(enough, None, pace, now()) >= length.FEW - 1  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import resvision
 from resvision import api, inputs, recipes, zoo
@@ -39,6 +39,7 @@ from resvision.recipe import Recipe
 from resvision.report import plots
 from resvision.training import RunFolder, engine, memory, optim, roles
 from resvision.training.checkpoint import load_checkpoint
+from resvision.training.history import State
 
 FIXED: dict[str, Any] = {
     "model": "resnet8_cifar",
@@ -198,7 +199,7 @@ def test_memory_is_chosen_by_what_is_at_hand(tmp_path: Path, monkeypatch: pytest
     fields = {**FIXED, "model": "resnet56_cifar", "max_steps": 1, "memory": "auto"}
     spec = dataclasses.replace(zoo.get("resnet56_cifar"), num_classes=2, in_channels=1)
     needed = memory.step_bytes(spec, 8, 32, "full")
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: round(share * needed / memory.USABLE))
+    monkeypatch.setattr(memory, "bytes_at_hand", lambda: round(share * needed / memory.USABLE))
     made = api.train(stripes(96), validation=stripes(32, 1), out=tmp_path / "run", **fields)
     assert RunFolder(made.folder).read_recipe().memory == ("full" if share > 1 else "checkpoint")
 
@@ -320,7 +321,7 @@ def test_with_train_and_test_a_part_of_train_chooses(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(roles, "HOLDOUT_LEAST", 8)
     parts = roles.assign(data, Recipe(model="resnet8_cifar", size=8))
     assert (len(parts.train), len(parts.chooser or ()), parts.chooser_name) == (72, 8, "held")
-    assert "8 of train are held back" in parts.describe()
+    assert "8 of train are held back to choose the epoch (--holdout)" in parts.describe()
     whole = roles.assign(data, Recipe(model="resnet8_cifar", size=8, holdout=0.0))
     assert (len(whole.train), whole.chooser, whole.watched) == (80, None, None)
 
@@ -339,7 +340,8 @@ def test_what_chooses_is_unknown_to_a_network_of_ones_own(tmp_path: Path) -> Non
         parts = roles.assign(data, recipe)
         assert (len(parts.train), parts.report_name, len(parts.report)) == (80, "half of test", 20)
         assert (parts.chooser_name, len(parts.chooser or ())) == ("test", 20)
-        assert "20 of test choose, 20 of half of test are reported" in parts.describe()
+        said = "20 of test choose the epoch and the exits' thresholds, 20 of half of test are reported"
+        assert said in parts.describe()
         again = roles.assign(data, dataclasses.replace(recipe, pretrained="gone"), parts.record(data.name, {}))
         assert again.fingerprint() == parts.fingerprint()  # which is resumed, whatever became of the weights
     theirs.write_data(record | {"source": {"data": str(tmp_path / "photos")}, "held_back": None})
@@ -672,6 +674,18 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match="not a checkpoint of this run"):
         load_checkpoint(path, network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    tensors = {f"model.{key}": value for key, value in network.state_dict().items()}
+    for strange in ("optimizer.7.momentum_buffer", "optimizer.x.momentum_buffer", "optimizer."):
+        save_file(tensors | {strange: torch.zeros(1)}, path, metadata={"progress": "{}"})
+        with pytest.raises(RunError, match="not a checkpoint of this run"):
+            load_checkpoint(path, network, optimizer)
+    save_file(tensors, path, metadata={"progress": "[" * 100_000})
+    with pytest.raises(RunError, match="not a checkpoint of this run"):
+        load_checkpoint(path, network)
+    for progress in ({}, {"sums": {}, "strange": 1}, {"sums": {"strange": 1}}):
+        with pytest.raises(RunError, match="the checkpoint is not of a run of this program"):
+            State.restored(progress)
 
 
 def test_a_picture_that_is_cut_off_is_named_before_the_first_epoch(tmp_path: Path) -> None:
@@ -791,6 +805,24 @@ def test_a_few_pictures_in_parts_of_more_than_one(tmp_path: Path) -> None:
         **FIXED | {"model": "resnet18", "batch_size": 128},
     )
     assert made.result["steps"] == 1
+
+
+def test_a_batch_of_which_too_few_can_be_read_is_passed_over(tmp_path: Path) -> None:
+    """One picture of 1 x 1 features says nothing to a batch norm; two of four parts' pictures go as one part."""
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8)
+    for index, picture in enumerate(np.kron(pictures, np.ones((1, 3, 3), dtype=np.uint8))):
+        for split in ("train", "val"):
+            path = tmp_path / "data" / split / "ab"[index % 2] / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+    for index in (0, 1, 2, 3, 4, 5, 6):  # their headers can be read, the rest cannot
+        path = tmp_path / "data" / "train" / "ab"[index % 2] / f"{index:02}.png"
+        path.write_bytes(path.read_bytes()[:200])
+    fields = FIXED | {"model": "resnet18", "batch_size": 4, "accumulate": 2, "epochs": 6, "max_bad": 0.9, "size": 32}
+    made = api.train(tmp_path / "data", recipe="plain", out=tmp_path / "run", **fields)
+    assert len(made.result["unreadable"]) == 7
+    assert made.result["steps"] == 18
+    assert math.isfinite(made.result["loss"])
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -119,18 +119,18 @@ def test_the_fastest_way_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
     spec = zoo.get(RECIPE.model)
     full, checkpoint = (memory.step_bytes(spec, 16, 16, way) for way in ("full", "checkpoint"))
     for at_hand, expected in ((2 * full, "full"), (full, "checkpoint"), (None, "full")):
-        monkeypatch.setattr(memory, "available_memory_bytes", lambda at_hand=at_hand: at_hand)
+        monkeypatch.setattr(memory, "bytes_at_hand", lambda at_hand=at_hand: at_hand)
         chosen, text = memory.choose(spec, RECIPE, PREPROCESS)
         assert chosen == dataclasses.replace(RECIPE, memory=expected)
         assert expected in text
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: checkpoint)
+    monkeypatch.setattr(memory, "bytes_at_hand", lambda: checkpoint)
     with pytest.raises(RecipeError, match=r"16 pictures at once need about .* GB .* try --batch-size \d+ or --acc"):
         memory.choose(spec, RECIPE, PREPROCESS)
     with pytest.raises(RecipeError, match="or --memory checkpoint"):
         memory.choose(spec, dataclasses.replace(RECIPE, memory="full"), PREPROCESS)
     for way in ("full", "checkpoint"):  # the batch that is named is the largest that fits
         at_hand = 0.9 * memory.step_bytes(spec, 16, 256, way)
-        monkeypatch.setattr(memory, "available_memory_bytes", lambda at_hand=at_hand: at_hand)
+        monkeypatch.setattr(memory, "bytes_at_hand", lambda at_hand=at_hand: at_hand)
         with pytest.raises(RecipeError, match="--batch-size") as refused:
             memory.choose(spec, dataclasses.replace(RECIPE, memory=way, batch_size=256), PREPROCESS)
         found = re.search(r"--batch-size (\d+)", str(refused.value))
@@ -138,15 +138,29 @@ def test_the_fastest_way_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
         most = int(found[1])
         assert memory.step_bytes(spec, 16, most, way) <= memory.USABLE * at_hand
         assert memory.step_bytes(spec, 16, most + 1, way) > memory.USABLE * at_hand
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "bytes_at_hand", lambda: 1000)
     with pytest.raises(RecipeError, match="a smaller network or --size"):
         memory.choose(spec, RECIPE, PREPROCESS)
+
+
+def test_what_was_freed_and_is_kept_is_at_hand() -> None:
+    pytest.importorskip("ctypes").CDLL("libc.so.6").mallinfo2  # noqa: B018 - of glibc 2.33
+    memory.keep_freed()
+    before = memory.bytes_at_hand()
+    taken = torch.ones(1 << 26)  # 256 MB
+    during = memory.bytes_at_hand()
+    del taken
+    after = memory.bytes_at_hand()
+    assert before is not None
+    assert during is not None
+    assert after is not None
+    assert after - during > 200 << 20
 
 
 def test_a_step_in_parts_needs_the_memory_of_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = zoo.get(RECIPE.model)
     part = memory.step_bytes(spec, 16, 4, "full")
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: int(part / memory.USABLE) + 1)
+    monkeypatch.setattr(memory, "bytes_at_hand", lambda: int(part / memory.USABLE) + 1)
     full = dataclasses.replace(RECIPE, memory="full")
     assert memory.choose(spec, dataclasses.replace(full, accumulate=4), PREPROCESS)[0].memory == "full"
     with pytest.raises(RecipeError, match="8 pictures at once need about") as caught:

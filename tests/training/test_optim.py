@@ -119,6 +119,15 @@ def test_norms_and_biases_do_not_decay(name: str) -> None:
     assert sorted([*decaying, *free]) == sorted(names.values())
 
 
+def test_biases_of_experts_do_not_decay_either() -> None:
+    network = ResNet(dataclasses.replace(zoo.get("resnet8_cifar"), experts=3))
+    groups = optim.build(network, dataclasses.replace(BASE, weight_decay=0.01)).param_groups
+    free = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    biases = {key: id(p) for key, p in network.named_parameters() if key.endswith("bias")}
+    assert set(biases.values()) <= free
+    assert len(biases) > 1
+
+
 def test_a_step_of_sgd_by_hand() -> None:
     """Nesterov: the first step moves by lr * (1 + momentum) * gradient."""
     network = torch.nn.Linear(1, 1, bias=False)

@@ -103,6 +103,8 @@ def _read_idx(path: Path, dimensions: int) -> UInt8Array:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete it to fetch it again") from error
+    if len(data) < 4 + 4 * dimensions:
+        raise DataError(f"{path}: ends within its header; delete it to fetch it again")
     shape = np.frombuffer(data[4 : 4 + 4 * dimensions], dtype=">u4").astype(int)
     values = np.frombuffer(data[4 + 4 * dimensions :], dtype=np.uint8)
     if data[:4] != bytes((0, 0, 8, dimensions)) or values.size != shape.prod():

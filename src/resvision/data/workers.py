@@ -55,7 +55,8 @@ def _end_with(main: BaseProcess) -> None:
 
 def default_workers() -> int:
     """Worker processes for reading pictures: half of the processors, or with a GPU, which computes, all but two."""
-    processors = os.cpu_count() or 1
+    may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    processors = may_use or os.cpu_count() or 1
     return max(1, min(16, processors - 2 if torch.cuda.is_available() else processors // 2))
 
 

@@ -66,20 +66,24 @@ def load_checkpoint(
         network.load_state_dict(_named(tensors, "model."))
         if average is not None:
             average.network.load_state_dict(_named(tensors, "average."))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if optimizer is not None:
+            _restore(optimizer, _named(tensors, "optimizer."))
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:  # one of these is JSON's
         raise RunError(f"{path}: not a checkpoint of this run ({error})") from error
-    if optimizer is not None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        states: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                # In the memory order of its parameter: another one is summed up with other rounding.
-                like = parameters[int(index)]
-                state = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-                states.setdefault(int(index), {})[name] = state
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Gives an optimiser its state back, from the number of a parameter and the name of what is kept for it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        # In the memory order of its parameter: another one is summed up with other rounding.
+        like = parameters[int(index)]
+        state = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        states.setdefault(int(index), {})[name] = state
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

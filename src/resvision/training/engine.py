@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from resvision.cost import least_size
 from resvision.data.images import to_input
 from resvision.data.reading import Batch
 from resvision.data.transfer import sent
@@ -22,6 +23,7 @@ from resvision.models import ResNet
 from resvision.preprocess import Preprocess
 from resvision.recipe import Precision, Recipe
 from resvision.runtime import autocast
+from resvision.spec import ResNetSpec
 from resvision.training import memory, optim, phases
 from resvision.training.captured import Captured
 from resvision.training.losses import Loss, Network
@@ -70,7 +72,9 @@ class Engine:
         if self.captured is not None:
             loss, correct = self.captured(inputs, targets, labels)
         else:
-            count = min(self.recipe.accumulate, len(labels))  # parts that differ by one picture at most
+            # Parts that differ by one picture at most.
+            fewest = fewest_pictures(self.network.spec, inputs.shape[-1])
+            count = min(self.recipe.accumulate, max(1, len(labels) // fewest))
             parts = zip(*(tensor.tensor_split(count) for tensor in (inputs, targets, labels)), strict=True)
             results = [self.passes(part, wanted, own, len(own) / len(labels)) for part, wanted, own in parts]
             loss, correct = (torch.stack(values).sum() for values in zip(*results, strict=True))
@@ -81,6 +85,10 @@ class Engine:
         # fit no activation: resnet1202 held up to twice as much.
         optimizer.zero_grad(set_to_none=self.recipe.memory != "checkpoint")
         return StepResult(loss, correct)
+
+    def can_learn_from(self, batch: Batch) -> bool:
+        """Whether so many of its pictures could be read that a step makes sense."""
+        return len(batch.labels) >= fewest_pictures(self.network.spec, batch.squares.shape[1])
 
     def passes(
         self, inputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, share: float = 1.0
@@ -103,6 +111,11 @@ class Engine:
         """Of convolutions and matrix products."""
         assert self.recipe.precision is not None
         return self.recipe.precision
+
+
+def fewest_pictures(spec: ResNetSpec, size: int) -> int:
+    """How many pictures of `size` x `size` a network learns from at least: a batch norm of one value from none."""
+    return 2 if spec.norm == "batch" and least_size(spec, size) == 1 else 1
 
 
 def _step_seed(seed: int, step: int) -> int:

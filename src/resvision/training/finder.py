@@ -37,7 +37,7 @@ def find(recipe: Recipe, batches: TrainingBatches, engine: Engine) -> tuple[Reci
     phases.learn(engine.network, constant, trunk=constant.head_first < 1)
     rates = [usual * LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)) for step in range(STEPS)]
     smoothed, losses = 0.0, []
-    filled = (batch for epoch in count() for batch in batches.epoch(epoch) if len(batch.labels))
+    filled = (batch for epoch in count() for batch in batches.epoch(epoch) if engine.can_learn_from(batch))
     for step, batch in zip(range(STEPS), filled, strict=False):
         for group in optimizer.param_groups:
             # Beside Muon's own rate that of all else stays as it is, as it will in the run.

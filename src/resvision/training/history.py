@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from resvision.errors import RunError
 from resvision.recipe import Recipe
 from resvision.training.figures import Sums
 from resvision.training.roles import Roles
@@ -34,8 +35,15 @@ class State:
 
     @classmethod
     def restored(cls, values: dict[str, Any]) -> State:
-        """From what `dataclasses.asdict` made of it."""
-        return cls(**{**values, "sums": Sums(**values["sums"])})
+        """From what `dataclasses.asdict` made of it.
+
+        Raises:
+            RunError: it is of something else.
+        """
+        try:
+            return cls(**{**values, "sums": Sums(**values["sums"])})
+        except (KeyError, TypeError) as error:
+            raise RunError(f"the checkpoint is not of a run of this program ({error}): start a new one") from error
 
 
 def row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> Row:
@@ -54,11 +62,8 @@ def row(sums: Sums, epoch: int, epochs: int, step: int, lr: float) -> Row:
 
 
 def chooses_epoch(recipe: Recipe, parts: Roles) -> bool:
-    """Whether the best epoch is kept, and not the last one.
-
-    Where the trunk is frozen, what is watched is of a network that does not change, and the exits are best at the end.
-    """
-    return parts.chooser is not None and recipe.keep != "last" and not recipe.freeze_trunk
+    """Whether the best epoch is kept, and not the last one."""
+    return parts.chooser is not None and recipe.keeps_best
 
 
 def best(history: list[Row], parts: Roles) -> int:

@@ -29,8 +29,7 @@ class Ledger:
         self.seconds: dict[str, float] = {}  # that each took
         settings = json.loads(json.dumps(settings))
         if path.exists():
-            with storage(path):
-                recorded, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+            recorded, rows = _read(path)
             if recorded != settings:
                 keys = [*settings, *(key for key in recorded if key not in settings)]
                 changed = [key for key in keys if recorded.get(key) != settings.get(key)]
@@ -49,3 +48,15 @@ class Ledger:
             lines = [json.dumps(line, allow_nan=False) for line in [self.settings, *rows]]
             write_text(self.path, "\n".join(lines) + "\n")
         return self.done[key]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The settings of an experiment, and what was computed so far."""
+    try:
+        with storage(path):
+            recorded, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        if isinstance(recorded, dict) and all({"key", "value"} <= row.keys() for row in rows):
+            return recorded, rows
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise RunError(f"{path}: damaged, so that nothing can go on from it: give another --out")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 
 import torch
 
 from resvision.data.loader import TrainingBatches, at_once
-from resvision.errors import RecipeError
+from resvision.errors import DataError, RecipeError
 from resvision.measure import now, seconds
 from resvision.recipe import Recipe
 from resvision.runtime import TorchSession
@@ -82,7 +83,7 @@ def steps(recipe: Recipe, batches: TrainingBatches, pace: Pace, begin: float) ->
         least = (taken + FEW * pace.step / (1 - RESERVE)) / 60
         raise RecipeError(
             f"minutes={recipe.minutes:g}: getting ready and the last evaluation take {taken:.0f} s, which leaves no "
-            f"time to train: give at least {least:.2g}, or --max-steps"
+            f"time to train: give at least {math.ceil(100 * least) / 100:g}, or --max-steps"
         )
     return count
 
@@ -118,7 +119,7 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
     ahead = 0 if next(engine.network.parameters()).device.type == "cpu" else AHEAD
     while done <= PROBE_WARMUP or now() - start < wanted:
         for batch in batches.epoch(epoch):
-            if not len(batch.labels):
+            if not engine.can_learn_from(batch):
                 continue
             under_way.append(engine.step(batch, optimizer).loss)
             done += 1
@@ -131,6 +132,8 @@ def _probe(recipe: Recipe, batches: TrainingBatches, engine: Engine, wanted: flo
             elif done > PROBE_WARMUP and now() - start >= wanted:
                 break
         epoch += 1
+        if not done:
+            raise DataError("no batch has enough pictures that can be read to learn from: give a larger --batch-size")
     for loss in under_way:
         loss.item()
     taken = now() - start

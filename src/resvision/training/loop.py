@@ -10,7 +10,6 @@ import torch
 
 from resvision import zoo
 from resvision.classifier import Classifier
-from resvision.cost import least_size
 from resvision.data.pictures import DataSet, listed
 from resvision.errors import Interrupted, RecipeError, RunError
 from resvision.evaluation import Evaluation
@@ -40,7 +39,7 @@ from resvision.training.checkpoint import load_checkpoint, save_checkpoint
 from resvision.training.figures import Arriving, Sums
 from resvision.training.history import State
 from resvision.training.run import RunFolder
-from resvision.training.supply import gather
+from resvision.training.supply import Supply, gather
 
 SAVE_SECONDS = 10.0  # shorter epochs than this share a checkpoint, or a tiny set would spend its time on saving
 
@@ -89,6 +88,8 @@ def train(
     # ---- data ----
     recipe, supply = gather(dataset, recipe, run, weights, reporter, resume=resume)
     parts, preprocess, batches, watched = supply.parts, supply.preprocess, supply.batches, supply.watched
+    if resume:
+        _check_unchanged(run, supply)
 
     # ---- network ----
     torch.manual_seed(recipe.seed)
@@ -99,7 +100,7 @@ def train(
         reporter.note(pretrained.fill(network, weights, parts.classes, frozen=recipe.freeze_trunk))
 
     at_once, least = batches.batch_size // recipe.accumulate, recipe.first_size or recipe.size
-    if at_once <= 1 and spec.norm == "batch" and least_size(spec, least) == 1:
+    if at_once < engines.fewest_pictures(spec, least):
         raise RecipeError(
             f"one picture of {least} px at a time has features of 1 x 1, which a batch norm cannot learn from: "
             "more pictures at once (--batch-size, --accumulate), or --size"
@@ -159,13 +160,6 @@ def train(
     # ---- resume ----
     state = State()
     if resume:
-        if run.read_data().get("fingerprint") != parts.fingerprint():
-            raise RunError(f"{run.path}: the data have changed since this run began; start a new one")
-        if changed := sorted(set(run.read_data().get("skipped", supply.skipped)) ^ set(supply.skipped)):
-            raise RunError(
-                f"{run.path}: other training pictures can be read than when this run began ({listed(changed)}): make "
-                "them what they were, or start a new one"
-            )
         state = State.restored(load_checkpoint(run.last_checkpoint, network, optimizer, average))
         supply.bad.add([*state.unreadable.items()])
         if source and source != run.read_data()["source"]:
@@ -193,7 +187,7 @@ def train(
                     phases.begin(network, recipe, state.step)
                 lr = optim.set_step(optimizer, recipe, state.step)
                 state.step += 1
-                if len(batch.labels):
+                if engine.can_learn_from(batch):
                     arriving.put(state.step, len(batch.labels), engine.step(batch, optimizer, state.step))
                     if average is not None:
                         average.update(state.step)
@@ -248,3 +242,15 @@ def train(
     classifier.save(run.path)
     write_json(run.result_file, result)
     return classifier, result, evaluation
+
+
+def _check_unchanged(run: RunFolder, supply: Supply) -> None:
+    """Refuses to go on with other pictures than the run began with."""
+    recorded = run.read_data()
+    if recorded.get("fingerprint") != supply.parts.fingerprint():
+        raise RunError(f"{run.path}: the data have changed since this run began; start a new one")
+    if changed := sorted(set(recorded.get("skipped", supply.skipped)) ^ set(supply.skipped)):
+        raise RunError(
+            f"{run.path}: other training pictures can be read than when this run began ({listed(changed)}): make "
+            "them what they were, or start a new one"
+        )

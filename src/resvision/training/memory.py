@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -84,7 +85,7 @@ def choose(
     Raises:
         RecipeError: no way fits.
     """
-    at_hand = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory_bytes()
+    at_hand = bytes_at_hand()
     ways: tuple[Memory, ...] = ("full", "checkpoint")
     if recipe.memory != "auto":
         ways = (recipe.memory,)
@@ -116,6 +117,33 @@ def choose(
     way = fitting[0]
     hand = "" if at_hand is None else f", {_gb(at_hand)} at hand"
     return replace(recipe, memory=way), f"memory: a step takes at most about {_gb(needs[way])} ({way}){hand}"
+
+
+def bytes_at_hand() -> int | None:
+    """Bytes that a step may take: what is free, and what this process freed and keeps. None where nobody tells."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    free = available_memory_bytes()
+    return None if free is None else free + _freed_bytes()
+
+
+class _Heap(ctypes.Structure):
+    """What mallinfo2 of glibc tells, of which `fordblks` is free."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+def _freed_bytes() -> int:
+    """Memory that was freed and that `keep_freed` keeps for this process."""
+    try:
+        tell = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):  # another C library, or one before 2.33
+        return 0
+    tell.restype = _Heap
+    return int(tell().fordblks)
 
 
 def forward_pass(network: ResNet, size: int, memory: Memory) -> Network:

@@ -13,7 +13,7 @@ from resvision.recipe import Recipe
 from resvision.training.losses import probabilities
 
 ERASED = (0.02, 1 / 3)  # part of the picture, and
-ERASED_RATIOS = (0.3, 3.3)  # height : width of what is erased (Zhong et al. 2017, section 4.1)
+ERASED_RATIOS = (0.3, 3.3)  # height : width of what is erased
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,7 +60,11 @@ def _neighbours(rows: torch.Tensor, recipe: Recipe) -> torch.Tensor:
 
 
 def _erased(inputs: torch.Tensor, probability: float, random: np.random.Generator) -> torch.Tensor:
-    """Pictures with a rectangle of the mean colour, which is zero (Zhong et al. 2017)."""
+    """Pictures with a rectangle of the mean colour, which is zero.
+
+    After Zhong et al. 2017, section 3.2, whose rectangles lie inside of the picture; these are cut at its border, as
+    CutMix's are.
+    """
     count = len(inputs)
     areas = random.uniform(*ERASED, count) * (random.random(count) < probability)
     flattest, steepest = map(math.log, ERASED_RATIOS)

@@ -35,7 +35,8 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     places = stages_below_head(network) if recipe.pretrained is not None else {}
     for name, parameter in network.named_parameters():
         kernel = parameter.ndim > 2
-        groups.setdefault((places.get(name, 0), parameter.ndim > 1, kernel), []).append(parameter)
+        decays = parameter.ndim > 1 and not name.endswith("bias")  # which experts have one each of
+        groups.setdefault((places.get(name, 0), decays, kernel), []).append(parameter)
     muon = recipe.optimizer == "muon"
     options = [
         {
@@ -70,7 +71,7 @@ def stages_below_head(network: nn.Module) -> dict[str, int]:
 
 
 def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
-    """Gives the optimiser the learning rates and momentum of a step; returns the last layer's learning rate."""
+    """Gives the optimiser the learning rates and momentum of a step; returns the recipe's learning rate."""
     lr, momentum = schedule(recipe, step)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from resvision.adaptive import torch_segments
 from resvision.classifier import Classifier
 from resvision.cost import cost
@@ -102,7 +104,7 @@ def reported(classifier: Classifier, run: RunFolder, supply: Supply, step: int) 
         gates.reset(classifier.network)
         found = evaluated(classifier.session, supply.reported, classes, step)
     except DataError as error:
-        raise DataError(f"{error}; of the same names {run.goes_on()} then measures what was trained") from error
+        raise DataError(f"{error}; once it is mended, under its name, {run.goes_on()} measures what trained") from error
     gated = classifier.network.spec.gates
     return found, {"gates": gates.report(classifier.network, supply.preprocess.size)} if gated else {}
 
@@ -151,6 +153,7 @@ def _training_figures(state: State, recipe: Recipe) -> dict[str, Any]:
         "images_per_second": pictures / seconds,
         "seed": recipe.seed,
         "device": device_name(),
+        "threads": torch.get_num_threads(),
         "precision": recipe.precision,
         "stopped": state.stopped or length_asked,
     }

@@ -41,6 +41,7 @@ class Roles:
         chooser_name: "val" or "test", or "held" for a part of the training split.
         divided_at: of data that came without a validation or test split, as in `DataSet`.
         method: where the splits come from.
+        purposes: what is chosen.
         unused: a split that has no role.
         known: whether the network that the run begins with may have learnt what chooses.
     """
@@ -53,6 +54,7 @@ class Roles:
     chooser_name: str
     divided_at: Mapping[str, str]
     method: str
+    purposes: tuple[str, ...] = ()
     unused: str = ""
     known: bool = False
 
@@ -75,10 +77,12 @@ class Roles:
     def describe(self) -> str:
         """Who does what, for a person."""
         text = f"{len(self.train):,} pictures train"
+        what = " and ".join(self.purposes)
         if self.chooser is not None and self.chooser_name == "held":
-            text += f", {len(self.chooser):,} of train are held back to choose the epoch (--holdout)"
+            to = f"to choose {what}" if what else "and only watched"
+            text += f", {len(self.chooser):,} of train are held back {to} (--holdout)"
         elif self.chooser is not None:
-            text += f", {len(self.chooser):,} of {self.chooser_name} choose"
+            text += f", {len(self.chooser):,} of {self.chooser_name} " + (f"choose {what}" if what else "are watched")
         text += ", though the pretrained network may know them: rather leave out --holdout" if self.known else ""
         text += f", {self.unused} is not used" if self.unused else ""
         once = ", looked at once" if self.report_name == "test" else ""
@@ -171,9 +175,20 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
         chooser_name=chooser_name,
         divided_at=dataset.divided_at if dataset.splits is not given else {},
         method=dataset.method,
+        purposes=_purposes(recipe),
         unused=unused,
         known=bool(recipe.holdout and has_seen and record is None),
     )
+
+
+def _purposes(recipe: Recipe) -> tuple[str, ...]:
+    """What is chosen where there are pictures to choose by."""
+    chosen = {
+        "the epoch": recipe.keeps_best,
+        "when to stop": recipe.patience is not None or recipe.target_accuracy is not None,
+        "the exits' thresholds": recipe.has_exits,
+    }
+    return tuple(purpose for purpose, is_chosen in chosen.items() if is_chosen)
 
 
 def _has_seen_train(recipe: Recipe, name: str, held: int) -> bool:

@@ -42,7 +42,7 @@ def train_steps(
             optim.set_step(optimizer, recipe, step)
             step += 1
             value = 0.0
-            if len(batch.labels):  # else no picture of it can be read
+            if engine.can_learn_from(batch):
                 value = engine.step(batch, optimizer, step).loss.item()
                 if average is not None:
                     average.update(step)
