@@ -154,10 +154,11 @@ class Recipe:
             they grow to it (Tan & Le 2021, section 4).
         cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
 
-        holdout: part of the training split held back for choosing, from 0 to below 1; without it 0.1, at most 2,000
-            pictures, where something must be chosen, else 0; also where fewer than 500 would choose only the epoch.
-        keep: the weights of the "last" epoch or of the one that was "best" on the held-back part, which is taken where
-            there is such a part.
+        holdout: part of the training split held back for choosing, from 0 to below 1, where there is no val split beside
+            a test split to do it; without it 0.1, at most 2,000 pictures, if exits, a target, patience or keep=best
+            must be chosen by, or if 500 or more can choose the epoch beside a test split; else 0.
+        keep: the weights of the "last" epoch, or of the one that is "best" on the pictures that choose, val or those
+            held back; without it the best where there are such pictures.
         max_bad: part of the training files that may be unreadable, 0.01 if not given; they are listed and skipped.
 
         seed: the number from which initial weights, order and augmentation follow; 0 if not given.
