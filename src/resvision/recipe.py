@@ -154,8 +154,8 @@ class Recipe:
             they grow to it (Tan & Le 2021, section 4).
         cache: whether pictures are kept decoded on disk after the first epoch, shrunk as far as the crops allow.
 
-        holdout: part of the training split held back for choosing, from 0 to below 1, where there is no val split beside
-            a test split to do it; without it 0.1, at most 2,000 pictures, if exits, a target, patience or keep=best
+        holdout: part of the training split held back for choosing, from 0 to below 1, where no val split beside a test
+            split does it; without it 0.1, at most 2,000 pictures, if exits, a target, patience or keep=best
             must be chosen by, or if 500 or more can choose the epoch beside a test split; else 0.
         keep: the weights of the "last" epoch, or of the one that is "best" on the pictures that choose, val or those
             held back; without it the best where there are such pictures.
