@@ -354,6 +354,50 @@ def test_trainings_that_diverge_are_no_findings(name: str, steps: int, tmp_path:
     assert (folder / f"{name}.png").stat().st_size > 10_000
 
 
+def test_what_the_seeds_do_not_tell_is_not_said() -> None:
+    """Errors that a lost block adds: of the plain network's seeds, and of the residual network's."""
+
+    def told(plain: list[float], residual: list[float]) -> str:
+        rows = [
+            {"arm": arm, "steps": 5, "diverged": False, "error": 0.1, "single": [{"block": 0, "error": 0.1 + harm}]}
+            for arm, harms in (("plain", plain), ("residual", residual))
+            for harm in harms
+        ]
+        settings = {"data": "made up", "seeds": len(plain)}
+        return paths.describe({"settings": settings, "depth": 8, "classes": 10, "summary": paths._summary(rows)})
+
+    assert "bears the loss of a block far better than the plain one. " in told([0.5, 0.6], [0.1, 0.2])
+    assert "bears the loss of a block somewhat better than the plain one. " in told([0.3, 0.31], [0.2, 0.21])
+    assert "The seeds do not tell whether the residual network bears" in told([0.3, 0.6], [0.1, 0.35])
+    assert "did not bear the loss of a block better" in told([0.1, 0.2], [0.1, 0.2])
+    assert "far better than the plain one, as far as one seed can tell: give --seeds 3" in told([0.5], [0.1])
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "expected"),
+    [
+        ([[1.0, 1.1], [2.0, 2.1]], [[1.0, 1.1], [0.9, 1.0]], True),
+        ([[1.0, 1.1], [2.0, 2.1]], [[1.0, 1.1], [1.2, 1.3]], False),  # both get worse
+        ([[1.0, 2.0], [1.9, 2.1]], [[1.0, 1.1], [0.9, 1.0]], False),  # within the spread
+        ([[1.0], [2.0]], [[1.0], [0.9]], False),  # one seed
+    ],
+)
+def test_the_title_says_what_the_text_says(plain: Any, residual: Any, expected: bool) -> None:
+    """Of 8, 20 and 56 layers the deepest are compared with those of 20, as in the paper."""
+    summary = {
+        arm: {
+            depth: {"diverged": [], "train_error": spread(values), "test_error": spread(values)}
+            for depth, values in zip((8, 20, 56), ([0.0] * len(ends[0]), *ends), strict=True)
+        }
+        for arm, ends in (("plain", plain), ("residual", residual))
+    }
+    settings = {"depths": [8, 20, 56], "data": "x", "seeds": len(plain[0]), "steps": 9, "batch_size": 2}
+    degrades = degradation._degrades(summary, (8, 20, 56))
+    assert degrades is expected
+    numbers = {"settings": settings, "summary": summary, "degrades": degrades, "epochs": 1.0, "pictures": 3}
+    assert ("the degradation of He et al. 2015" in degradation.describe(numbers)) is expected
+
+
 def test_networks_that_learnt_nothing_are_not_compared() -> None:
     def told(plain: float, lengths: list[dict[str, Any]]) -> str:
         rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from resvision.errors import DivergedError
@@ -28,7 +29,13 @@ def run(bench: Bench, ledger: Ledger, note: Note) -> dict[str, Any]:
                 arms.append({"arm": arm, "depth": depth, "seed": seed, **found})
                 note(f"{arm}-{depth}, seed {seed}: {_ended(found)} ({now() - begin:.0f} s)")
     summary = {arm: {depth: _final(arms, arm, depth) for depth in bench.options.depths} for arm in ARMS}
-    return {"arms": arms, "summary": summary, "epochs": bench.epochs, "pictures": len(bench.train_split)}
+    return {
+        "arms": arms,
+        "summary": summary,
+        "degrades": _degrades(summary, bench.options.depths),
+        "epochs": bench.epochs,
+        "pictures": len(bench.train_split),
+    }
 
 
 def _train(bench: Bench, arm: str, depth: int, seed: int) -> dict[str, Any]:
@@ -78,25 +85,23 @@ def describe(numbers: dict[str, Any]) -> str:
         for depth in depths:
             if steps := ends[arm][depth]["diverged"]:
                 text += f"{arm.capitalize()} with {depth} layers: {diverged_said(steps, options['seeds'])}. "
-    deep = max(depths)
-    shallow = REFERENCE_DEPTH if REFERENCE_DEPTH in depths and deep > REFERENCE_DEPTH else min(depths)
+    deep, shallow = _compared(depths)
     if deep == shallow:
         return text + "With one depth there is nothing to compare along the depth."
     sound = [arm for arm in ARMS if not any(ends[arm][depth]["diverged"] for depth in (shallow, deep))]
     worse = {arm: _compare(ends[arm], deep, shallow) for arm in sound}
     for arm, (sentence, _) in worse.items():
         text += f"{arm.capitalize()}: {sentence} "
-    degrades = {arm: verdict for arm, (_, verdict) in worse.items()}
     if len(sound) < len(ARMS):
         text += "Trainings that diverged tell nothing of depth: give a lower --lr."
     elif options["seeds"] == 1:
         text += "One seed tells nothing of the spread: give --seeds 3 to know whether this is more than chance."
-    elif degrades["plain"] == "worse" and degrades["residual"] != "worse":
+    elif numbers["degrades"]:
         text += (
             "So depth hurt the plain networks even on the pictures they were trained on, which is no overfitting, and "
             "did not hurt the residual ones: the degradation of He et al. 2015."
         )
-    elif degrades["plain"] == "worse":
+    elif worse["plain"][1] == "worse":
         lost = {arm: _lost(ends[arm], deep, shallow) for arm in ARMS}
         text += (
             f"So depth hurt both kinds in this training, the plain networks by {lost['plain']:.1f} points and the "
@@ -105,6 +110,21 @@ def describe(numbers: dict[str, Any]) -> str:
     else:
         text += "So this experiment did not show the degradation: train longer, deeper, or with more seeds."
     return text
+
+
+def _compared(depths: Sequence[int]) -> tuple[int, int]:
+    """The deepest networks and those that they are compared with."""
+    deep = max(depths)
+    return deep, REFERENCE_DEPTH if REFERENCE_DEPTH in depths and deep > REFERENCE_DEPTH else min(depths)
+
+
+def _degrades(summary: dict[str, dict[int, Any]], depths: Sequence[int]) -> bool:
+    """Whether depth hurt the plain networks beyond the spread of the seeds, and not the residual ones."""
+    deep, shallow = _compared(depths)
+    if any(summary[arm][depth]["diverged"] for arm in ARMS for depth in (deep, shallow)):
+        return False
+    worse = {arm: apart(*(summary[arm][depth]["train_error"] for depth in (deep, shallow))) for arm in ARMS}
+    return worse["plain"] and not worse["residual"]
 
 
 def _compare(by_depth: dict[int, Any], deep: int, shallow: int) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from resvision.data.images import to_input
-from resvision.explain.bench import LEARNT, Bench, diverged, diverged_said, seeds_said
+from resvision.explain.bench import LEARNT, Bench, apart, diverged, diverged_said, seeds_said
 from resvision.measure import spread
 from resvision.models import Block, ResNet
 from resvision.progress import Note
@@ -171,6 +171,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             found[arm] |= {
                 "error": spread([row["error"] for row in whole]),
                 "single_median": spread([statistics.median(r["error"] for r in row["single"]) for row in whole]),
+                "harm": spread([statistics.median(r["error"] for r in row["single"]) - row["error"] for row in whole]),
                 "single_worst": spread([max(r["error"] for r in row["single"]) for row in whole]),
             }
     lengths = [row["paths"] for row in rows if row.get("paths")]
@@ -204,7 +205,7 @@ def describe(numbers: dict[str, Any]) -> str:
         f"A plain and a residual network of {numbers['depth']} layers were trained on {options['data']} "
         f"({seeds_said(options['seeds'])}) and then taken apart; blocks that change the shape stay. "
     )
-    harm, failed = {}, []
+    failed = []
     guessing = 1 - 1 / numbers["classes"]
     for arm in ARMS:
         if steps := summary[arm]["diverged"]:
@@ -214,7 +215,6 @@ def describe(numbers: dict[str, Any]) -> str:
         if "error" not in summary[arm]:
             continue
         whole, median, worst = (summary[arm][key]["mean"] for key in ("error", "single_median", "single_worst"))
-        harm[arm] = median - whole
         text += (
             f"Without one block the {arm} network's test error goes from {whole:.2%} to {median:.2%} in the median "
             f"over the blocks, {worst:.2%} at worst. "
@@ -224,12 +224,8 @@ def describe(numbers: dict[str, Any]) -> str:
             f"The {' and the '.join(failed)} network diverged or hardly learnt more than guessing (an error of "
             f"{guessing:.0%}), so that the two cannot be compared: give another --lr, or more --steps. "
         )
-    elif harm["plain"] > 2 * harm["residual"] + 0.01:
-        text += "The residual network bears the loss of a block far better than the plain one. "
-    elif harm["plain"] > harm["residual"]:
-        text += "The residual network bears the loss of a block somewhat better than the plain one. "
     else:
-        text += "Here the residual network did not bear the loss of a block better than the plain one. "
+        text += _bears(summary["plain"]["harm"], summary["residual"]["harm"])
     if "residual" in failed or "share" not in summary:
         return text
     low, high = summary["range_90"]
@@ -246,3 +242,15 @@ def describe(numbers: dict[str, Any]) -> str:
     else:
         text += "So in this network the paths that carry the gradient are about as long as most paths."
     return text
+
+
+def _bears(plain: dict[str, Any], residual: dict[str, Any]) -> str:
+    """Which of the two networks bears the loss of a block better, from the errors that it adds."""
+    one_seed = len(plain["values"]) == 1
+    if plain["mean"] <= residual["mean"]:
+        return "Here the residual network did not bear the loss of a block better than the plain one. "
+    if not (one_seed or apart(plain, residual)):
+        return "The seeds do not tell whether the residual network bears the loss of a block better. "
+    much = "far" if plain["mean"] > 2 * residual["mean"] + 0.01 else "somewhat"
+    chance = ", as far as one seed can tell: give --seeds 3 to know whether this is more than chance" * one_seed
+    return f"The residual network bears the loss of a block {much} better than the plain one{chance}. "

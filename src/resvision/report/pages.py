@@ -92,17 +92,9 @@ def _degradation(numbers: Numbers) -> Figure:
     final.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     final.grid(alpha=0.3)
     final.legend(fontsize=9)
-    return _titled(figure, numbers, "Deeper without the shortcut is worse" if _degrades(numbers) else "Error and depth")
-
-
-def _degrades(numbers: Numbers) -> bool:
-    """Whether the deepest plain networks end above the shallowest, and the residual ones do not, with every seed."""
-    depths = numbers["settings"]["depths"]
-    rows = {arm: [numbers["summary"][arm][str(depth)] for depth in (min(depths), max(depths))] for arm in ARM_COLOURS}
-    if any(row["diverged"] for pair in rows.values() for row in pair):
-        return False
-    ends = {arm: [row["train_error"]["values"] for row in pair] for arm, pair in rows.items()}
-    return bool(min(ends["plain"][1]) > max(ends["plain"][0]) and min(ends["residual"][1]) <= max(ends["residual"][0]))
+    return _titled(
+        figure, numbers, "Deeper without the shortcut is worse" if numbers["degrades"] else "Error and depth"
+    )
 
 
 def _gradients(numbers: Numbers) -> Figure:
