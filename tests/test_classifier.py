@@ -302,6 +302,16 @@ def test_weights_of_another_network(folder: Path, kind: str) -> None:
         Classifier.load(folder)
 
 
+def test_a_header_that_asks_for_more_than_the_weights_hold(folder: Path) -> None:
+    spec = json.loads((folder / "model.json").read_text())["spec"]
+    change(folder, spec=spec | {"widths": [1 << 20] * 2})  # whose convolutions would take terabytes
+    with pytest.raises(ClassifierError, match=r"[\d,]+ bytes are too few for its [\d,]{16,} parameters"):
+        Classifier.load(folder)
+    change(folder, spec=spec | {"depths": [1 << 40, 1]})
+    with pytest.raises(InputError, match="more than 100,000 blocks"):
+        Classifier.load(folder)
+
+
 def test_weights_that_are_not_finite_answer_nothing(folder: Path) -> None:
     made = classifier()
     with torch.no_grad():

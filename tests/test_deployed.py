@@ -179,12 +179,21 @@ def test_a_document_with_exits_and_without_segments(run: Path) -> None:
     held.value = json.dumps(document | {"exits": rule})
     onnx.save(model, path)
     assert "has exits, and does not say which segment" in refused(path)
+    held.value = json.dumps(document | {"exits": rule, "segment": 1, "files": [path.name]})
+    onnx.save(model, path)
+    assert "names 1 segments of a network with 1 exits" in refused(path)
 
 
 def test_an_index_that_leads_elsewhere(run: Path) -> None:
     path = run / "runtimes" / "index.json"
     index = json.loads(path.read_text())
     index["exports"][0]["file"] = "../../elsewhere.onnx"
+    path.write_text(json.dumps(index))
+    assert "is not the name of a file in its folder" in refused(run, "onnx")
+    other = run / "runtimes" / "other.onnx"  # whose content nothing vouches for
+    shutil.copy(run / "runtimes" / "model-A-fp32.onnx", other)
+    for entry in index["exports"]:
+        entry["file"] = other.name
     path.write_text(json.dumps(index))
     assert "is not the name of a file in its folder" in refused(run, "onnx")
     path.write_text(json.dumps(index | {"version": 2, "colour": 1}))

@@ -24,7 +24,7 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from resvision.adaptive import AdaptiveSession, torch_segments
-from resvision.cost import exit_macs
+from resvision.cost import cost, exit_macs
 from resvision.data import images
 from resvision.data.loader import CHUNK, at_once
 from resvision.data.sources import pictures_below
@@ -338,6 +338,11 @@ class Classifier(Predictor):
             weights = (folder / WEIGHTS_FILE).read_bytes()
         if hashlib.sha256(weights).hexdigest() != header.sha256:
             raise ClassifierError(f"{folder / WEIGHTS_FILE}: not the weights that {HEADER_FILE} was written with")
+        if (params := cost(header.spec, header.preprocess.size).params) > len(weights):  # before these take memory
+            raise ClassifierError(
+                f"{folder / WEIGHTS_FILE}: not the weights of this network: {len(weights):,} bytes are too few for its "
+                f"{params:,} parameters"
+            )
         network = ResNet(header.spec)
         _fill(network, weights, folder / WEIGHTS_FILE)
         if not network.is_finite():

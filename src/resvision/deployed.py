@@ -276,6 +276,10 @@ def _adaptive(path: Path, document: Document, first: FileSession) -> AdaptiveSes
         raise ClassifierError(f"{path}: has exits, and does not say which segment of the network it is")
     if document.segment != 1:
         raise ClassifierError(f"{path}: is segment {document.segment} of a network: give {document.files[0]}")
+    if len(document.files) != len(document.spec.exits) + 1:
+        raise ClassifierError(
+            f"{path}: names {len(document.files)} segments of a network with {len(document.spec.exits)} exits"
+        )
     if any(Path(name).name != name for name in document.files):
         raise ClassifierError(f"{path}: names a segment in another folder; all of them lie beside it")
     sessions = [first, *(SESSIONS[path.suffix](path.parent / name) for name in document.files[1:])]
@@ -360,7 +364,7 @@ def _open_entry(run: Path, classifier: Classifier, entry: Entry) -> Predictor:
     folder = run / FOLDER
     again = f"resvision export {shlex.quote(str(run))} --format {entry.runtime} --precision {entry.precision}"
     again += " --data DATA" if entry.precision == "int8" else ""
-    if Path(entry.file).name != entry.file or any(Path(name).name != name for name in entry.sha256):
+    if any(Path(name).name != name for name in (entry.file, *entry.sha256)) or entry.file not in entry.sha256:
         raise ClassifierError(f"{folder / INDEX_FILE}: {entry.file} is not the name of a file in its folder")
     if _checksums(*(folder / name for name in entry.sha256)) != entry.sha256:
         raise ClassifierError(f"{folder / entry.file}: not the file that {INDEX_FILE} was written with; again: {again}")

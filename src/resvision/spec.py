@@ -39,6 +39,7 @@ _CHOICES = {
 # A bottleneck's output is four times as wide as its 3x3 convolution (He et al. 2015, section 4.1).
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
+MOST_BLOCKS = 100_000
 MOST_EXIT_WIDTH = 8  # times the width of a stage
 GATE_WIDTH = 16  # channels between the two layers of a gate (Veit & Belongie 2018, section 3.2)
 
@@ -256,6 +257,8 @@ class ResNetSpec:
             raise SpecError(
                 f'init="{self.init}" with shortcut="none" would start a network that is zero: use init="he"'
             )
+        if sum(self.depths) > MOST_BLOCKS:
+            raise SpecError(f"depths={self.depths}: more than {MOST_BLOCKS:,} blocks")
         self._check_norm()
         if self.reversible:
             self._check_reversible()

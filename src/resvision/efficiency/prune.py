@@ -157,6 +157,5 @@ def said(before: ResNet, after: ResNet) -> str:
     widths, left = ([_widths_inside(block) for block in n.blocks()] for n in (before, after))
     earlier = iter(widths)
     if not all(own in earlier for own in left):  # in that order: else blocks alone are fewer
-        total = sum(map(sum, left)) / len(left) / (sum(map(sum, widths)) / len(widths))
-        parts.append(f"{1 - total:.0%} fewer inner channels a block")
+        parts.append(f"{1 - sum(map(sum, left)) / sum(map(sum, widths)):.0%} fewer inner channels in all")
     return " and ".join(parts) or "as it is"

@@ -130,7 +130,7 @@ def run(dataset: DataSet, recipe: Recipe, minutes: float, ledger: Ledger, note: 
             "options": winner.options if winner else {},
             "cleaned": seen.on_disk
             and left_out is not None
-            and bool((winner and winner.cleaned) or seen.copies["leaks"]),
+            and bool((winner and winner.leaves_out) or seen.copies["leaks"]),
         },
         "check": checked,
         "left_out": left_out or {"suspects": [], "copies": [], "leaks": []},
@@ -360,8 +360,8 @@ def _best(judge: Judge, arms: dict[str, Remedy]) -> Remedy | None:
 def _left_out(seen: _Seen, winner: Remedy | None, wrong: Sequence[int]) -> dict[str, list[int]] | None:
     """The training pictures that the recommended run leaves out, by reason; None where a class would lose all."""
     left_out = {
-        "suspects": sorted(wrong) if winner and "suspects" in winner.name else [],
-        "copies": sorted(seen.copies["redundant_train"]) if winner and "copies" in winner.name else [],
+        "suspects": sorted(wrong) if winner and "suspects" in winner.leaves_out else [],
+        "copies": sorted(seen.copies["redundant_train"]) if winner and "copies" in winner.leaves_out else [],
         "leaks": sorted(seen.copies["leaked_train"]),
     }
     left = np.delete(seen.train.labels, sorted({index for indices in left_out.values() for index in indices}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from resvision import recipes, zoo
 from resvision.errors import ResvisionError
@@ -44,12 +44,12 @@ class Remedy:
     Args:
         arm: how it is tried.
         options: of `resvision train`, fields of the recipe, in place of the baseline's.
-        cleaned: whether it also needs the manifest without the pictures that do not train.
+        leaves_out: which pictures do not train, for which it needs a manifest without them.
     """
 
     arm: Arm
     options: dict[str, Any] = field(default_factory=dict)
-    cleaned: bool = False
+    leaves_out: tuple[Literal["suspects", "copies"], ...] = ()
 
     @property
     def name(self) -> str:
@@ -111,9 +111,9 @@ def all_of(
         arm = Arm(name="shorter", length=SHORTER)
         found.append(Remedy(arm=arm, options={"epochs": max(1, round(asked * SHORTER))}))
     if suspects:
-        found.append(Remedy(arm=Arm(name="without suspects", without=tuple(suspects)), cleaned=True))
+        found.append(Remedy(arm=Arm(name="without suspects", without=tuple(suspects)), leaves_out=("suspects",)))
     if copies:
-        found.append(Remedy(arm=Arm(name="without copies", without=tuple(copies)), cleaned=True))
+        found.append(Remedy(arm=Arm(name="without copies", without=tuple(copies)), leaves_out=("copies",)))
     return {remedy.name: remedy for remedy in found if remedy is not None and _possible(recipe, remedy)}
 
 
@@ -137,7 +137,7 @@ def together(recipe: Recipe, one: Remedy, other: Remedy) -> Remedy | None:
         length=one.arm.length * other.arm.length,
         without=tuple(sorted({*one.arm.without, *other.arm.without})),
     )
-    both = Remedy(arm=arm, options=one.options | other.options, cleaned=one.cleaned or other.cleaned)
+    both = Remedy(arm=arm, options=one.options | other.options, leaves_out=one.leaves_out + other.leaves_out)
     return both if _possible(recipe, both) else None
 
 
