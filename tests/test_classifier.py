@@ -169,6 +169,12 @@ def test_bad_pictures_are_named_and_the_rest_go_on(tmp_path: Path) -> None:
         made.predict([good, text])
 
 
+def test_web_addresses_are_not_fetched() -> None:
+    for address in ("https://example.org/cat.jpg", Path("http://example.org/cat.jpg")):
+        [result] = classifier().predictions([address])
+        assert result.error == "is a web address: fetch the picture first, and give the file"
+
+
 def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ClassifierError, match="2 different class names for a network of 3 classes"):
         classifier(classes=("a", "b"))

@@ -117,6 +117,8 @@ def read_file(path: Path, name: str) -> bytes:
         PictureError: it cannot be read, or is too large.
     """
     data = bytearray()
+    if path.parts[:1] in (("http:",), ("https:",)):
+        raise PictureError(name, "is a web address: fetch the picture first, and give the file")
     try:
         with path.open("rb") as file:
             while piece := file.read(PIECE_BYTES):

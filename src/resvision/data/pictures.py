@@ -218,9 +218,9 @@ class DataSet:
                 )
             counts = np.bincount(split.labels, minlength=len(self.classes))
             if missing := [c for c, count in zip(self.classes, counts, strict=True) if not count]:
+                where = "there is" if split_name == "all" else f"the {split_name} split has"
                 raise DataError(
-                    f"{self.name}: the {split_name} split has no picture of {listed(missing)}; "
-                    "every split must hold the same classes"
+                    f"{self.name}: {where} no picture of {listed(missing)}; every split must hold the same classes"
                 )
 
 

@@ -84,6 +84,7 @@ def load(data: str | Path, columns: Columns = DEFAULT_COLUMNS, progress: Progres
     if not path.exists():
         raise DataError(
             f"there is no folder, file or built-in data set {str(data)!r}; built in are {', '.join(BUILTIN_NAMES)}"
+            + (", whose names are text and no Path" if str(data) in BUILTIN_NAMES else "")
         )
     if path.is_dir():
         return _from_tree(spelt(data), *_walk(path))
@@ -195,7 +196,8 @@ def prepare(dataset: DataSet) -> DataSet:
     try:
         train, val, greatest = divide_at(known, whole, VALIDATION_FRACTION, dataset.name)
     except DataError as error:
-        raise DataError(f"{error} (to evaluate all of them: --split all)") from error
+        whole_advice = "" if isinstance(whole.pictures, ArrayPictures) else " (to evaluate all of them: --split all)"
+        raise DataError(f"{error}{whole_advice}") from error
     method = f"{VALIDATION_FRACTION:.0%} of each class for validation, by a hash of each picture's content"
     return replace(
         dataset,

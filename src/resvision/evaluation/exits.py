@@ -320,12 +320,13 @@ def evaluate(
     start, rule = now(), adaptive.rule
     sample: list[torch.Tensor] = []
     logits, labels = _of_all_exits(adaptive.segments, sampled(batches, sample))
+    taken = now() - start
     times = _one_at_a_time(adaptive.segments, adaptive.whole, sample)
     said = joined(logits, rule.audible)
     judged = Judged.of(said, labels, rule.temperatures, times)
     leaving = judged.leave(rule.thresholds)
     scaled = np.stack([rows / np.float32(t) for rows, t in zip(said, rule.temperatures, strict=True)])
-    told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=now() - start)
+    told = figures(scaled[leaving, np.arange(len(labels))], labels, classes, seconds=taken)
     return told, {
         **report(judged, rule.thresholds, adaptive.macs),
         "together": rule.together,
