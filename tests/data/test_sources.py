@@ -212,7 +212,7 @@ def test_a_path_is_a_place_and_a_word_a_built_in_set(
     assert spelt(Path("digits")) == load(Path("digits")).name == "./digits"
     assert load("digits").classes == tuple("0123456789")
     assert place_of("digits") == spelt("digits") == "digits"
-    with pytest.raises(DataError, match="no folder, file or built-in data set 'cifar10'.*, whose names are text"):
+    with pytest.raises(DataError, match=r"no folder, file or built-in data set 'cifar10'.*, whose names are text"):
         load(Path("cifar10"))
 
 
