@@ -425,7 +425,7 @@ def test_mistakes_in_the_data(tmp_path: Path, capsys: Any) -> None:
     write_pictures(tmp_path / "one", {"zero": 5})
     assert "only the class 'zero' was found" in mistake(capsys, "train", tmp_path / "one")
     write_pictures(tmp_path / "empty", {"zero": 5, "one": 5, "two": 0})
-    assert "has no picture of two" in mistake(capsys, "train", tmp_path / "empty")
+    assert "there is no picture of two" in mistake(capsys, "train", tmp_path / "empty")
     write_pictures(tmp_path / "differ", {"zero": 5, "one": 5}, "train")
     write_pictures(tmp_path / "differ", {"zero": 5, "uno": 5}, "val")
     line = mistake(capsys, "train", tmp_path / "differ")

@@ -18,9 +18,9 @@ def test_steps_are_computed_in_as_few_parts_as_fit(monkeypatch: pytest.MonkeyPat
     needs = {parts: memory.step_bytes(spec, 32, 64 // parts, "checkpoint") for parts in (1, 4, 64)}
     fitted = distill._fitting(spec, RECIPE, PREPROCESS)
     assert (fitted.accumulate, fitted.memory) == (1, "full")
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: int(1.01 * needs[4] / memory.USABLE))
+    monkeypatch.setattr(memory, "bytes_at_hand", lambda: int(1.01 * needs[4] / memory.USABLE))
     fitted = distill._fitting(spec, RECIPE, PREPROCESS)
     assert (fitted.accumulate, fitted.memory, fitted.batch_size) == (4, "checkpoint", 64)
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: int(0.9 * needs[64] / memory.USABLE))
+    monkeypatch.setattr(memory, "bytes_at_hand", lambda: int(0.9 * needs[64] / memory.USABLE))
     with pytest.raises(RecipeError, match="1 pictures at once need about"):
         distill._fitting(spec, RECIPE, PREPROCESS)

@@ -96,7 +96,7 @@ def describe(numbers: dict[str, Any]) -> str:
         text += "Trainings that diverged tell nothing of depth: give a lower --lr."
     elif options["seeds"] == 1:
         text += "One seed tells nothing of the spread: give --seeds 3 to know whether this is more than chance."
-    elif numbers["degrades"]:
+    elif _degrades(ends, depths):
         text += (
             "So depth hurt the plain networks even on the pictures they were trained on, which is no overfitting, and "
             "did not hurt the residual ones: the degradation of He et al. 2015."

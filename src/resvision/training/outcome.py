@@ -104,7 +104,7 @@ def reported(classifier: Classifier, run: RunFolder, supply: Supply, step: int) 
         gates.reset(classifier.network)
         found = evaluated(classifier.session, supply.reported, classes, step)
     except DataError as error:
-        raise DataError(f"{error}; once it is mended, under its name, {run.goes_on()} measures what trained") from error
+        raise DataError(f"{error}; once mended, {run.goes_on()} then measures what was trained") from error
     gated = classifier.network.spec.gates
     return found, {"gates": gates.report(classifier.network, supply.preprocess.size)} if gated else {}
 
