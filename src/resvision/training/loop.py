@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: data, network, engine, length, optimiser, resume, epochs, evaluation, save."""
+"""The training loop: data, network, engine, length, optimiser, resume, epochs, evaluation, save."""
 
 from __future__ import annotations
 
@@ -91,68 +91,14 @@ def train(
     if resume:
         _check_unchanged(run, supply)
 
-    # ---- network ----
-    torch.manual_seed(recipe.seed)
-    named = with_exits_and_gates(zoo.variant(recipe.model, recipe.spec), recipe)
-    spec = replace(named, num_classes=len(parts.classes), in_channels=preprocess.channels)
-    network = ResNet(spec).to(device())
-    if weights is not None:
-        reporter.note(pretrained.fill(network, weights, parts.classes, frozen=recipe.freeze_trunk))
-
-    at_once, least = batches.batch_size // recipe.accumulate, recipe.first_size or recipe.size
-    if at_once < engines.fewest_pictures(spec, least):
-        raise RecipeError(
-            f"one picture of {least} px at a time has features of 1 x 1, which a batch norm cannot learn from: "
-            "more pictures at once (--batch-size, --accumulate), or --size"
-        )
-
-    # ---- memory and engine ----
-    if not resume:
-        recipe, needed = memory.choose(spec, recipe, preprocess, batches.batch_size)
-        reporter.note(needed)
-    if recipe.compile and not engines.can_compile(network):
-        if not resume:
-            raise RecipeError("compile=True: there is no C++ compiler, or the network is reversible; give --no-compile")
-        recipe = replace(recipe, compile=False)
-        reporter.note("there is no C++ compiler here: the run goes on without compiling")
-    if recipe.cuda_graph is not False and not engines.can_capture(network, recipe):
-        if recipe.cuda_graph:
-            reporter.note("no CUDA graph: it takes a GPU, memory=full, accumulate=1, and no gates or reversible blocks")
-        recipe = replace(recipe, cuda_graph=False)
-    loss = losses.build(recipe, supply.counts.tolist(), network.gates())
-    if None in (recipe.precision, recipe.channels_last, recipe.cuda_graph, recipe.compile):
-        undecided = recipe
-        recipe, measured = engines.choose(
-            network,
-            recipe,
-            loss,
-            preprocess,
-            lambda s: length.planned_pictures(undecided, batches, s),
-            batches.batch_size,
-        )
-        reporter.note(measured)
-    engine = engines.build(network, recipe, loss, preprocess)
-    if recipe.lr == "auto":
-        recipe, found = finder.find(recipe, batches, engine)
-        reporter.note(found)
-    assert recipe.precision is not None
+    # ---- network, engine, length ----
+    network = _network(recipe, supply, weights, reporter)
+    recipe, engine = _engine(network, recipe, supply, reporter, resume=resume)
     average = Average(network, recipe.ema) if recipe.ema else None
     followed = network if average is None else average.network  # what is evaluated and kept
-    session = TorchSession(followed, preprocess, recipe.precision)
-
-    # ---- length ----
-    steps, takes = recipe.steps, ""
-    if not resume:
-        pace = length.pace(recipe, batches, engine, parts)
-        steps = steps or length.steps(recipe, batches, pace, begin)
-        takes = f", about {duration(steps * pace.step + pace.last_evaluation)} on this machine"
-    assert steps is not None  # a run that began has recorded them
-    recipe = replace(recipe, steps=steps)
-    epochs = math.ceil(steps / batches.steps)
-    many = "epoch" if epochs == 1 else "epochs"
-    reporter.note(f"{steps:,} steps of {batches.batch_size} pictures, {epochs} {many}{takes}")
-    if head_steps := phases.head_steps(recipe):
-        reporter.note(f"the last layer learns alone in the first {head_steps:,}")
+    session = TorchSession(followed, preprocess, engine.precision)
+    recipe, steps = _length(recipe, supply, engine, reporter, None if resume else begin)
+    epochs, head_steps = math.ceil(steps / batches.steps), phases.head_steps(recipe)
 
     # ---- optimiser ----
     optimizer = optim.build(network, recipe)
@@ -242,6 +188,79 @@ def train(
     classifier.save(run.path)
     write_json(run.result_file, result)
     return classifier, result, evaluation
+
+
+def _network(recipe: Recipe, supply: Supply, weights: pretrained.Pretrained | None, reporter: Reporter) -> ResNet:
+    """The network of the recipe for these pictures, with weights from its seed or those that were given."""
+    torch.manual_seed(recipe.seed)
+    named = with_exits_and_gates(zoo.variant(recipe.model, recipe.spec), recipe)
+    classes = supply.parts.classes
+    spec = replace(named, num_classes=len(classes), in_channels=supply.preprocess.channels)
+    network = ResNet(spec).to(device())
+    if weights is not None:
+        reporter.note(pretrained.fill(network, weights, classes, frozen=recipe.freeze_trunk))
+    at_once, least = supply.batches.batch_size // recipe.accumulate, recipe.first_size or recipe.size
+    if at_once < engines.fewest_pictures(spec, least):
+        raise RecipeError(
+            f"one picture of {least} px at a time has features of 1 x 1, which a batch norm cannot learn from: "
+            "more pictures at once (--batch-size, --accumulate), or --size"
+        )
+    return network
+
+
+def _engine(
+    network: ResNet, recipe: Recipe, supply: Supply, reporter: Reporter, *, resume: bool
+) -> tuple[Recipe, engines.Engine]:
+    """The recipe with everything decided on which a step's speed and memory depend, and its rate; and the engine."""
+    preprocess, batches = supply.preprocess, supply.batches
+    if not resume:
+        recipe, needed = memory.choose(network.spec, recipe, preprocess, batches.batch_size)
+        reporter.note(needed)
+    if recipe.compile and not engines.can_compile(network):
+        if not resume:
+            raise RecipeError("compile=True: there is no C++ compiler, or the network is reversible; give --no-compile")
+        recipe = replace(recipe, compile=False)
+        reporter.note("there is no C++ compiler here: the run goes on without compiling")
+    if recipe.cuda_graph is not False and not engines.can_capture(network, recipe):
+        if recipe.cuda_graph:
+            reporter.note("no CUDA graph: it takes a GPU, memory=full, accumulate=1, and no gates or reversible blocks")
+        recipe = replace(recipe, cuda_graph=False)
+    loss = losses.build(recipe, supply.counts.tolist(), network.gates())
+    if None in (recipe.precision, recipe.channels_last, recipe.cuda_graph, recipe.compile):
+        undecided = recipe
+        recipe, measured = engines.choose(
+            network,
+            recipe,
+            loss,
+            preprocess,
+            lambda s: length.planned_pictures(undecided, batches, s),
+            batches.batch_size,
+        )
+        reporter.note(measured)
+    engine = engines.build(network, recipe, loss, preprocess)
+    if recipe.lr == "auto":
+        recipe, found = finder.find(recipe, batches, engine)
+        reporter.note(found)
+    return recipe, engine
+
+
+def _length(
+    recipe: Recipe, supply: Supply, engine: engines.Engine, reporter: Reporter, begin: float | None
+) -> tuple[Recipe, int]:
+    """The recipe with its number of steps, and that number; `begin` of a run that has not begun yet."""
+    batches, steps, takes = supply.batches, recipe.steps, ""
+    if begin is not None:
+        pace = length.pace(recipe, batches, engine, supply.parts)
+        steps = steps or length.steps(recipe, batches, pace, begin)
+        takes = f", about {duration(steps * pace.step + pace.last_evaluation)} on this machine"
+    assert steps is not None  # a run that began has recorded them
+    recipe = replace(recipe, steps=steps)
+    epochs = math.ceil(steps / batches.steps)
+    many = "epoch" if epochs == 1 else "epochs"
+    reporter.note(f"{steps:,} steps of {batches.batch_size} pictures, {epochs} {many}{takes}")
+    if head_steps := phases.head_steps(recipe):
+        reporter.note(f"the last layer learns alone in the first {head_steps:,}")
+    return recipe, steps
 
 
 def _check_unchanged(run: RunFolder, supply: Supply) -> None:
