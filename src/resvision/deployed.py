@@ -22,6 +22,7 @@ from resvision.classifier import Classifier, Predictor, check_parts
 from resvision.cost import exit_macs
 from resvision.data.images import blank
 from resvision.data.loader import at_once
+from resvision.data.pictures import recorded_division
 from resvision.errors import ClassifierError, InputError, MissingExtraError
 from resvision.exits import ExitRule
 from resvision.files import alone, parse_version, path_of, read_json, storage, write_json
@@ -80,7 +81,7 @@ class Document:
     exits: ExitRule | None = None
     segment: int | None = None
     files: tuple[str, ...] = ()
-    divided_at: dict[str, Any] = dataclasses.field(default_factory=dict)
+    divided_at: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def input(self) -> str:
@@ -106,7 +107,7 @@ class Document:
             weights=hashlib.sha256(classifier.weights()).hexdigest(),
             metrics=classifier.metrics,
             exits=classifier.exits,
-            divided_at=classifier.provenance.get("divided_at", {}),
+            divided_at=recorded_division(classifier.provenance),
         )
 
     def to_json(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from resvision import recipes, zoo
 from resvision.classifier import Predictor
 from resvision.data import sources
-from resvision.data.pictures import DataSet, Split, listed
+from resvision.data.pictures import DataSet, Split, listed, recorded_division
 from resvision.data.statistics import facts
 from resvision.errors import DataError, InputError, RecipeError, RunError
 from resvision.files import path_of
@@ -82,11 +81,7 @@ def divided_as(provenance: Mapping[str, Any], dataset: DataSet) -> DataSet:
 
     Without that a set that has grown would validate by pictures that trained.
     """
-    recorded = provenance.get("divided_at")
-    if not isinstance(recorded, dict):  # provenance may be anybody's words
-        return dataset
-    hashes = {name: last for name, last in recorded.items() if re.fullmatch("[0-9a-f]{16}", str(last))}
-    return dataclasses.replace(dataset, divided_at=hashes)
+    return dataclasses.replace(dataset, divided_at=recorded_division(provenance))
 
 
 def choose_split(dataset: DataSet, split: str | None) -> tuple[str, Split]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -272,6 +273,14 @@ def content_hashes(pictures: Pictures) -> npt.NDArray[np.uint64]:
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
     return np.array([digest(i) for i in range(len(pictures))], dtype=np.uint64)
+
+
+def recorded_division(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """`DataSet.divided_at` as a classifier records it; nothing where it does not, or in other words than ours."""
+    recorded = provenance.get("divided_at")
+    if not isinstance(recorded, dict):
+        return {}
+    return {name: last for name, last in recorded.items() if re.fullmatch("[0-9a-f]{16}", str(last))}
 
 
 def divide(split: Split, fraction: float, name: str) -> tuple[Split, Split]:

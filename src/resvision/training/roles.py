@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resvision.classifier import HEADER_FILE
-from resvision.data.pictures import DataSet, Split, divide, fingerprint, names
+from resvision.data.pictures import DataSet, Split, divide, fingerprint, names, recorded_division
 from resvision.data.sources import place_of, prepare
 from resvision.errors import DataError, RecipeError
 from resvision.files import path_of, read_json
@@ -128,7 +128,7 @@ def assign(dataset: DataSet, recipe: Recipe, record: Mapping[str, Any] | None = 
     """
     given = dataset.splits
     if record is not None:
-        dataset = replace(dataset, divided_at=record.get("divided_at", {}))
+        dataset = replace(dataset, divided_at=recorded_division(record))
     dataset = prepare(dataset)
     train, val, test = dataset.splits["train"], dataset.splits.get("val"), dataset.splits.get("test")
     report = val if test is None else test
