@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from resvision import deployed, inputs
-from resvision.adaptive import AdaptiveSession, torch_segments
+from resvision.adaptive import AdaptiveSession, Segment, torch_segments
 from resvision.classifier import Classifier, Picture, Prediction, Predictor, below, is_one
 from resvision.cost import exit_macs
 from resvision.data import sources
@@ -29,6 +29,7 @@ from resvision.inputs import Data
 from resvision.progress import Reporter
 from resvision.recipe import Recipe
 from resvision.report import plots
+from resvision.runtime import Session
 from resvision.target import RuntimeChoice
 
 
@@ -123,23 +124,7 @@ def tune_exits(
     reporter = reporter or Reporter()
     folder = None if isinstance(classifier, Classifier) else path_of(classifier)
     loaded = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
-    if not loaded.network.spec.exits:
-        own = "RUN" if folder is None else shlex.quote(str(folder))
-        advice = f"resvision train DATA --pretrained {own} --exits auto --freeze-trunk"
-        raise ClassifierError(f"the network has no early exits; add some with: {advice}")
-    if folder is None:
-        judged = _opened(loaded, runtime, 1, reporter)
-    else:
-        judged = deployed.by_runtime(folder, loaded, runtime, batch_size=1, note=reporter.note)
-    if judged.adaptive is not None:
-        segments = judged.adaptive.segments
-    elif isinstance(judged, Classifier):
-        segments = torch_segments(loaded.network, loaded.preprocess)
-    else:
-        raise ClassifierError(
-            f"{folder}: its export for {runtime} is of the whole network, without early exits; choose with torch, and "
-            f"export it again: resvision export {'RUN' if folder is None else shlex.quote(str(folder))}"
-        )
+    segments, whole = _judged(loaded, folder, runtime, reporter)
     if max_drop is budget is latency_ms is None:
         max_drop = Recipe.max_drop
     exits.check_limit(max_drop=max_drop, budget=budget, latency_ms=latency_ms)
@@ -149,7 +134,6 @@ def tune_exits(
         EvaluationBatches(half, loaded.preprocess, default_workers()) for half in divide(measured.split, 0.5, source)
     )
     limit = {"max_drop": max_drop, "budget": budget, "latency_ms": latency_ms}
-    whole = loaded.session if isinstance(judged, Classifier) else None
     rule = exits.tune(segments, choosing, whole, **limit)
     tuned = dataclasses.replace(loaded, exits=rule)
     macs = exit_macs(loaded.network.spec, loaded.preprocess.size, None if whole is None else rule.used)
@@ -157,16 +141,47 @@ def tune_exits(
     evaluation, leaving = exits.evaluate(told, reported, loaded.classes)
     if folder is not None:
         tuned.metrics = {"split": f"half of {name}", "accuracy": evaluation.accuracy}
-        tuned.save(folder)
-        if stale := [entry.file for entry in deployed.read_index(folder).exports]:
-            reporter.note(
-                f"{listed(stale)} in {folder / deployed.FOLDER}: this program takes the new thresholds for them; for a "
-                "bare runtime the files hold the earlier ones until they are exported again"
-            )
-        if (folder / "result.json").is_file():
-            reporter.note("README.md and result.json go on telling of the training; model.json holds the new figures")
+        _save_tuned(tuned, folder, reporter)
         _plot(folder, leaving, f"{source}, half of {name}", reporter)
     return tuned, {"data": source, "split": f"half of {name}", **evaluation.to_dict(), "adaptive": leaving}
+
+
+def _judged(
+    loaded: Classifier, folder: Path | None, runtime: RuntimeChoice | None, reporter: Reporter
+) -> tuple[Sequence[Segment], Session | None]:
+    """The segments whose answers and times are judged, and of PyTorch what computes the whole network.
+
+    Raises:
+        ClassifierError: the network, or what was exported of it, has no early exits.
+    """
+    own = "RUN" if folder is None else shlex.quote(str(folder))
+    if not loaded.network.spec.exits:
+        advice = f"resvision train DATA --pretrained {own} --exits auto --freeze-trunk"
+        raise ClassifierError(f"the network has no early exits; add some with: {advice}")
+    if folder is None:
+        judged = _opened(loaded, runtime, 1, reporter)
+    else:
+        judged = deployed.by_runtime(folder, loaded, runtime, batch_size=1, note=reporter.note)
+    if isinstance(judged, Classifier):
+        return torch_segments(loaded.network, loaded.preprocess), loaded.session
+    if judged.adaptive is None:
+        raise ClassifierError(
+            f"{folder}: its export for {runtime} is of the whole network, without early exits; choose with torch, and "
+            f"export it again: resvision export {own}"
+        )
+    return judged.adaptive.segments, None
+
+
+def _save_tuned(tuned: Classifier, folder: Path, reporter: Reporter) -> None:
+    """Saves a classifier with new thresholds, and says what still holds the earlier ones."""
+    tuned.save(folder)
+    if stale := [entry.file for entry in deployed.read_index(folder).exports]:
+        reporter.note(
+            f"{listed(stale)} in {folder / deployed.FOLDER}: this program takes the new thresholds for them; for a "
+            "bare runtime the files hold the earlier ones until they are exported again"
+        )
+    if (folder / "result.json").is_file():
+        reporter.note("README.md and result.json go on telling of the training; model.json holds the new figures")
 
 
 def predict(
