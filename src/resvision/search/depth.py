@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,9 +74,95 @@ def run(
     """
     clock = Clock(60 * minutes, ledger)
     recipes = {candidate.name: recipe_of(candidate) for candidate in candidates}
-    largest = max(recipes.values(), key=lambda recipe: recipe.size)
+    pictures = _pictures(dataset, recipes, ledger, clock, note)
+    preprocess, classes = pictures.preprocess, len(dataset.classes)
 
-    # ---- pictures: the reported split chooses nothing ----
+    # ---- costs, and who is within the limits ----
+    precision = ledger.once("plan precision", lambda: _precision(candidates, recipes, classes))
+    seconds = MEASURING * 60 * minutes / len(candidates)
+
+    def cost_of(candidate: Candidate) -> dict[str, Any]:
+        recipe = replace(recipes[candidate.name], precision=precision)
+        seen = replace(preprocess, size=candidate.size, crop=recipe.crop)
+        return measured.measure(candidate.network(classes, seen.channels), recipe, seen, limits, seconds)
+
+    found = [
+        (candidate, measured.restored(ledger.once(f"costs of {candidate.name}", lambda: cost_of(candidate))))  # noqa: B023
+        for candidate in candidates
+    ]
+    within = [(candidate, costs) for candidate, costs in found if not costs.broken(limits)]
+    if not within:
+        raise InputError(measured.nearest([(candidate.name, costs) for candidate, costs in found], limits))
+    note(f"{len(within)} of {len(found)} candidates are within the limits")
+    entrants = [
+        Entrant.of(candidate, recipes[candidate.name], costs, pictures.available) for candidate, costs in within
+    ]
+
+    # ---- successive halving ----
+    first = first_rung(entrants, clock.left(), ledger)
+    if len(first) < len(entrants):
+        note(f"{len(first)} of them are trained at first, evenly by what they cost: more --minutes train more")
+    axis = _axis(limits)
+    limited = any(value is not None for value in asdict(limits).values())
+    prices = [_price(entrant.costs, axis) for entrant in entrants]
+    halving = Halving(entrants, None if limited else prices, classes, ledger, note, clock)
+    halving.run(Proxies(pictures.fitted, pictures.held, precision, classes, preprocess), first)
+
+    # ---- what the full trainings would reach ----
+    forecast = halving.forecast()
+    trained = halving.trained
+    means = forecast.accuracies().mean(axis=0)[trained].tolist()
+    paid = [prices[index] for index in trained]
+    best = _recommended(means, None if limited else paid)
+    return {
+        "plan": {
+            "fitted": len(pictures.fitted),
+            "available": pictures.available,
+            "side": pictures.side,
+            "held": len(pictures.held),
+            "precision": precision,
+            "rungs": halving.rungs,
+        },
+        "axis": axis,
+        "limited": limited,
+        "candidates": [
+            _row(candidate, costs, limits, pictures.available, halving, forecast) for candidate, costs in found
+        ],
+        "frontier": [entrants[trained[place]].name for place in frontier(means, paid)],
+        "recommended": {"name": entrants[trained[best]].name},
+        "seconds": clock.seconds - clock.left(),
+    }
+
+
+# ---- before the trainings ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pictures:
+    """Training pictures in memory; the reported split chooses nothing.
+
+    Args:
+        fitted: those that train the proxies.
+        held: those that judge them.
+        preprocess: of the smallest candidate.
+        side: height and width at which they are kept, in pixels.
+        available: how many training pictures there are in all.
+    """
+
+    fitted: Split
+    held: Split
+    preprocess: Preprocess
+    side: int
+    available: int
+
+
+def _pictures(dataset: DataSet, recipes: Mapping[str, Recipe], ledger: Ledger, clock: Clock, note: Note) -> _Pictures:
+    """Reads as many training pictures as the time and the memory hold, and divides off those that judge.
+
+    Raises:
+        DataError: a class has too few pictures, or too many of them cannot be read.
+    """
+    largest = max(recipes.values(), key=lambda recipe: recipe.size)
     train = prepare(dataset).splits["train"]
     side = min(kept_side(largest), max(largest.size, facts(dataset).side))
     count = ledger.once("plan pool", lambda: _pool_size(train, largest, side, READING * clock.left()))
@@ -95,67 +181,12 @@ def run(
             f"{dataset.name}: a class has fewer than two different training pictures that can be read; one must judge"
         ) from None
     held = held.take(evenly(held.labels, MOST_HELD, 1))
-    preprocess = preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))
     note(
         f"{len(fitted):,} of {len(train):,} training pictures train the proxies and {len(held):,} judge them, "
         f"at {side} px"
     )
-
-    # ---- costs, and who is within the limits ----
-    classes = len(dataset.classes)
-    precision = ledger.once("plan precision", lambda: _precision(candidates, recipes, classes))
-    seconds = MEASURING * 60 * minutes / len(candidates)
-
-    def cost_of(candidate: Candidate) -> dict[str, Any]:
-        recipe = replace(recipes[candidate.name], precision=precision)
-        seen = replace(preprocess, size=candidate.size, crop=recipe.crop)
-        return measured.measure(candidate.network(classes, seen.channels), recipe, seen, limits, seconds)
-
-    found = [
-        (candidate, measured.restored(ledger.once(f"costs of {candidate.name}", lambda: cost_of(candidate))))  # noqa: B023
-        for candidate in candidates
-    ]
-    within = [(candidate, costs) for candidate, costs in found if not costs.broken(limits)]
-    if not within:
-        raise InputError(measured.nearest([(candidate.name, costs) for candidate, costs in found], limits))
-    note(f"{len(within)} of {len(found)} candidates are within the limits")
-    entrants = [Entrant.of(candidate, recipes[candidate.name], costs, len(train)) for candidate, costs in within]
-
-    # ---- successive halving ----
-    first = first_rung(entrants, clock.left(), ledger)
-    if len(first) < len(entrants):
-        note(f"{len(first)} of them are trained at first, evenly by what they cost: more --minutes train more")
-    axis = _axis(limits)
-    limited = any(value is not None for value in asdict(limits).values())
-    prices = [_price(entrant.costs, axis) for entrant in entrants]
-    halving = Halving(entrants, None if limited else prices, classes, ledger, note, clock)
-    halving.run(Proxies(fitted, held, precision, classes, preprocess), first)
-
-    # ---- what the full trainings would reach ----
-    forecast = halving.forecast()
-    trained = halving.trained
-    means = forecast.accuracies().mean(axis=0)[trained].tolist()
-    paid = [prices[index] for index in trained]
-    best = _recommended(means, None if limited else paid)
-    return {
-        "plan": {
-            "fitted": len(fitted),
-            "available": len(train),
-            "side": side,
-            "held": len(held),
-            "precision": precision,
-            "rungs": halving.rungs,
-        },
-        "axis": axis,
-        "limited": limited,
-        "candidates": [_row(candidate, costs, limits, len(train), halving, forecast) for candidate, costs in found],
-        "frontier": [entrants[trained[place]].name for place in frontier(means, paid)],
-        "recommended": {"name": entrants[trained[best]].name},
-        "seconds": clock.seconds - clock.left(),
-    }
-
-
-# ---- before the trainings ----
+    preprocess = preprocess_of(fitted, min(recipes.values(), key=lambda recipe: recipe.size))
+    return _Pictures(fitted=fitted, held=held, preprocess=preprocess, side=side, available=len(train))
 
 
 def _pool_size(train: Split, recipe: Recipe, side: int, seconds: float) -> int:
