@@ -306,7 +306,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             found[name if where == "cpu" else f"{name} ({where})"] = {
                 "recipe": line.recipe,
                 "model": mine[-1]["model"],
-                "fields": line.fields,
+                "fields": newest["fields"],
                 "seeds": len(mine),
                 **({"left_out": len(others)} if others else {}),
                 "mean": round(statistics.fmean(accuracies), 6),
