@@ -72,9 +72,9 @@ class Engine:
         if self.captured is not None:
             loss, correct = self.captured(inputs, targets, labels)
         else:
-            # Parts that differ by one picture at most.
-            fewest = fewest_pictures(self.network.spec, inputs.shape[-1])
-            count = min(self.recipe.accumulate, max(1, len(labels) // fewest))
+            count = self.recipe.accumulate  # parts that differ by one picture at most
+            if len(labels) < 2 * count:  # so few that it matters, which is no matter of every step
+                count = min(count, max(1, len(labels) // fewest_pictures(self.network.spec, inputs.shape[-1])))
             parts = zip(*(tensor.tensor_split(count) for tensor in (inputs, targets, labels)), strict=True)
             results = [self.passes(part, wanted, own, len(own) / len(labels)) for part, wanted, own in parts]
             loss, correct = (torch.stack(values).sum() for values in zip(*results, strict=True))
@@ -88,7 +88,8 @@ class Engine:
 
     def can_learn_from(self, batch: Batch) -> bool:
         """Whether so many of its pictures could be read that a step makes sense."""
-        return len(batch.labels) >= fewest_pictures(self.network.spec, batch.squares.shape[1])
+        count = len(batch.labels)
+        return count > 1 or count >= fewest_pictures(self.network.spec, batch.squares.shape[1])
 
     def passes(
         self, inputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, share: float = 1.0
